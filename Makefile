@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# Every target makes the virtual environment in .venv by itself. `make help` lists the targets.
+
+PYTHON ?= python3
+JOBS   ?= 2
+
+VENV := .venv
+BIN  := $(VENV)/bin
+
+# One tree, one set of sources: imports come from here, wherever the tree was moved or copied to.
+export PYTHONPATH := $(CURDIR)/hdl:$(CURDIR)/sim:$(CURDIR)/host
+# The same Verilog every time.
+export PYTHONHASHSEED := 0
+# The Yosys that comes with Amaranth, also where YOSYS or PATH names another.
+export AMARANTH_USE_YOSYS := builtin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# What the user gives is taken literally, dollar signs and quotes included, and goes to the recipes through the
+# environment: "$$PROMPT" in a recipe is safe for any text.
+USER_VARS := MODEL TOKENIZER PROMPT TOKENS PRESET LATENCY SEED WAVES TEXT ARGS TESTS OUT
+$(foreach v,$(USER_VARS),$(if $(filter-out undefined,$(origin $(v))),$(eval override $(v) := $$(value $(v)))$(eval export $(v))))
+
+# option,VARIABLE: the option with its value if the variable is not empty.
+option = $(if $($(2)),$(1) "$$$(2)")
+
+# Tools that run a make of their own (Verilator) must not inherit this make's variables or job server.
+RUN := env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL -u MAKEOVERRIDES $(BIN)/python
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+##@ Set-up
+
+.PHONY: help
+help: ## this list
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 } \
+	  /^#> / { printf "                    %s\n", substr($$0, 4) }' $(firstword $(MAKEFILE_LIST))
+	@echo
+
+.PHONY: venv
+venv: $(VENV)/.stamp ## make or refresh the virtual environment in .venv (every other target does so when needed)
+#> PYTHON=python3   the interpreter to make it with, 3.11 or newer
+
+$(VENV)/.stamp: pyproject.toml
+	@command -v "$(PYTHON)" >/dev/null 2>&1 || { \
+	  echo "set-up: '$(PYTHON)' was not found; Serrano needs Python 3.11 or newer."; \
+	  echo "        Install one (Debian, Ubuntu: sudo apt-get install python3 python3-venv) or name it: make PYTHON=python3.11"; \
+	  exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "set-up: '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1); Serrano needs Python 3.11 or newer."; \
+	  echo "        Name another one: make PYTHON=python3.11"; \
+	  exit 1; }
+	@echo "set-up: making $(VENV) with $$("$(PYTHON)" --version 2>&1); once, about a minute"
+	@"$(PYTHON)" -m venv $(VENV) || { \
+	  echo "set-up: '$(PYTHON) -m venv' failed (Debian, Ubuntu: sudo apt-get install python3-venv)"; \
+	  exit 1; }
+	@echo "set-up: installing the pinned packages of pyproject.toml"
+	@$(BIN)/python -m pip install -qq --editable '.[dev]'
+	@touch $@
+	@echo "set-up: done"
+
+# YoWASP is large and only some targets need it: it has a stamp of its own.
+$(VENV)/.stamp-formal: $(VENV)/.stamp
+	@echo "set-up: installing the formal tools (Yosys, SymbiYosys, z3); once"
+	@$(BIN)/python -m pip install -qq --editable '.[dev,formal]'
+	@touch $@
+
+$(VENV)/.stamp-train: $(VENV)/.stamp
+	@echo "set-up: installing PyTorch for training; once, several gigabytes"
+	@$(BIN)/python -m pip install -qq --editable '.[dev,train]'
+	@touch $@
+
+# The doctor needs no virtual environment: it says what keeps it from being made.
+.PHONY: doctor
+doctor: ## check the tools and packages, and name the command that mends each one that is missing or wrong
+#> ARGS=--json      the same for a program to read
+	@if test -x $(BIN)/python; then $(BIN)/python sim/serrano_sim/doctor.py $(ARGS); \
+	  else "$(PYTHON)" sim/serrano_sim/doctor.py $(ARGS); fi
+
+##@ Run
+
+.PHONY: sim
+sim: $(VENV)/.stamp ## a trained model generates text on the RTL, checked bit for bit against the golden model
+#> MODEL=           a checkpoint: a Hugging Face folder or a llama2.c file (default: the one in this repository)
+#> TOKENIZER=       its tokenizer, where it is not beside the model
+#> PROMPT=          the text to go on from
+#> TOKENS=32        how many tokens to generate
+#> PRESET=base      hardware configuration: tiny, ulx3s, base
+#> LATENCY=60       cycles from a memory request to its answer
+#> SEED=            random stalls on the memory's channels, from this seed
+#> WAVES=1          write waveforms
+	@$(RUN) -m serrano_sim.run $(call option,--model,MODEL) $(call option,--tokenizer,TOKENIZER) \
+	  $(if $(filter undefined,$(origin PROMPT)),,--prompt "$$PROMPT") $(call option,--tokens,TOKENS) \
+	  $(call option,--preset,PRESET) $(call option,--latency,LATENCY) $(call option,--seed,SEED) \
+	  $(if $(filter-out 0,$(WAVES)),--waves)
+
+.PHONY: demo
+demo: $(VENV)/.stamp ## a 4 x 4 matrix product through the array, with its cycle table and a VCD
+	@$(RUN) -m serrano_sim.demo
+
+.PHONY: accuracy
+accuracy: $(VENV)/.stamp ## the golden model against float64 on held-out text: perplexity, KL, top-1
+#> MODEL= TOKENIZER=   as above
+#> TEXT=            the text to measure on (default: the excerpt in this repository)
+	@$(RUN) -m serrano_sim.accuracy $(call option,--model,MODEL) $(call option,--tokenizer,TOKENIZER) \
+	  $(call option,--text,TEXT)
+
+.PHONY: verilog
+verilog: $(VENV)/.stamp ## write the Verilog of a preset to build/verilog/PRESET
+#> PRESET=base      tiny, ulx3s, base
+	@$(RUN) -m serrano.verilog "$(or $(PRESET),base)" -o "build/verilog/$(or $(PRESET),base)"
+
+##@ Check
+
+.PHONY: test
+test: lint ## lint, then every test
+#> TESTS=tests      files, folders or node ids to run instead of all
+#> ARGS=            further options of pytest, for instance ARGS="-k array -x"
+#> JOBS=2           tests at the same time
+	@$(RUN) -m pytest -n $(JOBS) $(ARGS) $(TESTS)
+
+.PHONY: lint
+lint: $(VENV)/.stamp ## ruff: rules and format, changing nothing
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+.PHONY: format
+format: $(VENV)/.stamp ## ruff: mend what it can mend, and format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+.PHONY: formal
+formal: $(VENV)/.stamp-formal ## prove the properties in tests/formal (installs YoWASP and z3 the first time)
+	@$(RUN) -m pytest $(ARGS) $(or $(TESTS),tests/formal)
+
+##@ Other
+
+.PHONY: train
+train: $(VENV)/.stamp-train ## train the project's own checkpoint again (installs PyTorch the first time)
+#> ARGS=            options of the script
+	@$(RUN) -m serrano_host.train $(ARGS)
+
+.PHONY: clean
+clean: ## remove build/ and the caches
+	rm -rf build .pytest_cache .ruff_cache
+	find hdl sim host tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: distclean
+distclean: clean ## remove the virtual environment too
+	rm -rf $(VENV) *.egg-info
