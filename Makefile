@@ -77,8 +77,12 @@ $(VENV)/.stamp-train: $(VENV)/.stamp
 .PHONY: doctor
 doctor: ## check the tools and packages, and name the command that mends each one that is missing or wrong
 #> ARGS=--json      the same for a program to read
-	@if test -x $(BIN)/python; then $(BIN)/python sim/serrano_sim/doctor.py $(ARGS); \
-	  else "$(PYTHON)" sim/serrano_sim/doctor.py $(ARGS); fi
+	@if ! test -x $(BIN)/python && ! "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 8))'; then \
+	  echo "doctor: '$(PYTHON)' does not run or is older than 3.8; Serrano needs Python 3.11 or newer."; \
+	  echo "        Install one (Debian, Ubuntu: sudo apt-get install python3 python3-venv) or name it: make PYTHON=python3.11"; \
+	  exit 1; fi
+	@if test -x $(BIN)/python; then $(BIN)/python -m serrano_sim.doctor $(ARGS); \
+	  else "$(PYTHON)" -m serrano_sim.doctor $(ARGS); fi
 
 ##@ Run
 
@@ -141,7 +145,7 @@ formal: $(VENV)/.stamp-formal ## prove the properties in tests/formal (installs 
 .PHONY: train
 train: $(VENV)/.stamp-train ## train the project's own checkpoint again (installs PyTorch the first time)
 #> ARGS=            options of the script
-	@$(RUN) -m serrano_host.train $(ARGS)
+	@$(RUN) models/train.py $(ARGS)
 
 .PHONY: clean
 clean: ## remove build/ and the caches
