@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Makefile: what its targets would run, its help, and how it refuses an interpreter."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TARGETS = "help venv doctor sim demo accuracy verilog test lint format formal train clean distclean".split()
+
+
+def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess:
+    """Runs make without what a make around this test, or the user, has put into the environment."""
+    ours = (
+        "MAKEFLAGS MFLAGS MAKELEVEL MODEL TOKENIZER PROMPT TOKENS PRESET LATENCY SEED WAVES TEXT ARGS TESTS"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in ours.split()}
+    command = ["make", "--no-print-directory", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def dry_run(*arguments: str) -> str:
+    """What make would run once set-up is done, on one line."""
+    done = make("--dry-run", "--assume-old=.venv/.stamp", *arguments)
+    assert done.returncode == 0, done.stderr
+    return " ".join(done.stdout.replace("\\\n", " ").split())
+
+
+@pytest.fixture
+def shim(tmp_path):
+    """A copy of the Makefile whose Python only prints its arguments, one per line."""
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / ".stamp").touch()
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    return tmp_path
+
+
+def test_help_names_every_target():
+    done = make()
+    assert done.returncode == 0
+    assert re.findall(r"^  make ([a-z-]+) ", done.stdout, re.MULTILINE) == TARGETS
+    phony = re.findall(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert " ".join(phony).split() == TARGETS
+    for variable in ("MODEL", "TOKENIZER", "PROMPT", "TOKENS", "PRESET", "LATENCY", "SEED", "WAVES", "TEXT"):
+        assert f"{variable}=" in done.stdout
+
+
+def test_options_only_for_what_is_set():
+    assert dry_run("sim").endswith("-m serrano_sim.run")
+    assert dry_run("sim", "WAVES=0", "SEED=").endswith("-m serrano_sim.run")
+    assert dry_run("demo").endswith("-m serrano_sim.demo")
+    assert dry_run("accuracy").endswith("-m serrano_sim.accuracy")
+    assert dry_run("verilog").endswith('-m serrano.verilog "base" -o "build/verilog/base"')
+    assert dry_run("verilog", "PRESET=tiny").endswith('-m serrano.verilog "tiny" -o "build/verilog/tiny"')
+
+
+def test_every_option_of_sim(shim):
+    given = {
+        "MODEL": "a folder/model.bin",
+        "TOKENIZER": "tok",
+        "PROMPT": "p",
+        "TOKENS": "4",
+        "PRESET": "tiny",
+        "LATENCY": "200",
+        "SEED": "7",
+    }
+    done = make("sim", *(f"{name}={value}" for name, value in given.items()), "WAVES=1", folder=shim)
+    options = [word for name, value in given.items() for word in (f"--{name.lower()}", value)]
+    assert done.stdout.splitlines() == ["-m", "serrano_sim.run", *options, "--waves"]
+
+
+def test_every_option_of_accuracy(shim):
+    done = make("accuracy", "MODEL=m", "TOKENIZER=t", "TEXT=x.txt", folder=shim)
+    wanted = ["-m", "serrano_sim.accuracy", "--model", "m", "--tokenizer", "t", "--text", "x.txt"]
+    assert done.stdout.splitlines() == wanted
+
+
+@pytest.mark.parametrize("prompt", ["", "it's", 'a "b" `id` $HOME $(shell id) \\n;#', "naïve ☃"])
+def test_a_prompt_arrives_as_it_was_given(shim, prompt):
+    done = make("sim", f"PROMPT={prompt}", folder=shim)
+    assert done.stdout == f"-m\nserrano_sim.run\n--prompt\n{prompt}\n"
+    assert done.stderr == ""
+
+
+def test_sim_needs_no_formal_tools():
+    assert "formal" not in make("--dry-run", "--always-make", "sim").stdout
+    assert "[dev,formal]" in make("--dry-run", "--always-make", "formal").stdout
+    for target in ("sim", "test", "formal"):
+        assert "train" not in make("--dry-run", "--always-make", target).stdout
+
+
+def test_an_old_interpreter_is_refused(shim):
+    (shim / ".venv" / ".stamp").unlink()
+    old = shim / "python3.9"
+    old.write_text('#!/bin/sh\ntest "$1" = --version && echo "Python 3.9.2" || exit 1\n')
+    old.chmod(0o755)
+    done = make("venv", f"PYTHON={old}", folder=shim)
+    assert done.returncode != 0
+    assert "is Python 3.9.2; Serrano needs Python 3.11 or newer." in done.stdout
+    assert "make PYTHON=python3.11" in done.stdout
+
+
+def test_no_interpreter(shim):
+    (shim / ".venv" / ".stamp").unlink()
+    done = make("venv", "PYTHON=no-such-python", folder=shim)
+    assert done.returncode != 0
+    assert "'no-such-python' was not found" in done.stdout
+    (shim / ".venv" / "bin" / "python").unlink()
+    done = make("doctor", "PYTHON=no-such-python", folder=shim)
+    assert done.returncode != 0
+    assert "Serrano needs Python 3.11 or newer." in done.stdout
