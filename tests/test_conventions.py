@@ -248,8 +248,11 @@ def bases(node: ast.ClassDef) -> set[str]:
 
 
 def blocks_are_components(source: Source) -> Iterator[str]:
-    """A block is a wiring.Component, so that its ports can be read by people and tools."""
-    if source.is_hardware:
+    """A block is a wiring.Component, so that its ports can be read by people and tools.
+
+    What only prepares a design for emission is no block.
+    """
+    if source.is_hardware and not source.path.startswith("hdl/serrano/emit/"):
         for node in classes(source):
             if "Elaboratable" in bases(node):
                 yield f"{source.at(node)}: {node.name} must be a wiring.Component, not an Elaboratable"
@@ -398,8 +401,9 @@ def module_name(path: PurePosixPath) -> str:
 
 
 def software_has_tests(sources: Sequence[Source]) -> Iterator[str]:
-    """A module of sim/ or host/ is imported by a test, or started by one with `-m`."""
+    """A module of sim/ or host/ has a test in the mirrored place, or a test imports it or starts it with `-m`."""
     used: set[str] = set()
+    paths = {source.path for source in sources}
     for source in sources:
         if source.is_python and source.path.startswith("tests/"):
             used |= {name for _, name in imports(source)}
@@ -411,8 +415,9 @@ def software_has_tests(sources: Sequence[Source]) -> Iterator[str]:
         if not source.is_python or path.parts[0] not in ("sim", "host") or path.name == "__init__.py":
             continue
         name = module_name(path)
-        if not any(is_in(other, name) for other in used):
-            yield f"{path}: no test imports {name}"
+        mirrored = PurePosixPath("tests", *path.parent.parts[2:], f"test_{path.stem}.py")
+        if str(mirrored) not in paths and not any(is_in(other, name) for other in used):
+            yield f"{path}: no test {mirrored}, and no test imports {name}"
 
 
 def packages_are_marked(sources: Sequence[Source]) -> Iterator[str]:
@@ -614,7 +619,10 @@ GOOD = {
         ("tests/test_x.py", "def f():\n    def g(): yield 1\nsim.add_testbench(f)\n"),
     ],
     "skipped_tests": [("tests/test_x.py", "@pytest.mark.parametrize('n', [1])\ndef test_x(n): r.skip(n)\n")],
-    "blocks_are_components": [("hdl/serrano/x.py", "class X(wiring.Component): pass\n")],
+    "blocks_are_components": [
+        ("hdl/serrano/x.py", "class X(wiring.Component): pass\n"),
+        ("hdl/serrano/emit/x.py", "class X(Elaboratable): pass\n"),
+    ],
     "long_elaborate": [
         (
             "hdl/serrano/x.py",
@@ -680,9 +688,13 @@ def test_every_rule_has_its_snippets():
         (
             "software_has_tests",
             {"sim/serrano_sim/golden/norm.py": "", "tests/x.py": "import serrano_sim.golden.normal\n"},
-            "no test imports serrano_sim.golden.norm",
+            "no test tests/golden/test_norm.py, and no test imports serrano_sim.golden.norm",
         ),
-        ("software_has_tests", {"host/serrano_host/compile.py": ""}, "no test imports serrano_host.compile"),
+        (
+            "software_has_tests",
+            {"host/serrano_host/compile.py": ""},
+            "and no test imports serrano_host.compile",
+        ),
         ("packages_are_marked", {"hdl/serrano/matmul/array.py": ""}, "hdl/serrano/matmul: no __init__.py"),
         ("packages_are_marked", {"sim/__init__.py": ""}, "sim: a source root must have no __init__.py"),
     ],
@@ -711,6 +723,7 @@ def test_tree_rule_finds(rule, files, complaint):
             "software_has_tests",
             {"sim/serrano_sim/demo.py": "", "tests/x.py": "run('-m', 'serrano_sim.demo')\n"},
         ),
+        ("software_has_tests", {"sim/serrano_sim/golden/norm.py": "", "tests/golden/test_norm.py": ""}),
         ("packages_are_marked", {"hdl/serrano/__init__.py": "", "hdl/serrano/x.py": "", "tests/x.py": ""}),
     ],
 )
