@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The outermost module of what is emitted: port names, clock and reset as the outside world wants them."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, wiring
+
+__all__ = ["Boundary", "Port", "axi_port_names"]
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+
+@dataclass(frozen=True)
+class Port:
+    """A port of the emitted module: its Verilog name, ``"input"`` or ``"output"``, and its width in bits."""
+
+    name: str
+    direction: str
+    width: int
+
+
+def _leaves(name: str, value: Any, split: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
+    """The value itself, or its fields where the name map speaks of them."""
+    if isinstance(value, data.View) and any(key.startswith(name + "__") for key in split):
+        for field, _ in value.shape():
+            yield from _leaves(f"{name}__{field}", value[field], split)
+    else:
+        yield name, value
+
+
+def axi_port_names(component: wiring.Component, member: str, prefix: str) -> dict[str, str]:
+    """Standard AXI names for the ports of an AXI or AXI4-Lite interface.
+
+    The member is an interface of five streams ``aw``, ``w``, ``b``, ``ar``, ``r`` whose payloads are
+    structures; ``member.ar.payload.addr`` becomes ``<prefix>_araddr``, ``member.ar.valid`` becomes
+    ``<prefix>_arvalid``.
+
+    Parameters
+    ----------
+    component : :class:`~amaranth.lib.wiring.Component`
+        Owner of the interface.
+    member : :class:`str`
+        Name of the interface in the component's signature.
+    prefix : :class:`str`
+        Start of each name, for instance ``m_axi``.
+
+    Raises
+    ------
+    ValueError
+        If the component has no such interface.
+    """
+    names = {}
+    for path, _, value in component.signature.flatten(component):
+        if path[0] != member or len(path) < 3:
+            continue
+        channel, kind = path[1], path[-1]
+        flat = "__".join(map(str, path))
+        if kind == "payload" and isinstance(value, data.View):
+            for field, _ in value.shape():
+                names[f"{flat}__{field}"] = f"{prefix}_{channel}{field}"
+        elif kind == "payload":
+            names[flat] = f"{prefix}_{channel}data"
+        else:
+            names[flat] = f"{prefix}_{channel}{kind}"
+    if not names:
+        raise ValueError(f"Component {component!r} has no AXI interface named {member!r}")
+    return names
+
+
+class Boundary(Elaboratable):
+    """Wraps a component for emission: plain signals for ports, an explicit clock and reset.
+
+    Parameters
+    ----------
+    component : :class:`~amaranth.lib.wiring.Component`
+        What is emitted.
+    port_names : mapping of :class:`str` to :class:`str`
+        Verilog name for a port's Amaranth name, the path joined by two underscores (``bus__ar__valid``).
+        Names of fields (``bus__ar__payload__addr``) split a structured payload into one port for each field.
+        Ports that are not named keep their Amaranth name.
+    clock : :class:`str`
+        Name of the clock input, of domain ``sync``.
+    reset : :class:`str`
+        Name of the reset input, synchronous.
+    reset_active_low : :class:`bool`
+        Whether the reset input is active low.
+
+    Raises
+    ------
+    TypeError
+        If ``component`` is not a component.
+    ValueError
+        If a name in ``port_names`` is not a port, or a Verilog name is used twice or is not an identifier.
+    """
+
+    def __init__(
+        self,
+        component: wiring.Component,
+        *,
+        port_names: Mapping[str, str],
+        clock: str,
+        reset: str,
+        reset_active_low: bool,
+    ):
+        if not isinstance(component, wiring.Component):
+            raise TypeError(f"Only a component can be emitted, not {component!r}")
+        self._component = component
+        self._clock = Signal(name=clock)
+        self._reset = Signal(name=reset)
+        self._reset_active_low = reset_active_low
+        self._inner = []  # (flow, inner value, port signal)
+        self.ports: dict[str, tuple[Signal, str]] = {
+            clock: (self._clock, "input"),
+            reset: (self._reset, "input"),
+        }
+        unknown = dict(port_names)
+        for path, member, value in component.signature.flatten(component):
+            for name, leaf in _leaves("__".join(map(str, path)), value, port_names):
+                unknown.pop(name, None)
+                self._add_port(port_names.get(name, name), leaf, member.flow)
+        if unknown:
+            raise ValueError(
+                f"Name map speaks of {', '.join(map(repr, unknown))}, which is no port of {component!r}"
+            )
+
+    def _add_port(self, name: str, leaf: Any, flow: wiring.Flow) -> None:
+        value = Value.cast(leaf)
+        if len(value) == 0:
+            return
+        if not _IDENTIFIER.match(name):
+            raise ValueError(f"Port name must be a Verilog identifier, not {name!r}")
+        if name in self.ports:
+            raise ValueError(f"Port name {name!r} is used twice")
+        port = Signal(value.shape(), name=name)
+        self._inner.append((flow, value, port))
+        self.ports[name] = (port, "input" if flow == wiring.In else "output")
+
+    def describe(self) -> tuple[Port, ...]:
+        """The ports in their order in the emitted module: clock, reset, then those of the signature."""
+        return tuple(Port(name, direction, len(port)) for name, (port, direction) in self.ports.items())
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.domains.sync = ClockDomain("sync", local=True)
+        reset = ~self._reset if self._reset_active_low else self._reset
+        m.d.comb += [ClockSignal().eq(self._clock), ResetSignal().eq(reset)]
+        m.submodules.core = self._component
+        for flow, inner, port in self._inner:
+            m.d.comb += inner.eq(port) if flow == wiring.In else port.eq(inner)
+        return m

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one signed multiplier of the project."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+__all__ = ["Multiplier"]
+
+
+def _positive(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, not {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, not {value!r}")
+    return value
+
+
+class Multiplier(wiring.Component):
+    """Signed product with a declared latency: the wrapper around every multiplier that a target may replace.
+
+    ``p[t + latency] = a[t] * b[t]``, exact; a new pair of operands every cycle. The pipeline always runs: it
+    has neither enable nor reset, so what comes out in the first ``latency`` cycles is undefined.
+
+    For a platform that has a method ``get_multiplier(multiplier)``, elaboration is what that method returns;
+    a target uses this to supply its DSP block with internal registers, and :mod:`serrano.verilog` to refer to
+    the module ``serrano_mul``.
+
+    Parameters
+    ----------
+    a_width : :class:`int`
+        Width of the first operand, in bits.
+    b_width : :class:`int`
+        Width of the second operand, in bits.
+    latency : :class:`int`
+        Cycles from the operands to the product, at least 1.
+
+    Members
+    -------
+    a : ``In(signed(a_width))``
+        First operand.
+    b : ``In(signed(b_width))``
+        Second operand.
+    p : ``Out(signed(a_width + b_width))``
+        Product of the operands of ``latency`` cycles ago.
+
+    Raises
+    ------
+    TypeError
+        If a parameter is not an integer.
+    ValueError
+        If a parameter is below 1.
+    """
+
+    def __init__(self, a_width: int, b_width: int, *, latency: int = 1):
+        self.a_width = _positive("Operand width", a_width)
+        self.b_width = _positive("Operand width", b_width)
+        self.latency = _positive("Latency", latency)
+        super().__init__(
+            {
+                "a": In(signed(a_width)),
+                "b": In(signed(b_width)),
+                "p": Out(signed(a_width + b_width)),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Elaboratable:
+        if hasattr(platform, "get_multiplier"):
+            return platform.get_multiplier(self)
+        m = Module()
+        product = self.a * self.b
+        for stage in range(self.latency):
+            register = Signal(self.p.shape(), name=f"stage_{stage}", reset_less=True)
+            m.d.sync += register.eq(product)
+            product = register
+        m.d.comb += self.p.eq(product)
+        return m
