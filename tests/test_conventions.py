@@ -401,7 +401,7 @@ def module_name(path: PurePosixPath) -> str:
 
 
 def software_has_tests(sources: Sequence[Source]) -> Iterator[str]:
-    """A module of sim/ or host/ has a test in the mirrored place, or a test imports it or starts it with `-m`."""
+    """A module of sim/ or host/ has a test in the mirrored place, or is imported or started by some test."""
     used: set[str] = set()
     paths = {source.path for source in sources}
     for source in sources:
