@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A register slice: cuts every combinational path between two streams."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+__all__ = ["StreamRegister"]
+
+
+class StreamRegister(wiring.Component):
+    """Passes payloads on, one per cycle; ``valid``, ``payload`` and ``ready`` are registered (``latency`` 1).
+
+    Parameters
+    ----------
+    shape : :class:`~amaranth.hdl.ShapeLike`
+        Shape of the payload.
+
+    Members
+    -------
+    i : ``In(stream.Signature(shape))``
+        Input.
+    o : ``Out(stream.Signature(shape))``
+        Output.
+    """
+
+    latency = 1
+
+    def __init__(self, shape: Any):
+        self.shape = shape
+        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        spare = Signal(self.shape, reset_less=True)
+        spare_valid = Signal()
+        m.d.comb += self.i.ready.eq(~spare_valid)
+        with m.If(self.o.ready | ~self.o.valid):
+            m.d.sync += [
+                self.o.valid.eq(self.i.valid | spare_valid),
+                self.o.payload.eq(Mux(spare_valid, Value.cast(spare), Value.cast(self.i.payload))),
+                spare_valid.eq(0),
+            ]
+        with m.Elif(self.i.valid & self.i.ready):
+            m.d.sync += [spare.eq(self.i.payload), spare_valid.eq(1)]
+        return m
