@@ -120,11 +120,11 @@ verilog: $(VENV)/.stamp ## write the Verilog of a preset to build/verilog/PRESET
 ##@ Check
 
 .PHONY: test
-test: lint ## lint, then every test
+test: lint ## lint, then every test but the proofs of `make formal`
 #> TESTS=tests      files, folders or node ids to run instead of all
 #> ARGS=            further options of pytest, for instance ARGS="-k array -x"
 #> JOBS=2           tests at the same time
-	@$(RUN) -m pytest -n $(JOBS) $(ARGS) $(TESTS)
+	@$(RUN) -m pytest -n $(JOBS) $(ARGS) $(or $(TESTS),tests --ignore=tests/formal)
 
 .PHONY: lint
 lint: $(VENV)/.stamp ## ruff: rules and format, changing nothing

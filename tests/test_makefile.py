@@ -96,6 +96,11 @@ def test_sim_needs_no_formal_tools():
         assert "train" not in make("--dry-run", "--always-make", target).stdout
 
 
+def test_which_tests_run():
+    assert dry_run("test").endswith("-m pytest -n 2 tests --ignore=tests/formal")
+    assert dry_run("test", "JOBS=1", "TESTS=tests/a.py", "ARGS=-x -k b").endswith("-n 1 -x -k b tests/a.py")
+
+
 def test_an_old_interpreter_is_refused(shim):
     (shim / ".venv" / ".stamp").unlink()
     old = shim / "python3.9"
