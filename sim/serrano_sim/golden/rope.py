@@ -17,7 +17,7 @@ def rotate(x: ArrayLike, table: ArrayLike) -> Int:
     x
         Linear outputs in Q16, [..., head_dim].
     table
-        `(cos, sin)` per pair [s16], 15 fraction bits: [..., head_dim / 2, 2], leading dimensions broadcasting.
+        `(cos, sin)` per pair [s16], 15 fraction bits: [..., head_dim / 2, 2]. Leading dimensions broadcast.
     """
     x = check_signed(x, 32, "Operand of the rotation")
     table = check_signed(table, 16, "Entry of the RoPE table")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Online attention over groups of 16 tokens: docs/numerics.md, section 7.
 
-Shapes: `...` stands for leading dimensions that broadcast (KV heads, say); a row is one query token and one of the
-query heads that share the KV head.
+Shapes: `...` stands for leading dimensions that broadcast (KV heads, say); a row is one query token and one
+of the query heads that share the KV head.
 """
 
 from __future__ import annotations
