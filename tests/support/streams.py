@@ -44,8 +44,15 @@ async def collect(
     return taken
 
 
-def simulate(dut: Any, *benches: Callable[[Any], Any], cycles: int = 100_000) -> None:
+def simulate(
+    dut: Any,
+    *benches: Callable[[Any], Any],
+    background: Iterable[Callable[[Any], Any]] = (),
+    cycles: int = 100_000,
+) -> None:
     """Run ``benches`` (async functions of a context) on ``dut`` until all have ended.
+
+    ``background`` benches serve the others and need not end.
 
     Raises
     ------
@@ -61,5 +68,6 @@ def simulate(dut: Any, *benches: Callable[[Any], Any], cycles: int = 100_000) ->
 
     for bench in benches:
         sim.add_testbench(bench)
-    sim.add_testbench(watchdog, background=True)
+    for bench in (*background, watchdog):
+        sim.add_testbench(bench, background=True)
     sim.run()

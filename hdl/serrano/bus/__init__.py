@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The memory port: AXI4 signatures, and the arbiters that share its read and its write channels."""
+
+from .axi import AXI4Lite, AXI4Read, AXI4Write
+from .read import ReadArbiter, ReadBeat, ReadClient, ReadPort
+from .write import WriteArbiter, WritePort, WriteRequest
+
+__all__ = [
+    "AXI4Lite",
+    "AXI4Read",
+    "AXI4Write",
+    "ReadArbiter",
+    "ReadBeat",
+    "ReadClient",
+    "ReadPort",
+    "WriteArbiter",
+    "WritePort",
+    "WriteRequest",
+]

@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sharing the read channels of the memory port."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2, exact_log2
+
+from serrano.bus.axi import INCR, AXI4Read
+from serrano.config import AcceleratorConfig
+from serrano.layouts import ReadRequest
+from serrano.stream import StreamFIFO
+
+__all__ = ["BurstSplitter", "ReadArbiter", "ReadBeat", "ReadClient", "ReadPort"]
+
+OUTSTANDING = 16
+"""Bursts in flight at a time."""
+
+
+class ReadBeat(data.StructLayout):
+    """One beat of a run: its bytes, whether it is the last, and whether the memory reported an error."""
+
+    def __init__(self, config: AcceleratorConfig):
+        super().__init__({"bytes": data.ArrayLayout(unsigned(8), config.port_bytes), "last": 1, "error": 1})
+
+
+class ReadPort(wiring.Signature):
+    """A client's port: it requests runs of memory and gets their beats, in order."""
+
+    def __init__(self, config: AcceleratorConfig):
+        super().__init__(
+            {
+                "request": Out(stream.Signature(ReadRequest(config))),
+                "data": In(stream.Signature(ReadBeat(config))),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class ReadClient:
+    """A client of the read arbiter.
+
+    Parameters
+    ----------
+    name : :class:`str`
+        Name of its port.
+    burst_beats : :class:`int`
+        Longest burst issued for it.
+    fifo_beats : :class:`int`
+        Beats buffered for it; at least two bursts, so that one can fly while the other is consumed.
+
+    Raises
+    ------
+    ValueError
+        If the bursts are longer than AXI permits, or the buffer holds less than two.
+    """
+
+    name: str
+    burst_beats: int
+    fifo_beats: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.burst_beats <= 256:
+            raise ValueError(f"Burst of {self.name!r} must be 1 to 256 beats, not {self.burst_beats!r}")
+        if self.fifo_beats < 2 * self.burst_beats:
+            raise ValueError(
+                f"Buffer of {self.name!r} must hold two bursts ({2 * self.burst_beats} beats), "
+                f"not {self.fifo_beats!r}"
+            )
+
+
+class BurstSplitter(wiring.Component):
+    """Cuts a run into bursts that neither cross 4 KiB nor exceed ``burst_beats`` beats.
+
+    A run whose length is zero is dropped.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+    burst_beats : :class:`int`
+        Longest burst.
+
+    Members
+    -------
+    request : ``In(stream.Signature(ReadRequest(config)))``
+        Runs.
+    burst : ``Out(stream.Signature({"address", "beats", "last"}))``
+        Bursts in address order; ``last`` marks the last one of a run.
+    """
+
+    def __init__(self, config: AcceleratorConfig, burst_beats: int):
+        self.config = config
+        self.burst_beats = burst_beats
+        self.beat_bits = exact_log2(config.port_bytes)
+        burst = data.StructLayout({"address": config.address_bits, "beats": 9, "last": 1})
+        super().__init__(
+            {
+                "request": In(stream.Signature(ReadRequest(config))),
+                "burst": Out(stream.Signature(burst)),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        address = Signal(self.config.address_bits, reset_less=True)
+        left = Signal(24)
+        page_beats = 4096 // self.config.port_bytes
+        to_page_end = Signal(range(page_beats + 1))
+        beats = Signal(9)
+        m.d.comb += [
+            to_page_end.eq(page_beats - address[self.beat_bits : 12]),
+            beats.eq(_minimum(_minimum(left, self.burst_beats), to_page_end)),
+            self.request.ready.eq(left == 0),
+        ]
+        with m.If(self.request.ready):
+            with m.If(self.request.valid):
+                m.d.sync += [
+                    address.eq(self.request.payload.address),
+                    left.eq(self.request.payload.bytes >> self.beat_bits),
+                ]
+        with m.Elif(~self.burst.valid | self.burst.ready):
+            m.d.sync += [
+                address.eq(address + (beats << self.beat_bits)),
+                left.eq(left - beats),
+                self.burst.payload.address.eq(address),
+                self.burst.payload.beats.eq(beats),
+                self.burst.payload.last.eq(beats == left),
+            ]
+        with m.If(~self.burst.valid | self.burst.ready):
+            m.d.sync += self.burst.valid.eq(left != 0)
+        return m
+
+
+def _minimum(a: Any, b: Any) -> Value:
+    return Mux(a < b, a, b)
+
+
+class ReadArbiter(wiring.Component):
+    """Gives one AXI4 read port to several clients, the first one listed having priority.
+
+    A burst is issued only when its client's buffer has room for all of it, so that no client can make another
+    one wait for data. Up to 16 bursts are in flight, under one id, answered in order. While ``stop`` is set
+    no new burst is issued; ``idle`` tells that none is in flight. ``flush`` resets buffers and pending
+    requests, and is to be used only while ``stop`` and ``idle``.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+    clients : sequence of :class:`ReadClient`
+        The clients, in descending priority.
+
+    Members
+    -------
+    axi : ``Out(AXI4Read)``
+        Memory port.
+    ports : ``In(ReadPort(config)).array(len(clients))``
+        Port of each client, in the order of ``clients``.
+    stop : ``In(1)``
+        No new bursts.
+    flush : ``In(1)``
+        Forget all requests and buffered beats.
+    idle : ``Out(1)``
+        Nothing is in flight.
+    fault : ``Out({"valid", "client", "address", "decode"})``
+        Valid for one cycle per erroneous beat: client and address of its burst, DECERR rather than SLVERR.
+    beats : ``Out(len(clients))``
+        Bit ``i``: a beat for client ``i`` crosses the port in this cycle.
+    blocked : ``Out(1)``
+        A burst is waiting for room in its client's buffer and nothing else is issued.
+    """
+
+    def __init__(self, config: AcceleratorConfig, clients: Sequence[ReadClient]):
+        self.config = config
+        self.clients = tuple(clients)
+        self.client_bits = max(1, ceil_log2(len(self.clients)))
+        fault = data.StructLayout(
+            {"valid": 1, "client": self.client_bits, "address": config.address_bits, "decode": 1}
+        )
+        super().__init__(
+            {
+                "axi": Out(AXI4Read(config.address_bits, config.port_bytes)),
+                "ports": In(ReadPort(config)).array(len(self.clients)),
+                "stop": In(1),
+                "flush": In(1),
+                "idle": Out(1),
+                "fault": Out(fault),
+                "beats": Out(len(self.clients)),
+                "blocked": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        order = data.StructLayout(
+            {"client": self.client_bits, "last": 1, "address": self.config.address_bits}
+        )
+        m.submodules.order = order_fifo = StreamFIFO(order, OUTSTANDING)
+        arriving = order_fifo.o.payload
+        accepted = Signal()
+        m.d.comb += [
+            self.axi.rready.eq(order_fifo.o.valid),
+            accepted.eq(self.axi.rvalid & self.axi.rready),
+            order_fifo.o.ready.eq(accepted & self.axi.rlast),
+            self.fault.valid.eq(accepted & self.axi.rresp[1]),
+            self.fault.client.eq(arriving.client),
+            self.fault.address.eq(arriving.address),
+            self.fault.decode.eq(self.axi.rresp[0]),
+            self.idle.eq(~self.axi.arvalid & (order_fifo.level == 0)),
+        ]
+        issue = Signal(len(self.clients))
+        bursts = [
+            self._build_client(m, index, arriving, accepted, issue) for index in range(len(self.clients))
+        ]
+        self._build_issue(m, bursts, issue, order_fifo)
+        return m
+
+    def _build_client(self, m: Module, index: int, arriving: Any, accepted: Value, issue: Signal) -> tuple:
+        client, port = self.clients[index], self.ports[index]
+        reset = ResetInserter(self.flush)
+        splitter = BurstSplitter(self.config, client.burst_beats)
+        fifo = StreamFIFO(ReadBeat(self.config), client.fifo_beats)
+        m.submodules[f"{client.name}_splitter"] = reset(splitter)
+        m.submodules[f"{client.name}_fifo"] = reset(fifo)
+        wiring.connect(m, wiring.flipped(port.request), splitter.request)
+        wiring.connect(m, fifo.o, wiring.flipped(port.data))
+
+        mine, room = Signal(), Signal()
+        # Beats that are buffered or on their way.
+        claimed = Signal(range(client.fifo_beats + 1))
+        left = Signal()
+        burst = splitter.burst
+        m.d.comb += [
+            mine.eq(accepted & (arriving.client == index)),
+            self.beats[index].eq(mine),
+            fifo.i.valid.eq(mine),
+            fifo.i.payload.bytes.eq(self.axi.rdata),
+            fifo.i.payload.last.eq(arriving.last & self.axi.rlast),
+            fifo.i.payload.error.eq(self.axi.rresp[1]),
+            left.eq(fifo.o.valid & fifo.o.ready),
+            room.eq(claimed + burst.payload.beats <= client.fifo_beats),
+            burst.ready.eq(issue[index]),
+        ]
+        m.d.sync += claimed.eq(claimed + Mux(issue[index], burst.payload.beats, 0) - left)
+        with m.If(self.flush):
+            m.d.sync += claimed.eq(0)
+        return burst, room
+
+    def _build_issue(self, m: Module, bursts: list[tuple], issue: Signal, order_fifo: StreamFIFO) -> None:
+        free = Signal()
+        waiting = Signal(len(bursts))
+        m.d.comb += free.eq((~self.axi.arvalid | self.axi.arready) & order_fifo.i.ready & ~self.stop)
+        with m.If(self.axi.arready):
+            m.d.sync += self.axi.arvalid.eq(0)
+        chosen = Const(0)
+        for index, (burst, room) in enumerate(bursts):
+            m.d.comb += [
+                waiting[index].eq(burst.valid & ~room),
+                issue[index].eq(burst.valid & room & free & ~chosen),
+            ]
+            chosen = chosen | (burst.valid & room)
+            with m.If(issue[index]):
+                m.d.comb += [
+                    order_fifo.i.valid.eq(1),
+                    order_fifo.i.payload.client.eq(index),
+                    order_fifo.i.payload.last.eq(burst.payload.last),
+                    order_fifo.i.payload.address.eq(burst.payload.address),
+                ]
+                m.d.sync += [
+                    self.axi.arvalid.eq(1),
+                    self.axi.araddr.eq(burst.payload.address),
+                    self.axi.arlen.eq(burst.payload.beats - 1),
+                ]
+        m.d.comb += [
+            self.blocked.eq(waiting.any() & ~issue.any()),
+            self.axi.arsize.eq(exact_log2(self.config.port_bytes)),
+            self.axi.arburst.eq(INCR),
+            # Normal memory, non-cacheable, bufferable; data, secure, unprivileged.
+            self.axi.arcache.eq(0b0011),
+        ]
