@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `serrano`."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from serrano_host.errors import CompileError, SerranoError
+
+app = typer.Typer(
+    name="serrano",
+    help="Host tools of the Serrano accelerator.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Model = Annotated[Path, typer.Argument(help="A Hugging Face folder, or a llama2.c .bin file.")]
+
+
+def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Errors meant for the user become one line on stderr and exit status 1."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except SerranoError as error:
+            typer.echo("serrano: error: " + " ".join(str(error).split()), err=True)
+        except KeyboardInterrupt:
+            typer.echo("serrano: interrupted", err=True)
+            raise typer.Exit(130) from None
+        raise typer.Exit(1)
+
+    return wrapped
+
+
+@contextmanager
+def progress_bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A callback (what, done, total) that shows one bar per kind of work; silent where nobody watches."""
+    with Progress(
+        TextColumn("{task.description:12}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as bars:
+        tasks: dict[str, Any] = {}
+
+        def update(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield update
+
+
+def human(size: int) -> str:
+    """A number of bytes for people."""
+    if size < 1024:
+        return f"{size} B"
+    for unit in ("KiB", "MiB"):
+        size /= 1024
+        if size < 1024:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1024:.2f} GiB"
+
+
+def key_values(title: str, rows: list[tuple[str, object]]) -> Table:
+    """A table of two columns."""
+    table = Table(title=title, show_header=False, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_column()
+    for name, value in rows:
+        table.add_row(name, str(value))
+    return table
+
+
+@app.command("compile")
+@one_line_errors
+def compile_command(
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The tape to write.", dir_okay=False)],
+    preset: Annotated[str, typer.Option(help="Hardware preset: tiny, ulx3s, base or wide.")] = "base",
+    n: Annotated[int | None, typer.Option(help="Array size, instead of the preset's.")] = None,
+    align: Annotated[int | None, typer.Option(help="Alignment in bytes, instead of the preset's.")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Tokenizer for --calibration, if it is not beside the model.")
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            help="Text from which the k means are taken; by default samples of the model itself.",
+            dir_okay=False,
+        ),
+    ] = None,
+) -> None:
+    """Compile a checkpoint to a tape."""
+    from serrano_host.checkpoints import open_checkpoint
+    from serrano_host.compile import PRESETS, Geometry, compile_tape, describe, write_atomically
+    from serrano_host.quantize import calibration_windows, k_means, quantize
+
+    if preset not in PRESETS:
+        raise typer.BadParameter(
+            f"must be one of {', '.join(PRESETS)}, not {preset!r}", param_hint="--preset"
+        )
+    chosen = PRESETS[preset]
+    try:
+        geometry = Geometry(chosen.n if n is None else n, chosen.align if align is None else align)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--n / --align") from error
+    console = Console(stderr=True)
+    checkpoint = open_checkpoint(model, tokenizer)
+    windows = None if calibration is None else calibration_windows(checkpoint, read_text(calibration))
+    with progress_bar(console) as progress:
+        means = k_means(checkpoint, windows, progress=progress)
+        quantized = quantize(checkpoint, means=means, progress=progress)
+        image = compile_tape(quantized, geometry, progress)
+    write_atomically(output, image)
+    d = describe(quantized, geometry)
+    weights, rope = d.program_end - d.program_offset, d.embed_offset - d.rope_offset
+    Console().print(
+        key_values(
+            f"{output}",
+            [
+                ("model", f"{checkpoint.name}, {checkpoint.parameters:,} parameters"),
+                ("geometry", f"n {d.n}, align {d.align}"),
+                ("tape", f"{human(d.image_bytes)} ({d.image_bytes:,} bytes), {d.packets} packets"),
+                ("read per token", f"{human(weights)} of weights, the embedding row and the RoPE row"),
+                ("tables", f"embedding {human(d.image_bytes - d.embed_offset)}, RoPE {human(rope)}"),
+                ("KV block", f"{human(d.block_bytes)} for {d.block_size} tokens"),
+            ],
+        )
+    )
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text file."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise CompileError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise CompileError(f"{path}: not UTF-8 text ({error})") from error
+
+
+@app.command("tape")
+@one_line_errors
+def tape_command(
+    file: Annotated[Path, typer.Argument(help="A compiled tape.", metavar="FILE")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Check a tape, CRCs included, and print its descriptor and packets."""
+    from serrano_host.tape import NO_LAYER, open_tape
+
+    tape = open_tape(file)
+    if as_json:
+        packets = [asdict(p) | {"opcode": p.opcode.name} for p in tape.packets]
+        for packet in packets:
+            packet["layer"] = None if packet["layer"] == NO_LAYER else packet["layer"]
+        print(json.dumps({"descriptor": asdict(tape.descriptor), "packets": packets}, indent=2))
+        return
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    rows: list[tuple[str, object]] = list(asdict(tape.descriptor).items())
+    console.print(key_values(f"descriptor of {file}", rows))
+    table = Table(title="packets", title_justify="left")
+    for name in ("index", "offset", "operation", "layer", "k", "n_out", "payload", "crc"):
+        table.add_column(name, justify="left" if name == "operation" else "right")
+    for p in tape.packets:
+        layer = "" if p.layer == NO_LAYER else str(p.layer)
+        size = f"{p.payload_bytes:,}" if p.payload_bytes else ""
+        table.add_row(
+            *(str(p.index), f"{p.offset:,}", p.label, layer, str(p.k), str(p.n_out), size, f"{p.crc:08x}")
+        )
+    console.print(table)
+    total = sum(p.payload_bytes for p in tape.packets)
+    console.print(f"{len(tape.packets)} packets, {human(total)} of payload; all CRCs right")
+
+
+@app.command("info")
+@one_line_errors
+def info_command(
+    model: Model,
+    tokenizer: Annotated[Path | None, typer.Option(help="Its tokenizer, to be checked with it.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Read a checkpoint and print its dimensions."""
+    from serrano_host.checkpoints import open_checkpoint
+
+    c = open_checkpoint(model, tokenizer)
+    names = "name parameters dim ffn heads kv_heads head_dim vocab context rope_theta norm_eps bos eos tied"
+    rows: dict[str, Any] = {name: getattr(c, name) for name in names.split()}
+    rows["layers"] = len(c.layers)
+    rows["tokenizer"] = str(c.tokenizer_path) if c.tokenizer_path else None
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    rows["parameters"] = f"{c.parameters:,}"
+    Console().print(key_values(str(model), [(k, "none" if v is None else v) for k, v in rows.items()]))
+
+
+if __name__ == "__main__":
+    app()
