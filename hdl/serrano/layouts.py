@@ -89,4 +89,4 @@ class ReadRequest(data.StructLayout):
     """A run of memory to be read: ``bytes`` is a multiple of the port width, and so is ``address``."""
 
     def __init__(self, config: AcceleratorConfig):
-        super().__init__({"address": config.address_bits, "bytes": 24})
+        super().__init__({"address": config.address_bits, "bytes": 32})

@@ -5,7 +5,7 @@ import random
 from collections import deque
 from typing import Any
 
-__all__ = ["AXIMemory"]
+__all__ = ["AXIMemory", "lite_read", "lite_write"]
 
 READ_PAYLOAD = ("araddr", "arlen", "arsize", "arburst", "arid")
 
@@ -118,3 +118,44 @@ class AXIMemory:
                 responses.popleft()
             await ctx.tick()
             cycle += 1
+
+
+async def _pause(ctx: Any, rng: random.Random | None) -> None:
+    while rng is not None and rng.random() < 0.5:
+        await ctx.tick()
+
+
+async def lite_write(
+    ctx: Any, bus: Any, address: int, value: int, strobe: int = 0b1111, rng: random.Random | None = None
+) -> None:
+    """Write over AXI4-Lite; with ``rng``, after random pauses between the channels."""
+    await _pause(ctx, rng)
+    ctx.set(bus.awaddr, address)
+    ctx.set(bus.awvalid, 1)
+    await _pause(ctx, rng)
+    ctx.set(bus.wdata, value)
+    ctx.set(bus.wstrb, strobe)
+    ctx.set(bus.wvalid, 1)
+    await ctx.tick().until(bus.awready & bus.wready)
+    ctx.set(bus.awvalid, 0)
+    ctx.set(bus.wvalid, 0)
+    await _pause(ctx, rng)
+    ctx.set(bus.bready, 1)
+    (response,) = await ctx.tick().sample(bus.bresp).until(bus.bvalid)
+    ctx.set(bus.bready, 0)
+    assert response == 0
+
+
+async def lite_read(ctx: Any, bus: Any, address: int, rng: random.Random | None = None) -> int:
+    """Read over AXI4-Lite; with ``rng``, with random pauses between the channels."""
+    await _pause(ctx, rng)
+    ctx.set(bus.araddr, address)
+    ctx.set(bus.arvalid, 1)
+    await ctx.tick().until(bus.arready)
+    ctx.set(bus.arvalid, 0)
+    await _pause(ctx, rng)
+    ctx.set(bus.rready, 1)
+    value, response = await ctx.tick().sample(bus.rdata, bus.rresp).until(bus.rvalid)
+    ctx.set(bus.rready, 0)
+    assert response == 0
+    return value

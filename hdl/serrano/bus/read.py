@@ -108,7 +108,7 @@ class BurstSplitter(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         address = Signal(self.config.address_bits, reset_less=True)
-        left = Signal(24)
+        left = Signal(32)
         page_beats = 4096 // self.config.port_bytes
         to_page_end = Signal(range(page_beats + 1))
         beats = Signal(9)

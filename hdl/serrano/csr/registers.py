@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The registers behind an AXI4-Lite port."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from serrano.bus import AXI4Lite
+from serrano.config import AcceleratorConfig
+from serrano.csr.table import IDENTITY, REGISTERS, VERSION, Access
+
+__all__ = ["ControlRegisters", "constants"]
+
+ADDRESS_BITS = 12
+
+
+def constants(config: AcceleratorConfig) -> dict[str, int]:
+    """Return the values of the constant registers of an accelerator by name."""
+    values = {
+        "ID": IDENTITY,
+        "VERSION": VERSION,
+        "GEOMETRY": config.n | config.port_bytes << 8 | config.load_bytes << 16 | config.lanes << 24,
+        "TAPE_ALIGN": config.tape_align,
+    }
+    for entry in REGISTERS:
+        if entry.access is Access.CONSTANT and entry.name not in values:
+            values[entry.name] = getattr(config, entry.attribute)
+    return values
+
+
+class ControlRegisters(wiring.Component):
+    """Registers of :data:`~serrano.csr.table.REGISTERS` behind an AXI4-Lite subordinate port.
+
+    Every register is a port named as in the table, in lower case. Reads of addresses without a register
+    give 0, writes to them are ignored, both with the response OKAY; strobes select bytes. One access at a
+    time.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    bus : ``In(AXI4Lite(12))``
+        Port of the host.
+    <read only> : ``In(32)``
+        Present value.
+    <read/write> : ``Out(32)``
+        Value written by the host, 0 after reset.
+    <command> : ``Out(32)``, with ``<command>_write`` : ``Out(1)``
+        Value of the last write; set for one cycle, the first in which that value is seen.
+    <clear> : ``Out(32)``, with ``<clear>_set`` : ``In(32)``
+        Pending bits; bits to be set. Setting wins over clearing.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        ports: dict[str, Any] = {"bus": In(AXI4Lite(ADDRESS_BITS))}
+        for entry in REGISTERS:
+            name = entry.attribute
+            match entry.access:
+                case Access.READ_ONLY:
+                    ports[name] = In(32)
+                case Access.READ_WRITE:
+                    ports[name] = Out(32)
+                case Access.COMMAND:
+                    ports |= {name: Out(32), f"{name}_write": Out(1)}
+                case Access.CLEAR:
+                    ports |= {name: Out(32), f"{name}_set": In(32)}
+        super().__init__(ports)
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        write, address, word, strobe = self._build_write_channel(m)
+        fixed = constants(self.config)
+        read_value = Signal(32)
+        with m.Switch(self.bus.araddr[2:]):
+            for entry in REGISTERS:
+                with m.Case(entry.offset >> 2):
+                    if entry.access is Access.CONSTANT:
+                        m.d.comb += read_value.eq(fixed[entry.name])
+                    else:
+                        m.d.comb += read_value.eq(getattr(self, entry.attribute))
+        mask = Cat(bit.replicate(8) for bit in strobe)
+        for entry in REGISTERS:
+            if entry.access in (Access.CONSTANT, Access.READ_ONLY):
+                continue
+            value, chosen = getattr(self, entry.attribute), Signal(name=f"{entry.attribute}_chosen")
+            m.d.comb += chosen.eq(write & (address == entry.offset >> 2))
+            if entry.access is Access.CLEAR:
+                cleared = Mux(chosen, word & mask, 0)
+                m.d.sync += value.eq(value & ~cleared | getattr(self, f"{entry.attribute}_set"))
+                continue
+            with m.If(chosen):
+                m.d.sync += value.eq(value & ~mask | word & mask)
+            if entry.access is Access.COMMAND:
+                m.d.sync += getattr(self, f"{entry.attribute}_write").eq(chosen)
+        self._build_read_channel(m, read_value)
+        return m
+
+    def _build_write_channel(self, m: Module) -> tuple[Signal, Signal, Signal, Signal]:
+        bus = self.bus
+        write, address = Signal(), Signal(ADDRESS_BITS - 2)
+        word, strobe = Signal(32), Signal(4)
+        m.d.comb += [
+            # Address and data are taken together, when both are there.
+            write.eq(bus.awvalid & bus.wvalid & (~bus.bvalid | bus.bready)),
+            bus.awready.eq(write),
+            bus.wready.eq(write),
+            address.eq(bus.awaddr[2:]),
+            word.eq(bus.wdata),
+            strobe.eq(bus.wstrb),
+        ]
+        with m.If(bus.bready):
+            m.d.sync += bus.bvalid.eq(0)
+        with m.If(write):
+            m.d.sync += bus.bvalid.eq(1)
+        return write, address, word, strobe
+
+    def _build_read_channel(self, m: Module, read_value: Signal) -> None:
+        bus = self.bus
+        m.d.comb += bus.arready.eq(~bus.rvalid | bus.rready)
+        with m.If(bus.arready):
+            m.d.sync += [bus.rvalid.eq(bus.arvalid), bus.rdata.eq(read_value)]

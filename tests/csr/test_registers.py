@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ControlRegisters: access rules, strobes, events, and the AXI4-Lite handshakes."""
+
+import random
+
+import pytest
+
+from serrano.config import preset
+from serrano.csr import ControlRegisters, register
+from serrano.csr.registers import constants
+from support.axi import lite_read, lite_write
+from support.streams import simulate
+
+CONFIG = preset("tiny")
+
+
+@pytest.mark.parametrize("name", ["tiny", "ulx3s", "base"])
+def test_constants_tell_the_configuration(name: str) -> None:
+    config = preset(name)
+    dut = ControlRegisters(config)
+
+    async def bench(ctx) -> None:
+        for entry, value in constants(config).items():
+            assert await lite_read(ctx, dut.bus, register(entry).offset) == value
+        assert await lite_read(ctx, dut.bus, 0) == int.from_bytes(b"SRNO", "little")
+
+    simulate(dut, bench)
+    assert constants(config)["DIM_MAX"] == config.dim_max
+
+
+def test_read_write_and_strobes() -> None:
+    dut = ControlRegisters(CONFIG)
+    offset = register("KV_ADDRESS_LO").offset
+
+    async def bench(ctx) -> None:
+        await lite_write(ctx, dut.bus, offset, 0x12345678)
+        await lite_write(ctx, dut.bus, offset, 0xFFFFFFFF, strobe=0b0100)
+        assert await lite_read(ctx, dut.bus, offset) == 0x12FF5678
+        assert ctx.get(dut.kv_address_lo) == 0x12FF5678
+        assert await lite_read(ctx, dut.bus, 0x7F0) == 0
+        await lite_write(ctx, dut.bus, 0x7F0, 1)
+        await lite_write(ctx, dut.bus, 0, 1)
+        assert await lite_read(ctx, dut.bus, 0) == constants(CONFIG)["ID"]
+
+    simulate(dut, bench)
+
+
+def test_command_is_an_event() -> None:
+    dut = ControlRegisters(CONFIG)
+    events = []
+
+    async def bench(ctx) -> None:
+        for value in (5, 5, 6):
+            await lite_write(ctx, dut.bus, register("SUBMIT_TAIL").offset, value)
+        await ctx.tick().repeat(3)
+
+    async def watch(ctx) -> None:
+        async for _, _, event, value in ctx.tick().sample(dut.submit_tail_write, dut.submit_tail):
+            if event:
+                events.append(value)
+
+    simulate(dut, bench, background=[watch])
+    assert events == [5, 5, 6]
+
+
+def test_write_one_to_clear() -> None:
+    dut = ControlRegisters(CONFIG)
+    offset = register("IRQ").offset
+
+    async def bench(ctx) -> None:
+        ctx.set(dut.irq_set, 0b011)
+        await ctx.tick()
+        ctx.set(dut.irq_set, 0)
+        assert await lite_read(ctx, dut.bus, offset) == 0b011
+        await lite_write(ctx, dut.bus, offset, 0b001)
+        assert await lite_read(ctx, dut.bus, offset) == 0b010
+        ctx.set(dut.irq_set, 0b010)
+        await lite_write(ctx, dut.bus, offset, 0b010)
+        assert ctx.get(dut.irq) == 0b010
+
+    simulate(dut, bench)
+
+
+def test_random_accesses_with_stalls() -> None:
+    dut = ControlRegisters(CONFIG)
+    rng = random.Random(2)
+    model = {}
+
+    async def bench(ctx) -> None:
+        for _ in range(200):
+            entry = register(rng.choice(["KV_ARGUMENT0", "KV_ARGUMENT1", "COMPLETE_SIZE", "WATCHDOG"]))
+            if rng.random() < 0.5:
+                model[entry] = rng.randrange(1 << 32)
+                await lite_write(ctx, dut.bus, entry.offset, model[entry], rng=rng)
+            else:
+                assert await lite_read(ctx, dut.bus, entry.offset, rng=rng) == model.get(entry, 0)
+
+    simulate(dut, bench)
