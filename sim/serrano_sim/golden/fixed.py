@@ -70,11 +70,11 @@ def rhu(x: ArrayLike, n: ArrayLike) -> Int:
     if n.ndim == 0:
         shift = int(n)
         if shift > 0:
-            return ((x >> (shift - 1)) + 1) >> 1
+            return (x >> shift) + (x >> (shift - 1) & 1)
         return _left(x, -shift) if shift else x
     if not n.size or n.min() > 0:
-        return ((x >> (n - 1)) + 1) >> 1
-    right = ((x >> np.maximum(n - 1, 0)) + 1) >> 1
+        return (x >> n) + (x >> (n - 1) & 1)
+    right = (x >> np.maximum(n, 0)) + (x >> np.maximum(n - 1, 0) & 1)
     return np.where(n > 0, right, x if n.min() == 0 else _left(x, np.maximum(-n, 0)))
 
 
