@@ -17,7 +17,7 @@ def int64(x: ArrayLike) -> Int:
     array = np.asarray(x)
     if array.dtype == np.int64:
         return array
-    if array.dtype.kind not in "iub":
+    if array.dtype.kind not in "iub" and array.size:
         raise TypeError(f"Values must be integers, not {array.dtype}")
     if array.dtype == np.uint64 and array.size and int(array.max()) >> 63:
         raise OverflowError(f"Value {int(array.max())} does not fit in 64 bits signed")
