@@ -4,6 +4,10 @@ import math
 import numpy as np
 import pytest
 
+from serrano_host.checkpoints import Checkpoint
+from serrano_host.checkpoints.base import Layer as HostLayer
+from serrano_host.compile import Geometry, compile_tape
+from serrano_host.quantize import quantize
 from serrano_sim.golden import synthetic
 from serrano_sim.golden.scale import unpack
 from serrano_sim.golden.tape import read_tape
@@ -95,3 +99,64 @@ def test_long_name_is_cut_at_a_character():
     floats = synthetic.random_floats(0, layers=1)
     model = synthetic.quantize_model(floats, name="x" * 51 + "é")
     assert read_tape(synthetic.write_tape(model, 16, 32)).model.name == "x" * 51
+
+
+def host_checkpoint(f: synthetic.FloatModel, eos: int | None) -> Checkpoint:
+    """The same weights, as the host reads them from a file."""
+    return Checkpoint(
+        name="synthetic",
+        dim=f.embedding.shape[1],
+        ffn=len(f.layers[0].gate),
+        heads=f.heads,
+        kv_heads=f.kv_heads,
+        head_dim=f.head_dim,
+        vocab=len(f.embedding),
+        context=f.context,
+        rope_theta=f.theta,
+        norm_eps=f.eps,
+        bos=None,
+        eos=eos,
+        tied=False,
+        embedding=f.embedding,
+        layers=[
+            HostLayer(
+                attention_norm=layer.attention_norm,
+                wq=layer.q,
+                wk=layer.k,
+                wv=layer.v,
+                wo=layer.o,
+                ffn_norm=layer.ffn_norm,
+                w_gate=layer.gate,
+                w_up=layer.up,
+                w_down=layer.down,
+            )
+            for layer in f.layers
+        ],
+        final_norm=f.norm,
+        head=f.head,
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: str(shape["head_dim"]))
+def test_the_host_compiles_the_same_bytes(shape):
+    floats = synthetic.random_floats(3, **{"context": 20, **shape})
+    model = synthetic.quantize_model(floats, eos=1)
+    compiled = quantize(host_checkpoint(floats, 1), means=floats.k_mean)
+    for n, align in ((4, 32), (8, 64), (16, 32), (16, 128), (32, 64), (64, 64)):
+        rest = model.head_dim % n
+        if rest & (rest - 1) == 0:
+            image = bytes(compile_tape(compiled, Geometry(n, align)))
+            assert image == synthetic.write_tape(model, n, align)
+
+
+def test_the_host_quantizes_16_bits_alike():
+    floats = synthetic.random_floats(4)
+    model, compiled = (
+        synthetic.quantize_model(floats, 16),
+        quantize(host_checkpoint(floats, None), 16, floats.k_mean),
+    )
+    assert (model.s_eps, model.s_score) == (compiled.s_eps, compiled.s_score)
+    for mine, theirs in zip(model.layers, compiled.layers, strict=True):
+        pairs = ((mine.k, theirs.wk), (mine.o, theirs.wo), (mine.down, theirs.w_down), (mine.up, theirs.w_up))
+        for a, b in pairs:
+            assert np.array_equal(a.codes, b.codes) and np.array_equal(a.scales, b.scales)
