@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stream plumbing: buffers and slices that know nothing of what they carry."""
+"""Stream plumbing: buffers, slices and width changes that know nothing of what they carry."""
 
 from .fifo import StreamFIFO
+from .gearbox import ByteWord, Gearbox
 from .register import StreamRegister
 
-__all__ = ["StreamFIFO", "StreamRegister"]
+__all__ = ["ByteWord", "Gearbox", "StreamFIFO", "StreamRegister"]

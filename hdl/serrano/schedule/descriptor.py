@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading and checking the model descriptor at the head of a tape."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from serrano.bus import ReadPort
+from serrano.config import GROUP_TOKENS, AcceleratorConfig
+from serrano.faults import FaultCode
+from serrano.layouts import PackedScale
+from serrano.stream.gearbox import Gearbox
+from serrano.tape.crc import crc32_step
+
+__all__ = ["DescriptorLoader", "ModelInfo"]
+
+MAGIC = 0x4F4E5253
+MAJOR = 1
+DESCRIPTOR_BYTES = 256
+
+
+class ModelInfo(data.Struct):
+    """What the hardware keeps of a model descriptor, and what follows from it."""
+
+    dim: unsigned(16)
+    ffn: unsigned(16)
+    layers: unsigned(16)
+    heads: unsigned(8)
+    kv_heads: unsigned(8)
+    group: unsigned(8)
+    """Query heads per KV head."""
+    head_dim: unsigned(16)
+    head_pad: unsigned(16)
+    vocab: unsigned(32)
+    context: unsigned(32)
+    """Limited to the accelerator's own."""
+    s_eps: PackedScale
+    s_score: PackedScale
+    program_offset: unsigned(32)
+    head_offset: unsigned(32)
+    end_offset: unsigned(32)
+    program_end: unsigned(32)
+    rope_offset: unsigned(32)
+    rope_stride: unsigned(16)
+    embed_offset: unsigned(32)
+    embed_stride: unsigned(16)
+    packets: unsigned(32)
+    record_bytes: unsigned(16)
+    block_bytes: unsigned(32)
+
+
+WORDS = {
+    24: "dim",
+    28: "ffn",
+    32: "layers",
+    36: "heads",
+    40: "kv_heads",
+    44: "head_dim",
+    48: "head_pad",
+    52: "vocab",
+    56: "context",
+    72: "program_offset",
+    76: "head_offset",
+    80: "end_offset",
+    84: "program_end",
+    88: "rope_offset",
+    92: "rope_stride",
+    96: "embed_offset",
+    100: "embed_stride",
+    104: "packets",
+    108: "record_bytes",
+    112: "block_bytes",
+}
+"""Field by offset of its 32-bit word."""
+
+
+class DescriptorLoader(wiring.Component):
+    """On ``start``, reads the 256 bytes of the descriptor at ``address``, checks them and keeps the fields.
+
+    Checks in this order: magic, major version, CRC, geometry, limits. ``done`` is set for one cycle at the
+    end, with ``code`` NONE if the model can be run.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    start : ``In(1)``
+        Load; ignored while loading.
+    address : ``In(config.address_bits)``
+        Address of the tape.
+    memory : ``Out(ReadPort(config))``
+        Port to memory.
+    model : ``Out(ModelInfo)``
+        The fields; valid while ``loaded``.
+    loaded : ``Out(1)``
+        A model that can be run has been loaded.
+    done : ``Out(1)``
+        Loading has ended.
+    code : ``Out(FaultCode)``
+        What is wrong, valid with ``done``.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        super().__init__(
+            {
+                "start": In(1),
+                "address": In(config.address_bits),
+                "memory": Out(ReadPort(config)),
+                "model": Out(ModelInfo),
+                "loaded": Out(1),
+                "done": Out(1),
+                "code": Out(FaultCode),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.words = words = Gearbox(self.config.port_bytes, 4)
+        memory = self.memory
+        m.d.comb += [
+            words.i.valid.eq(memory.data.valid),
+            words.i.payload.bytes.eq(memory.data.payload.bytes),
+            words.i.payload.last.eq(memory.data.payload.last),
+            memory.data.ready.eq(words.i.ready),
+            memory.request.payload.address.eq(self.address),
+            memory.request.payload.bytes.eq(DESCRIPTOR_BYTES),
+        ]
+        index = Signal(6)
+        word = words.o.payload.bytes
+        crc = Signal(32)
+        crc_ok, faulty = Signal(), Signal()
+        head = Signal(data.StructLayout({"magic": 1, "version": 1, "geometry": 1}))
+        large = Signal()
+
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.sync += [index.eq(0), crc.eq(0xFFFFFFFF), head.eq(0), faulty.eq(0), large.eq(0)]
+                with m.If(self.start):
+                    m.d.sync += self.loaded.eq(0)
+                    m.next = "REQUEST"
+            with m.State("REQUEST"):
+                m.d.comb += memory.request.valid.eq(1)
+                with m.If(memory.request.ready):
+                    m.next = "READ"
+            with m.State("READ"):
+                m.d.comb += words.o.ready.eq(1)
+                with m.If(memory.data.valid & memory.data.payload.error):
+                    m.d.sync += faulty.eq(1)
+                with m.If(words.o.valid):
+                    m.d.sync += [index.eq(index + 1), crc_ok.eq(~crc == word)]
+                    m.d.sync += crc.eq(crc32_step(crc, word, 4))
+                    self._build_capture(m, index, word, head, large)
+                    with m.If(words.o.payload.last):
+                        m.d.sync += self.model.group.eq(1)
+                        m.next = "GROUP"
+            with m.State("GROUP"):
+                # heads / kv_heads by counting; the product is also the check that it divides.
+                product = self.model.group * self.model.kv_heads
+                with m.If(product < self.model.heads):
+                    m.d.sync += self.model.group.eq(self.model.group + 1)
+                with m.Else():
+                    with m.If(product != self.model.heads):
+                        m.d.sync += large.eq(1)
+                    m.next = "LIMITS"
+                with m.If((self.model.kv_heads == 0) | self.model.group.all()):
+                    m.d.sync += large.eq(1)
+                    m.next = "LIMITS"
+            with m.State("LIMITS"):
+                with m.If(self._over_limits()):
+                    m.d.sync += large.eq(1)
+                with m.If(self.model.context > self.config.context_max):
+                    m.d.sync += self.model.context.eq(self.config.context_max)
+                m.next = "VERDICT"
+            with m.State("VERDICT"):
+                m.d.comb += self.done.eq(1)
+                self._build_verdict(m, head, crc_ok, faulty, large)
+                m.d.sync += self.loaded.eq(self.code == FaultCode.NONE)
+                m.next = "IDLE"
+        return m
+
+    def _build_capture(self, m: Module, index: Signal, word: Value, head: Any, large: Signal) -> None:
+        model, config = self.model, self.config
+        with m.Switch(index):
+            with m.Case(0):
+                m.d.sync += head.magic.eq(word == MAGIC)
+            with m.Case(1):
+                m.d.sync += head.version.eq(word[:16] == MAJOR)
+            with m.Case(4):
+                m.d.sync += head.geometry.eq(word == (config.n | config.tape_align << 16))
+            with m.Case(5):
+                with m.If(word != (GROUP_TOKENS | GROUP_TOKENS << 16)):
+                    m.d.sync += head.geometry.eq(0)
+            with m.Case(15):
+                m.d.sync += Cat(model.s_eps, model.s_score).eq(word)
+            for offset, name in WORDS.items():
+                with m.Case(offset // 4):
+                    field = getattr(model, name)
+                    m.d.sync += field.eq(word)
+                    with m.If((word >> len(Value.cast(field))).any() | ((word == 0) & (offset != 72))):
+                        m.d.sync += large.eq(1)
+
+    def _over_limits(self) -> Value:
+        model, config = self.model, self.config
+        return (
+            (model.dim > config.dim_max)
+            | (model.ffn > config.ffn_max)
+            | (model.heads > config.heads_max)
+            | (model.head_pad > config.head_dim_max)
+            | (model.head_dim > model.head_pad)
+            | (model.kv_heads * model.head_pad > config.kv_width_max)
+            | (model.heads * model.head_pad > config.dim_max)
+            | (model.group > config.attention_rows_max)
+            | (model.vocab > config.vocab_max)
+        )
+
+    def _build_verdict(self, m: Module, head: Any, crc_ok: Signal, faulty: Signal, large: Signal) -> None:
+        with m.If(faulty):
+            m.d.comb += self.code.eq(FaultCode.BUS_SLVERR)
+        with m.Elif(~head.magic):
+            m.d.comb += self.code.eq(FaultCode.DESCRIPTOR_MAGIC)
+        with m.Elif(~head.version):
+            m.d.comb += self.code.eq(FaultCode.DESCRIPTOR_VERSION)
+        with m.Elif(~crc_ok):
+            m.d.comb += self.code.eq(FaultCode.DESCRIPTOR_CRC)
+        with m.Elif(~head.geometry):
+            m.d.comb += self.code.eq(FaultCode.DESCRIPTOR_GEOMETRY)
+        with m.Elif(large):
+            m.d.comb += self.code.eq(FaultCode.DESCRIPTOR_LIMIT)
+        with m.Else():
+            m.d.comb += self.code.eq(FaultCode.NONE)

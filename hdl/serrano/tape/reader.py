@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the bytes of a tape to headers and payloads, checked."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from serrano.bus import ReadBeat
+from serrano.config import AcceleratorConfig
+from serrano.faults import FaultCode
+from serrano.tape.crc import crc32_step
+from serrano.tape.packets import HEADER_BYTES, WITH_PAYLOAD, Header, Opcode, PayloadUnit
+
+__all__ = ["TapeReader"]
+
+CRC_FIELD = 28
+"""Offset of the CRC in a header; what is before it, and the payload, is covered."""
+
+
+class TapeReader(wiring.Component):
+    """Splits a run of tape into packet headers and payload units, and checks every packet.
+
+    Takes one beat per cycle, with no pause between packets. A header is given out when it is complete, its
+    payload while it passes; the CRC is compared two cycles after the packet's last beat. ``checked``
+    counts the packets whose check has passed since ``start``; whoever commits a step waits for it. After a
+    fault nothing more is taken until the block is reset.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    start : ``In(1)``
+        A run begins with the next beat: its first packet has the index ``first_index``.
+    first_index : ``In(32)``
+        See ``start``.
+    beats : ``In(stream.Signature(ReadBeat(config)))``
+        Bytes of the tape.
+    headers : ``Out(stream.Signature(Header))``
+        Header of each packet.
+    payload : ``Out(stream.Signature(PayloadUnit(config)))``
+        Payloads, without headers.
+    checked : ``Out(32)``
+        Packets found to be right since ``start``.
+    fault : ``Out({"valid", "code", "index"})``
+        Held from the first fault on: what is wrong, and the index of the packet.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        fault = data.StructLayout({"valid": 1, "code": FaultCode, "index": 32})
+        super().__init__(
+            {
+                "start": In(1),
+                "first_index": In(32),
+                "beats": In(stream.Signature(ReadBeat(config))),
+                "headers": Out(stream.Signature(Header)),
+                "payload": Out(stream.Signature(PayloadUnit(config))),
+                "checked": Out(32),
+                "fault": Out(fault),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        width = self.config.port_bytes
+        header_beats = max(1, self.config.tape_align // width)
+        used_beats = max(1, HEADER_BYTES // width)
+
+        position = Signal(range(header_beats))
+        header = Signal(Header)
+        merged = Signal(Header)
+        left = Signal(32)
+        in_payload, take, header_end, packet_end = Signal(), Signal(), Signal(), Signal()
+        content = Value.cast(self.beats.payload.bytes)
+        has_payload = Signal()
+
+        m.d.comb += [
+            merged.eq(header),
+            has_payload.eq(merged.payload_bytes != 0),
+            header_end.eq(~in_payload & (position == header_beats - 1)),
+            packet_end.eq(Mux(in_payload, left == width, header_end & ~has_payload)),
+        ]
+        for beat in range(used_beats):
+            with m.If(~in_payload & (position == beat)):
+                low = 8 * width * beat
+                m.d.comb += Value.cast(merged)[low : low + 8 * width].eq(content)
+        self._build_flow(m, take, header_end, packet_end, in_payload, merged)
+        with m.If(take):
+            m.d.sync += header.eq(merged)
+            with m.If(in_payload):
+                m.d.sync += left.eq(left - width)
+            with m.Else():
+                m.d.sync += [position.eq(position + 1), left.eq(merged.payload_bytes)]
+            with m.If(header_end):
+                m.d.sync += position.eq(0)
+            with m.If(packet_end):
+                m.d.sync += in_payload.eq(0)
+            with m.Elif(header_end):
+                m.d.sync += in_payload.eq(1)
+
+        expected = Signal(32)
+        wrong = self._build_header_check(m, take & header_end, merged, has_payload, expected)
+        corrupt = self._build_crc(m, take, in_payload, position, packet_end, merged)
+        with m.If(~self.fault.valid):
+            with m.If(corrupt.valid):
+                m.d.sync += [
+                    self.fault.valid.eq(1),
+                    self.fault.code.eq(FaultCode.PACKET_CRC),
+                    self.fault.index.eq(corrupt.index),
+                ]
+            with m.Elif(wrong.valid):
+                m.d.sync += [
+                    self.fault.valid.eq(1),
+                    self.fault.code.eq(wrong.code),
+                    self.fault.index.eq(expected),
+                ]
+        with m.If(self.start):
+            m.d.sync += [expected.eq(self.first_index), self.checked.eq(0)]
+        return m
+
+    def _build_flow(
+        self,
+        m: Module,
+        take: Signal,
+        header_end: Signal,
+        packet_end: Signal,
+        in_payload: Signal,
+        merged: Any,
+    ) -> None:
+        """Beats go on while the header register and the unit register can take what they bring."""
+        width = self.config.port_bytes
+        beats_per_unit = self.config.load_bytes // width
+        phase = Signal(range(max(2, beats_per_unit)))
+        unit_end = phase == beats_per_unit - 1
+        header_free = ~self.headers.valid | self.headers.ready
+        unit_free = ~self.payload.valid | self.payload.ready
+        m.d.comb += [
+            take.eq(
+                self.beats.valid
+                & ~self.fault.valid
+                & Mux(in_payload, ~unit_end | unit_free, ~header_end | header_free)
+            ),
+            self.beats.ready.eq(take),
+        ]
+        with m.If(self.headers.ready):
+            m.d.sync += self.headers.valid.eq(0)
+        with m.If(take & header_end):
+            m.d.sync += [self.headers.valid.eq(1), self.headers.payload.eq(merged)]
+
+        gathered = Signal(8 * self.config.load_bytes, reset_less=True)
+        following = Signal(8 * self.config.load_bytes)
+        m.d.comb += following.eq(Cat(gathered, self.beats.payload.bytes)[8 * width :])
+        with m.If(self.payload.ready):
+            m.d.sync += self.payload.valid.eq(0)
+        with m.If(take & in_payload):
+            m.d.sync += [gathered.eq(following), phase.eq(Mux(unit_end, 0, phase + 1))]
+            with m.If(unit_end):
+                m.d.sync += [
+                    self.payload.valid.eq(1),
+                    self.payload.payload.bytes.eq(following),
+                    self.payload.payload.last.eq(packet_end),
+                ]
+
+    def _build_header_check(
+        self, m: Module, complete: Value, merged: Any, has_payload: Signal, expected: Signal
+    ) -> Any:
+        wrong = Signal(data.StructLayout({"valid": 1, "code": FaultCode}))
+        known = Signal()
+        carries = Signal()
+        unaligned = merged.payload_bytes & (self.config.tape_align - 1)
+        m.d.comb += [
+            known.eq(Cat(merged.opcode == opcode.value for opcode in Opcode).any()),
+            carries.eq(Cat(merged.opcode == opcode.value for opcode in WITH_PAYLOAD).any()),
+        ]
+        with m.If(complete):
+            m.d.sync += expected.eq(expected + 1)
+            with m.If(~known):
+                m.d.comb += [wrong.valid.eq(1), wrong.code.eq(FaultCode.PACKET_OPCODE)]
+            with m.Elif(merged.index != expected):
+                m.d.comb += [wrong.valid.eq(1), wrong.code.eq(FaultCode.PACKET_INDEX)]
+            with m.Elif((carries != has_payload) | unaligned.any()):
+                m.d.comb += [wrong.valid.eq(1), wrong.code.eq(FaultCode.PACKET_LENGTH)]
+        return wrong
+
+    def _build_crc(
+        self,
+        m: Module,
+        take: Value,
+        in_payload: Signal,
+        position: Signal,
+        packet_end: Signal,
+        merged: Any,
+    ) -> Any:
+        width = self.config.port_bytes
+        whole_beats, rest = divmod(CRC_FIELD, width)
+        # Cycle 1: the beat, and how much of it counts.
+        stage = Signal(
+            data.StructLayout(
+                {"valid": 1, "first": 1, "whole": 1, "partial": 1, "last": 1, "crc": 32, "index": 32}
+            )
+        )
+        content = Signal(8 * width, reset_less=True)
+        m.d.sync += stage.valid.eq(take)
+        with m.If(take):
+            m.d.sync += [
+                content.eq(self.beats.payload.bytes),
+                stage.first.eq(~in_payload & (position == 0)),
+                stage.whole.eq(in_payload | (position < whole_beats)),
+                stage.partial.eq(~in_payload & (position == whole_beats) & (rest != 0)),
+                stage.last.eq(packet_end),
+                stage.crc.eq(merged.crc),
+                stage.index.eq(merged.index),
+            ]
+        # Cycle 2: the register.
+        state, before = Signal(32), Signal(32)
+        m.d.comb += before.eq(Mux(stage.first, 0xFFFFFFFF, state))
+        done = Signal(data.StructLayout({"valid": 1, "crc": 32, "index": 32}))
+        m.d.sync += [
+            done.valid.eq(stage.valid & stage.last),
+            done.crc.eq(stage.crc),
+            done.index.eq(stage.index),
+        ]
+        with m.If(stage.valid):
+            with m.If(stage.whole):
+                m.d.sync += state.eq(crc32_step(before, content, width))
+            if rest:
+                with m.Elif(stage.partial):
+                    m.d.sync += state.eq(crc32_step(before, content, rest))
+        # Cycle 3: the comparison.
+        corrupt = Signal(data.StructLayout({"valid": 1, "index": 32}))
+        matches = ~state == done.crc
+        m.d.comb += [corrupt.valid.eq(done.valid & ~matches), corrupt.index.eq(done.index)]
+        with m.If(done.valid & matches & ~self.fault.valid):
+            m.d.sync += self.checked.eq(self.checked + 1)
+        return corrupt
