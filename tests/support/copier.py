@@ -64,7 +64,6 @@ class Copier(wiring.Component):
             aw.bready.eq(1),
             self.beat_valid.eq(ar.rvalid & ar.rready),
             self.beat_data.eq(ar.rdata),
-            self.done.eq(active & (done_count == self.bursts)),
         ]
         with m.If(ar.arvalid & ar.arready):
             m.d.sync += [read_count.eq(read_count + 1), ar.araddr.eq(ar.araddr + stride)]
@@ -72,11 +71,13 @@ class Copier(wiring.Component):
             m.d.sync += [write_count.eq(write_count + 1), aw.awaddr.eq(aw.awaddr + stride)]
         with m.If(aw.bvalid):
             m.d.sync += done_count.eq(done_count + 1)
+            with m.If(done_count == self.bursts - 1):
+                m.d.sync += [active.eq(0), self.done.eq(1)]
         bad = (self.beat_valid & (ar.rresp != 0)) + (aw.bvalid & (aw.bresp != 0))
         m.d.sync += self.errors.eq(self.errors + bad)
         self._measure(m, active, read_count, done_count)
         with m.If(self.start):
-            m.d.sync += [active.eq(1), ar.araddr.eq(self.source), aw.awaddr.eq(self.target)]
+            m.d.sync += [active.eq(1), self.done.eq(0), ar.araddr.eq(self.source), aw.awaddr.eq(self.target)]
             counters = (read_count, write_count, done_count, self.errors, self.duration)
             m.d.sync += [counter.eq(0) for counter in counters]
         return m
@@ -90,12 +91,15 @@ class Copier(wiring.Component):
                 waiting_r.eq(~self.beat_valid),
                 self.read_delay.eq(self.read_delay + ~self.beat_valid),
             ]
-        with m.If(self.beat_valid & self.read.rlast & (done_count == self.bursts - 1)):
+        last_count = Signal(16)
+        last_beat = self.beat_valid & self.read.rlast
+        m.d.sync += last_count.eq(Mux(self.start, 0, last_count + last_beat))
+        with m.If(last_beat & (last_count == self.bursts - 1)):
             m.d.sync += [waiting_b.eq(1), self.write_delay.eq(1)]
         with m.If(waiting_b):
-            taken = self.write.bvalid
+            taken = self.write.bvalid & (done_count == self.bursts - 1)
             m.d.sync += [waiting_b.eq(~taken), self.write_delay.eq(self.write_delay + ~taken)]
-        with m.If(active & ~self.done):
+        with m.If(active):
             m.d.sync += self.duration.eq(self.duration + 1)
 
 

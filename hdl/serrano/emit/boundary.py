@@ -33,11 +33,10 @@ def _leaves(name: str, value: Any, split: Mapping[str, str]) -> Iterator[tuple[s
 
 
 def axi_port_names(component: wiring.Component, member: str, prefix: str) -> dict[str, str]:
-    """Standard AXI names for the ports of an AXI or AXI4-Lite interface.
+    """Standard names for an interface's ports: ``member.araddr`` becomes ``<prefix>_araddr``.
 
-    The member is an interface of five streams ``aw``, ``w``, ``b``, ``ar``, ``r`` whose payloads are
-    structures; ``member.ar.payload.addr`` becomes ``<prefix>_araddr``, ``member.ar.valid`` becomes
-    ``<prefix>_arvalid``.
+    Where the interface is made of streams, ``member.ar.payload.addr`` becomes ``<prefix>_araddr`` as well,
+    and ``member.ar.valid`` becomes ``<prefix>_arvalid``.
 
     Parameters
     ----------
@@ -55,19 +54,18 @@ def axi_port_names(component: wiring.Component, member: str, prefix: str) -> dic
     """
     names = {}
     for path, _, value in component.signature.flatten(component):
-        if path[0] != member or len(path) < 3:
+        if path[0] != member or len(path) < 2:
             continue
-        channel, kind = path[1], path[-1]
         flat = "__".join(map(str, path))
-        if kind == "payload" and isinstance(value, data.View):
+        if path[-1] != "payload":
+            names[flat] = f"{prefix}_{''.join(map(str, path[1:]))}"
+        elif isinstance(value, data.View):
             for field, _ in value.shape():
-                names[f"{flat}__{field}"] = f"{prefix}_{channel}{field}"
-        elif kind == "payload":
-            names[flat] = f"{prefix}_{channel}data"
+                names[f"{flat}__{field}"] = f"{prefix}_{path[1]}{field}"
         else:
-            names[flat] = f"{prefix}_{channel}{kind}"
+            names[flat] = f"{prefix}_{path[1]}data"
     if not names:
-        raise ValueError(f"Component {component!r} has no AXI interface named {member!r}")
+        raise ValueError(f"Component {component!r} has no interface named {member!r}")
     return names
 
 
