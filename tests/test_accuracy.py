@@ -177,3 +177,16 @@ def test_class_of_gates_follows_the_model(tmp_path):
     assert accuracy.arguments(["--model", str(accuracy.MODEL)]).gates == "small"
     assert accuracy.arguments(["--model", str(tmp_path)]).gates == "story"
     assert accuracy.arguments(["--model", str(tmp_path), "--gates", "small"]).gates == "small"
+
+
+def test_our_own_checkpoint_on_a_window():
+    """One window of what `make accuracy` measures in full; a single window scatters more than the whole."""
+    checkpoint = open_checkpoint(accuracy.MODEL)
+    tokens = checkpoint.tokenizer().encode(accuracy.TEXT.read_text(), bos=False)[: checkpoint.context]
+    parts = accuracy.windows(tokens, checkpoint.context, checkpoint.bos)
+    model = load_model(compile_tape(quantize(checkpoint), Geometry()))
+    found = accuracy.compare(checkpoint, model, parts)
+    limits = accuracy.GATES["small"]
+    assert found.tokens == checkpoint.context
+    assert found.mean_kl <= limits.mean_kl and found.top1 >= limits.top1 - 0.02
+    assert abs(found.perplexity_change) <= limits.perplexity_change + 4 * found.perplexity_change_se

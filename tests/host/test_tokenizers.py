@@ -7,8 +7,9 @@ import struct
 
 import pytest
 
-from serrano_host.checkpoints import CheckpointError, open_checkpoint
+from serrano_host.checkpoints import CheckpointError
 from serrano_host.checkpoints.llama2c import Llama2cTokenizer
+from serrano_host.checkpoints.loading import open_checkpoint
 from support.checkpoint_files import (
     Shape,
     llama2c_pieces,
