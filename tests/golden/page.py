@@ -109,16 +109,20 @@ def rotate(a: int, b: int, c: int, s: int) -> tuple[int, int]:
     return sat32(rhu(a * c - b * s, 15)), sat32(rhu(a * s + b * c, 15))
 
 
-def attend(q, s_q, k, s_k, v, s_v, position: int, bits: int = 8) -> list[int]:
-    """One row: q [head_dim], s_q (m, e); k, v [tokens][head_dim]; s_k, s_v [(m, e)]."""
+def score(acc: int, s_q: tuple[int, int], s_k: tuple[int, int]) -> int:
+    factor, e = mul(s_q, s_k)
+    return sat32(rhu(acc * factor, clamp(3 - e, -16, 63)))
+
+
+def attend_state(q, s_q, k, s_k, v, s_v, position: int) -> tuple[int, int, int, list[int]]:
+    """(m, X, l, o) of one row: q [head_dim], s_q (m, e); k, v [tokens][head_dim]; s_k, s_v [(m, e)]."""
     state = None
     head_dim = len(q)
     for first in range(0, position + 1, 16):
         tokens = []
         for t in range(first, min(first + 16, position + 1)):
             acc = sum(q[d] * k[t][d] for d in range(head_dim))
-            factor, e = mul(s_q, s_k[t])
-            z = sat32(rhu(acc * factor, clamp(3 - e, -16, 63)))
+            z = score(acc, s_q, s_k[t])
             m, i = exp2(z)
             u = rhu(m * s_v[t][0], 16)
             y = i + s_v[t][1] + 1
@@ -137,8 +141,15 @@ def attend(q, s_q, k, s_k, v, s_v, position: int, bits: int = 8) -> list[int]:
             for d in range(head_dim)
         ]
         state = (top, exponent, total, o)
-    m, x, total, o = state
+    return state
+
+
+def finish(m: int, x: int, total: int, o: list[int], bits: int = 8) -> list[int]:
     pl = total.bit_length() - 1
     g = recip(rhu(total, pl - 15))
     n = clamp(m + pl - x - 1 + bits - 8, -16, 63)
     return [sat32(rhu(value * g, n)) for value in o]
+
+
+def attend(q, s_q, k, s_k, v, s_v, position: int, bits: int = 8) -> list[int]:
+    return finish(*attend_state(q, s_q, k, s_k, v, s_v, position), bits)

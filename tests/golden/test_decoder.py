@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import itertools
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from serrano_sim.golden.decoder import Decoder
 from serrano_sim.golden.fixed import checksum
 from serrano_sim.golden.sample import greedy
+from serrano_sim.golden.scale import Scale
 from serrano_sim.golden.silu import h16_decode
 from serrano_sim.golden.synthetic import quantize_model, random_floats, random_model, write_tape
 from serrano_sim.golden.tape import NO_LAYER, Opcode, load_model, read_tape
@@ -138,6 +140,26 @@ def test_details():
     assert seen[2, "scale_m"].shape == seen[2, "scale_e"].shape == (6, 16)
     assert seen[1, "scale_m"].shape == (6,)
     assert h16_decode(seen[6, "staged"]).shape == (6, 172)
+
+
+def test_keys_lose_their_mean():
+    # The same model without means has the same keys, but for the means.
+    floats = random_floats(1)
+    zero = dataclasses.replace(floats, k_mean=np.zeros_like(floats.k_mean))
+
+    def keys(f):
+        seen = {}
+        model = quantize_model(f, 16)
+        decoder = Decoder(model, detail=lambda p, name, array: seen.setdefault((p, name), array))
+        decoder.trace = lambda packet, opcode, layer, result: seen.setdefault((packet, "result"), result)
+        decoder.step(TOKENS)
+        codes = seen[2, "result"].reshape(50, 16, 8)[:, :4]
+        return codes * Scale(seen[2, "scale_m"], seen[2, "scale_e"]).value[:, :4, None] / 32767
+
+    difference = keys(zero) - keys(floats)
+    mean = np.floor(floats.k_mean[0] * 256 + 0.5) / 256
+    assert np.max(np.abs(difference - mean)) < 1e-3
+    assert np.abs(mean).max() > 0.5
 
 
 def test_refuses():

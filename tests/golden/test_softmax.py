@@ -8,6 +8,7 @@ from serrano_sim.golden.linear import product
 from serrano_sim.golden.quantize import quantize
 from serrano_sim.golden.scale import Scale, mul
 from serrano_sim.golden.softmax import State
+from serrano_sim.golden.tables import exp2
 
 
 def pairs(s):
@@ -74,7 +75,8 @@ def test_16_bits_equal_the_page():
 
 def test_group_by_group_equals_the_whole():
     rng = np.random.default_rng(16)
-    q, s_q, k, s_k, v, s_v = operands(rng, 3, 4, 40, 8)
+    # Scores so large that the maximum grows by much more than the width of l from one group to the next.
+    q, s_q, k, s_k, v, s_v = operands(rng, 3, 4, 40, 8, s_q=(-16, -8), s_v=(-40, 20))
     positions = np.array([39, 20, 7, 31])
     state = State.fresh((3, 4), 8)
     for first in range(0, 48, 16):
@@ -85,6 +87,72 @@ def test_group_by_group_equals_the_whole():
         assert p.max() <= 65535
         assert not p[:, ~valid].any()
     assert np.array_equal(softmax.finish(state), softmax.attend(q, s_q, k, s_k, v, s_v, positions))
+    for head in range(3):
+        keys = (k[head].tolist(), pairs(s_k[head]), v[head].tolist(), pairs(s_v[head]))
+        for row, position in enumerate(positions):
+            scale = pairs(s_q[head, row])[0]
+            m, x, total, o = page.attend_state(q[head, row].tolist(), scale, *keys, int(position))
+            own = (state.m[head, row], state.x[head, row], state.l[head, row], state.o[head, row].tolist())
+            assert own == (m, x, total, o)
+
+
+def test_a_sudden_maximum_clears_what_was_before():
+    # The second group's score exceeds the first's by d: l falls by d bits, and to nothing beyond its width.
+    for d in (0, 1, 20, 25, 26, 40, 63, 64, 1000):
+        s = Scale([[1 << 15]], 0)
+        state = State.fresh((1, 1), 1)
+        for group, z in enumerate((0, d << 12)):
+            w = softmax.weights(np.array([[[1]]]), s, Scale([[1 << 15]], 0), s)
+            w.z[:], w.i[:], w.y[:], w.x[:] = z, z >> 12, (z >> 12) + 1, (z >> 12) + 1
+            w.mantissa[:], w.u[:] = 1 << 16, 1 << 15
+            before = state
+            state, p = softmax.update(state, w, np.array([[[100]]]), True)
+            if group:
+                assert state.l.item() == page.rhu(before.l.item(), min(d, 63)) + (1 << 24)
+                assert state.o.item() == page.rhu(before.o.item(), min(d, 63)) + 100 * p.item()
+                assert (state.m.item(), p.item()) == (d, 1 << 15)
+
+
+def test_score_at_every_exponent():
+    acc = np.array([0, 1, -1, 2, -3, 127 * 128, -(2**31), 2**31 - 1])
+    for e in range(-80, 48, 3):
+        for e_k in (-40, -7, 0, 23):
+            s_q, s_k = Scale([32768, 65535], [e, e]), Scale(np.full(len(acc), 50000), e_k)
+            z = softmax.score(np.stack([acc, acc]), s_q, s_k)
+            for row, m in enumerate((32768, 65535)):
+                assert z[row].tolist() == [page.score(int(a), (m, e), (50000, e_k)) for a in acc]
+
+
+def test_weight_that_rounds_to_a_power_of_two():
+    # U = 2^16 exactly: its exponent x is one more than that of U = 2^16 - 1.
+    mantissas, _ = exp2(np.arange(4096))
+    found = 0
+    for m_v in (1 << 15) + 32 * np.arange(1024):
+        z = np.flatnonzero((mantissas * m_v + (1 << 15)) >> 16 == 1 << 16)[:1]
+        if len(z):
+            # A score of z: acc = z, scale 2^-12.
+            one = Scale(1 << 15, 0)
+            s_v = Scale([m_v], 5)
+            w = softmax.weights(np.array([z]), Scale([1 << 15], -12), one.reshape(1), s_v)
+            assert (w.u.item(), w.y.item(), w.x.item()) == (1 << 16, 6, 7)
+            found += 1
+    assert found > 10
+
+
+def test_finish_equals_the_page():
+    rng = np.random.default_rng(30)
+    count = 3000
+    m, x = rng.integers(-100, 100, (2, count))
+    total = rng.integers(1 << 22, 1 << 40, count) >> rng.integers(0, 18, count)
+    total = np.maximum(total, 1 << 22)
+    o = rng.integers(-(1 << 39), 1 << 39, (count, 2)) >> rng.integers(0, 39, (count, 1))
+    state = State(np.zeros(count, dtype=bool), m, x, total, o)
+    for bits in (8, 16):
+        expected = [
+            page.finish(*(int(part) for part in row[:3]), [int(part) for part in row[3]], bits)
+            for row in zip(m, x, total, o, strict=True)
+        ]
+        assert softmax.finish(state, bits).tolist() == expected
 
 
 def test_one_row_at_a_time_equals_all_rows():
