@@ -3,6 +3,7 @@
 
 from .axi import AXI4Lite, AXI4Read, AXI4Write
 from .read import ReadArbiter, ReadBeat, ReadClient, ReadPort
+from .words import RecordWriter, WordReader
 from .write import WriteArbiter, WritePort, WriteRequest
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "ReadBeat",
     "ReadClient",
     "ReadPort",
+    "RecordWriter",
+    "WordReader",
     "WriteArbiter",
     "WritePort",
     "WriteRequest",
