@@ -48,7 +48,7 @@ def markdown() -> str:
         "Made from `hdl/serrano/csr/table.py` by `python -m serrano.csr.document markdown`; do not edit.",
         "",
         "All registers have 32 bits and are reached over AXI4-Lite; the offsets are in bytes. Addresses",
-        "without a register read as 0 and ignore writes. 64-bit values have their lower half at the lower offset.",
+        "without a register read as 0 and ignore writes. 64-bit values have their lower half first.",
         "",
         "| offset | name | access | |",
         "|---|---|---|---|",
