@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reciprocal, reciprocal square root and power of two: section 4 of ``docs/numerics.md``.
+
+Like the components of :mod:`serrano.vector.arithmetic` these are stretches of a pipeline: registers load in
+cycles with ``enable``, and new operands may come every cycle.
+"""
+
+import itertools
+from collections.abc import Sequence
+from math import isqrt
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from serrano.stream.pipeline import delayed
+
+from .arithmetic import round_shift
+
+__all__ = ["EXP2_TABLE", "RECIP_TABLE", "RSQRT_TABLE", "Exp2", "Interpolator", "Recip", "Rsqrt"]
+
+RECIP_TABLE = tuple(((1 << 31) + (d >> 1)) // d for d in range(1 << 15, (1 << 16) + 1, 128))
+RSQRT_TABLE = tuple((isqrt((1 << 50) // d) + 1) // 2 for d in range(1 << 16, (1 << 18) + 1, 512))
+EXP2_TABLE = tuple(round(2.0 ** (16 + j / 256)) for j in range(257))
+
+
+class Interpolator(wiring.Component):
+    """A table over equal steps, with linear interpolation between its entries.
+
+    For ``offset = i * 2**fraction_bits + f``: ``T[i] - rhu((T[i] - T[i + 1]) * f, fraction_bits)`` for a
+    falling table, ``T[i] + rhu((T[i + 1] - T[i]) * f, fraction_bits)`` for a rising one; at the last entry ``f``
+    must be 0. The table is a case statement: it has no initial values, and tools may make a ROM or logic of it.
+
+    Parameters
+    ----------
+    table : sequence of :class:`int`
+        Entries, all rising or all falling.
+    fraction_bits : :class:`int`
+        Position of the binary point in ``offset``.
+
+    Members
+    -------
+    enable : ``In(1)``
+        Registers load.
+    offset : ``In(range)``
+        Distance from the first entry, up to the last one.
+    result : ``Out(width)``
+        Value for the offset of ``latency`` (3) enabled cycles ago, as wide as the largest entry.
+
+    Raises
+    ------
+    ValueError
+        If the table has fewer than two entries, or neither rises nor falls throughout.
+    """
+
+    latency = 3
+
+    def __init__(self, table: Sequence[int], fraction_bits: int):
+        steps = [after - before for before, after in itertools.pairwise(table)]
+        self.rising = bool(steps) and min(steps) >= 0
+        if not steps or not (self.rising or max(steps) <= 0):
+            raise ValueError(
+                f"A table must have two entries and rise or fall throughout, not {list(table)!r}"
+            )
+        self.table = tuple(table)
+        self.steps = (*(abs(step) for step in steps), 0)
+        self.fraction_bits = fraction_bits
+        super().__init__(
+            {
+                "enable": In(1),
+                "offset": In(range(((len(table) - 1) << fraction_bits) + 1)),
+                "result": Out(max(table).bit_length()),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        value_width, step_width = len(self.result), max(self.steps).bit_length()
+        word = Signal(value_width + step_width)
+        with m.Switch(self.offset[self.fraction_bits :]):
+            for index, (value, step) in enumerate(zip(self.table, self.steps, strict=True)):
+                with m.Case(index):
+                    m.d.comb += word.eq(value | step << value_width)
+        fraction = Signal(self.fraction_bits, reset_less=True)
+        step = Signal(step_width, reset_less=True)
+        base, start = (Signal(value_width, name=name, reset_less=True) for name in ("base", "start"))
+        product = Signal(step_width + self.fraction_bits, reset_less=True)
+        part = round_shift(product, self.fraction_bits)
+        result = Signal.like(self.result, reset_less=True)
+        m.d.comb += self.result.eq(result)
+        with m.If(self.enable):
+            m.d.sync += [
+                # Cycle 1: look up.
+                Cat(base, step).eq(word),
+                fraction.eq(self.offset[: self.fraction_bits]),
+                # Cycle 2: multiply.
+                start.eq(base),
+                product.eq(step * fraction),
+                # Cycle 3: add.
+                result.eq(start + part if self.rising else start - part),
+            ]
+        return m
+
+
+class Recip(wiring.Component):
+    """``recip(operand)``, about ``2**31 / operand``.
+
+    Members
+    -------
+    enable : ``In(1)``
+        Registers load.
+    operand : ``In(17)``
+        In ``[2**15, 2**16]``, both ends included.
+    result : ``Out(17)``
+        In ``[2**15, 2**16]``, for the operand of ``latency`` (3) enabled cycles ago.
+    """
+
+    enable: In(1)
+    operand: In(17)
+    result: Out(17)
+
+    latency = Interpolator.latency
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.table = table = Interpolator(RECIP_TABLE, 7)
+        m.d.comb += [
+            table.enable.eq(self.enable),
+            table.offset.eq(self.operand - (1 << 15)),
+            self.result.eq(table.result),
+        ]
+        return m
+
+
+class Rsqrt(wiring.Component):
+    """``rsqrt(operand)``, about ``2**24 / sqrt(operand)``.
+
+    Members
+    -------
+    enable : ``In(1)``
+        Registers load.
+    operand : ``In(19)``
+        In ``[2**16, 2**18]``, both ends included.
+    result : ``Out(17)``
+        In ``[2**15, 2**16]``, for the operand of ``latency`` (3) enabled cycles ago.
+    """
+
+    enable: In(1)
+    operand: In(19)
+    result: Out(17)
+
+    latency = Interpolator.latency
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.table = table = Interpolator(RSQRT_TABLE, 9)
+        m.d.comb += [
+            table.enable.eq(self.enable),
+            table.offset.eq(self.operand - (1 << 16)),
+            self.result.eq(table.result),
+        ]
+        return m
+
+
+class Exp2(wiring.Component):
+    """``exp2(operand)``: ``2 ** (operand / 2**12)`` as ``mantissa * 2 ** (exponent - 16)``.
+
+    Members
+    -------
+    enable : ``In(1)``
+        Registers load.
+    operand : ``In(signed(32))``
+        12 fraction bits.
+    mantissa : ``Out(17)``
+        In ``[2**16, 2**17)``, for the operand of ``latency`` (3) enabled cycles ago.
+    exponent : ``Out(signed(20))``
+        Integer part of that operand.
+    """
+
+    enable: In(1)
+    operand: In(signed(32))
+    mantissa: Out(17)
+    exponent: Out(signed(20))
+
+    latency = Interpolator.latency
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.table = table = Interpolator(EXP2_TABLE, 4)
+        m.d.comb += [
+            table.enable.eq(self.enable),
+            table.offset.eq(self.operand[:12]),
+            self.mantissa.eq(table.result),
+        ]
+        exponent = self.operand[12:].as_signed()
+        m.d.comb += self.exponent.eq(delayed(m, exponent, self.latency, enable=self.enable, name="exponent"))
+        return m
