@@ -42,9 +42,9 @@ def beats(config: AcceleratorConfig, content: bytes) -> list[dict]:
     return [{"bytes": list(content[i : i + width])} for i in range(0, len(content), width)]
 
 
-async def begin(ctx, dut: TapeReader, index: int = 0) -> None:
+async def begin(ctx, dut: TapeReader, parsed: Tape) -> None:
     ctx.set(dut.start, 1)
-    ctx.set(dut.first_index, index)
+    ctx.set(dut.last_index, len(parsed.packets) - 1)
     await ctx.tick()
     ctx.set(dut.start, 0)
 
@@ -59,7 +59,7 @@ def test_headers_and_payloads(name: str, stall: float) -> None:
     units = sum(packet.payload_bytes for packet in parsed.packets) // config.load_bytes
 
     async def feed(ctx) -> None:
-        await begin(ctx, dut)
+        await begin(ctx, dut, parsed)
         await send(ctx, dut.beats, beats(config, content), stall, 1)
         await ctx.tick().repeat(4)
         assert ctx.get(dut.checked) == len(parsed.packets)
@@ -94,11 +94,11 @@ def test_headers_and_payloads(name: str, stall: float) -> None:
 @pytest.mark.parametrize("name", ["tiny", "base"])
 def test_no_pause_between_packets(name: str) -> None:
     config = CONFIGS[name]
-    content, _ = program(config)
+    content, parsed = program(config)
     dut = TapeReader(config)
 
     async def bench(ctx) -> None:
-        await begin(ctx, dut)
+        await begin(ctx, dut, parsed)
         ctx.set(dut.headers.ready, 1)
         ctx.set(dut.payload.ready, 1)
         for beat in beats(config, content):
@@ -138,7 +138,7 @@ def test_faults(name: str, packet: int, change: tuple[int, bytes], code: FaultCo
     dut = TapeReader(config)
 
     async def feed(ctx) -> None:
-        await begin(ctx, dut)
+        await begin(ctx, dut, parsed)
         ctx.set(dut.headers.ready, 1)
         ctx.set(dut.payload.ready, 1)
         for beat in beats(config, content):
@@ -156,18 +156,38 @@ def test_faults(name: str, packet: int, change: tuple[int, bytes], code: FaultCo
     simulate(dut, feed)
 
 
-def test_run_may_begin_in_the_middle() -> None:
+def test_the_head_may_be_skipped() -> None:
     config = CONFIGS["base"]
     content, parsed = program(config)
-    end = offsets(config, parsed)[-2]
+    starts = offsets(config, parsed)
+    skipped = content[: starts[-5]] + content[starts[-2] :]
     dut = TapeReader(config)
 
     async def feed(ctx) -> None:
-        await begin(ctx, dut, len(parsed.packets) - 1)
+        await begin(ctx, dut, parsed)
         ctx.set(dut.headers.ready, 1)
-        await send(ctx, dut.beats, beats(config, content[end:]))
+        ctx.set(dut.payload.ready, 1)
+        await send(ctx, dut.beats, beats(config, skipped))
         await ctx.tick().repeat(3)
-        assert ctx.get(dut.checked) == 1
+        assert ctx.get(dut.checked) == len(parsed.packets) - 3
         assert not ctx.get(dut.fault.valid)
+
+    simulate(dut, feed)
+
+
+def test_an_end_of_another_program() -> None:
+    config = CONFIGS["base"]
+    content, parsed = program(config)
+    dut = TapeReader(config)
+
+    async def feed(ctx) -> None:
+        await begin(ctx, dut, parsed)
+        ctx.set(dut.last_index, len(parsed.packets))
+        ctx.set(dut.headers.ready, 1)
+        ctx.set(dut.payload.ready, 1)
+        await send(ctx, dut.beats, beats(config, content))
+        await ctx.tick()
+        assert ctx.get(dut.fault.valid)
+        assert ctx.get(dut.fault.code) == FaultCode.PACKET_INDEX
 
     simulate(dut, feed)

@@ -35,9 +35,9 @@ class TapeReader(wiring.Component):
     Members
     -------
     start : ``In(1)``
-        A run begins with the next beat: its first packet has the index ``first_index``.
-    first_index : ``In(32)``
-        See ``start``.
+        The next beat is the first one of packet 0. Packets follow in order; only END may come early.
+    last_index : ``In(32)``
+        Index of the END packet, wherever in a run it stands.
     beats : ``In(stream.Signature(ReadBeat(config)))``
         Bytes of the tape.
     headers : ``Out(stream.Signature(Header))``
@@ -56,7 +56,7 @@ class TapeReader(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
-                "first_index": In(32),
+                "last_index": In(32),
                 "beats": In(stream.Signature(ReadBeat(config))),
                 "headers": Out(stream.Signature(Header)),
                 "payload": Out(stream.Signature(PayloadUnit(config))),
@@ -120,7 +120,7 @@ class TapeReader(wiring.Component):
                     self.fault.index.eq(expected),
                 ]
         with m.If(self.start):
-            m.d.sync += [expected.eq(self.first_index), self.checked.eq(0)]
+            m.d.sync += [expected.eq(0), self.checked.eq(0)]
         return m
 
     def _build_flow(
@@ -181,7 +181,7 @@ class TapeReader(wiring.Component):
             m.d.sync += expected.eq(expected + 1)
             with m.If(~known):
                 m.d.comb += [wrong.valid.eq(1), wrong.code.eq(FaultCode.PACKET_OPCODE)]
-            with m.Elif(merged.index != expected):
+            with m.Elif(merged.index != Mux(merged.opcode == Opcode.END.value, self.last_index, expected)):
                 m.d.comb += [wrong.valid.eq(1), wrong.code.eq(FaultCode.PACKET_INDEX)]
             with m.Elif((carries != has_payload) | unaligned.any()):
                 m.d.comb += [wrong.valid.eq(1), wrong.code.eq(FaultCode.PACKET_LENGTH)]
