@@ -87,11 +87,11 @@ COUNTERS: tuple[tuple[str, str], ...] = (
     ("port_no_space", "A burst was due, but its buffer had no room for it."),
     ("port_latency", "Bursts were in flight, no beat arrived."),
     ("port_no_request", "Nothing was in flight and nothing was due."),
-    ("bytes_weights", "Bytes of weights and their scales, unpadded, that the model needs."),
-    ("bytes_kv_read", "Bytes of valid KV tokens read, scales included."),
+    ("bytes_weights", "Bytes of tape read, headers and padding included."),
+    ("bytes_kv_read", "Bytes of KV records read, unwritten tokens included."),
     ("bytes_kv_write", "Bytes written to KV memory."),
-    ("bytes_other", "Bytes of embedding and RoPE rows that the model needs."),
-    ("macs", "Multiply-accumulates that the model needs."),
+    ("bytes_other", "Other bytes read."),
+    ("rows_issued", "Rows that entered the array, N * N multiply-accumulates each; p counts twice."),
 )
 """Name and meaning of the 64-bit counters. ``array_*`` and ``port_*`` each add up to the cycles."""
 

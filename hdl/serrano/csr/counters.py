@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The performance counters."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from serrano.csr.table import COUNTERS
+
+__all__ = ["CounterValue", "Counters"]
+
+INCREMENT_BITS = 12
+
+
+class CounterValue(data.Struct):
+    """A counter, by its place in the counter table, and its value."""
+
+    index: unsigned(ceil_log2(len(COUNTERS)))
+    value: unsigned(64)
+
+
+class Counters(wiring.Component):
+    """64-bit counters of :data:`~serrano.csr.table.COUNTERS`, read as a whole.
+
+    Every cycle each counter grows by its increment. ``snapshot`` copies all of them at once to ``values``.
+    ``report`` gives all of them out, one per cycle, as they were in the cycle of ``report``, without
+    touching ``values``.
+
+    Members
+    -------
+    increments : ``In(INCREMENT_BITS).array(len(COUNTERS))``
+        What to add in this cycle.
+    clear : ``In(1)``
+        Set all counters to zero; wins over increments.
+    snapshot : ``In(1)``
+        Copy the counters to ``values``.
+    values : ``Out(64).array(len(COUNTERS))``
+        The counters at the last ``snapshot``.
+    report : ``In(1)``
+        Give out all counters; ignored while doing so.
+    reported : ``Out({"valid", "counter"})``
+        The counters, in order.
+    """
+
+    def __init__(self):
+        reported = data.StructLayout({"valid": 1, "counter": CounterValue})
+        super().__init__(
+            {
+                "increments": In(INCREMENT_BITS).array(len(COUNTERS)),
+                "clear": In(1),
+                "snapshot": In(1),
+                "values": Out(64).array(len(COUNTERS)),
+                "report": In(1),
+                "reported": Out(reported),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        counters = [Signal(64, name=name) for name, _ in COUNTERS]
+        line = [Signal(64, name=f"{name}_line", reset_less=True) for name, _ in COUNTERS]
+        left = Signal(range(len(COUNTERS) + 1))
+        for index, counter in enumerate(counters):
+            m.d.sync += counter.eq(counter + self.increments[index])
+            with m.If(self.snapshot):
+                m.d.sync += self.values[index].eq(counter)
+            # The values to report move along a shift register.
+            with m.If(self.report & (left == 0)):
+                m.d.sync += line[index].eq(counter)
+            with m.Elif(left != 0):
+                m.d.sync += line[index].eq(line[index + 1] if index + 1 < len(line) else 0)
+            with m.If(self.clear):
+                m.d.sync += counter.eq(0)
+        with m.If(left != 0):
+            m.d.sync += left.eq(left - 1)
+        with m.Elif(self.report):
+            m.d.sync += left.eq(len(COUNTERS))
+        m.d.comb += [
+            self.reported.valid.eq(left != 0),
+            self.reported.counter.index.eq(len(COUNTERS) - left),
+            self.reported.counter.value.eq(line[0]),
+        ]
+        return m
