@@ -115,25 +115,49 @@ class _Runner(Verilator):
         verilate.remove("--public-flat-rw")
         return [verilate, make]
 
+    def _provide_runtime(self, make: Sequence[str], cwd: Path, stdout: IO[str] | None) -> None:
+        """Puts the objects of Verilator's library in place, which depend on its features only."""
+        listed = (self.build_dir / "Vtop_classes.mk").read_text()
+        features = re.findall(r"^VM_\w+ = \d+$", listed, re.MULTILINE)
+        parts = (*features, *map(str, _MAKE_VARIABLES.items()), *_tool_versions())
+        key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+        kept = self.build_dir.parent / f".runtime-{key}"
+        with _locked(kept.parent / ".locks" / kept.name):
+            if not kept.exists():
+                groups = re.findall(r"^VM_GLOBAL_(?:FAST|SLOW) \+= \\\n((?: .*\\\n)*)", listed, re.MULTILINE)
+                objects = [f"{name}.o" for group in groups for name in re.findall(r"\w+", group)]
+                self._execute_one([*make, *objects], cwd, stdout)
+                folder = Path(tempfile.mkdtemp(prefix=f"{kept.name}-", dir=kept.parent))
+                for name in objects:
+                    shutil.copyfile(self.build_dir / name, folder / name)
+                folder.rename(kept)
+        for item in kept.glob("*.o"):
+            shutil.copyfile(item, self.build_dir / item.name)
+
     def _execute_cmds(self, cmds: Sequence[Sequence[str]], cwd: Path, stdout: IO[str] | None = None) -> None:
         for command in cmds:
-            with subprocess.Popen(
-                command,
-                cwd=cwd,
-                env=self.env,
-                stdout=None if self._stream else stdout,
-                stderr=None if self._stream else subprocess.STDOUT,
-            ) as process:
-                try:
-                    code = process.wait(self._timeout)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    raise SimulationError(f"no end after {self._timeout:g} s") from None
-                except BaseException:
-                    process.kill()
-                    raise
-            if code:
-                raise subprocess.CalledProcessError(code, command)
+            if command[0] == "make":
+                self._provide_runtime(command, cwd, stdout)
+            self._execute_one(command, cwd, stdout)
+
+    def _execute_one(self, command: Sequence[str], cwd: Path, stdout: IO[str] | None) -> None:
+        with subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=self.env,
+            stdout=None if self._stream else stdout,
+            stderr=None if self._stream else subprocess.STDOUT,
+        ) as process:
+            try:
+                code = process.wait(self._timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise SimulationError(f"no end after {self._timeout:g} s") from None
+            except BaseException:
+                process.kill()
+                raise
+        if code:
+            raise subprocess.CalledProcessError(code, command)
 
 
 @functools.cache

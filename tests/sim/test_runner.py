@@ -40,7 +40,7 @@ def test_results_and_cache(tmp_path):
         ("fails", r"bench_plain\.fails failed: .*this must be seen"),
         ("ends_the_simulator", r"the simulator ended with status 3"),
         ("leaves_quietly", r"it left no results"),
-        ("no_such_test", r"(no test ran|the simulator ended with status)"),
+        ("no_such_test", r"no test ran"),
     ],
 )
 def test_failures(tmp_path, test, message):
@@ -51,8 +51,8 @@ def test_failures(tmp_path, test, message):
 def test_module_without_tests(tmp_path):
     empty = tmp_path / "bench_empty.py"
     empty.write_text("import cocotb\n")
-    with pytest.raises(SimulationError, match=r"(no test ran|the simulator ended with status)"):
-        run([PLAIN], "plain", empty, name="plain")
+    with pytest.raises(SimulationError, match=r"it left no results"):
+        run([PLAIN], "plain", empty, name="plain", run_dir=tmp_path)
 
 
 def test_timeout(tmp_path):
