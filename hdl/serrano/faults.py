@@ -52,3 +52,7 @@ class FaultCode(enum.Enum, shape=8):
     """A token id is not in the vocabulary."""
     REQUEST_SPACE = 0x43
     """There are not enough KV blocks."""
+    REQUEST_ADDRESS = 0x44
+    """The prompt's address is not a multiple of 4."""
+    REQUEST_RING = 0x45
+    """The completion ring is too small for the request."""

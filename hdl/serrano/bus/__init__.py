@@ -3,10 +3,11 @@
 
 from .axi import AXI4Lite, AXI4Read, AXI4Write
 from .read import ReadArbiter, ReadBeat, ReadClient, ReadPort
-from .words import RecordWriter, WordReader
+from .words import RECORD_BYTES, RecordWriter, WordReader
 from .write import WriteArbiter, WritePort, WriteRequest
 
 __all__ = [
+    "RECORD_BYTES",
     "AXI4Lite",
     "AXI4Read",
     "AXI4Write",

@@ -32,6 +32,8 @@ DESCRIPTIONS = {
     "REQUEST_LENGTH": "prompt and new tokens exceed the context",
     "REQUEST_TOKEN": "a token id is not in the vocabulary",
     "REQUEST_SPACE": "there are not enough KV blocks",
+    "REQUEST_ADDRESS": "the prompt's address is not a multiple of 4",
+    "REQUEST_RING": "the completion ring is too small for the request",
 }
 
 

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The submission and completion rings in memory: ``docs/rings.md``."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from serrano.bus import RECORD_BYTES, ReadPort, RecordWriter, WordReader, WritePort
+from serrano.config import AcceleratorConfig
+from serrano.faults import FaultCode
+
+__all__ = ["Completion", "CompletionRing", "Request", "SubmissionRing"]
+
+ENTRY_BYTES = 64
+ENTRY_WORDS = 8
+"""Words of an entry that mean something."""
+
+
+class Request(data.Struct):
+    """A submission ring entry."""
+
+    id: unsigned(32)
+    tenant: unsigned(32)
+    prompt: unsigned(64)
+    prompt_tokens: unsigned(32)
+    max_new: unsigned(32)
+    eos: unsigned(32)
+    flags: unsigned(32)
+
+
+class Completion(data.Struct):
+    """What a completion record says, its number apart."""
+
+    id: unsigned(32)
+    token: unsigned(32)
+    status: FaultCode
+    has_token: unsigned(1)
+    ended: unsigned(1)
+
+
+class SubmissionRing(wiring.Component):
+    """Takes requests from the ring, one at a time, in order.
+
+    ``requests`` gives an entry as soon as the host has submitted it; the entry counts as taken when the
+    request is accepted. ``error`` goes with a request whose entry could not be read.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    enable : ``In(1)``
+        Look for requests.
+    address : ``In(config.address_bits)``
+        Address of the ring.
+    size : ``In(32)``
+        Entries, a power of two.
+    tail : ``In(32)``
+        Entries submitted.
+    head : ``Out(32)``
+        Entries taken.
+    memory : ``Out(ReadPort(config))``
+        Port to memory.
+    requests : ``Out(stream.Signature({"request", "error"}))``
+        The requests.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        super().__init__(
+            {
+                "enable": In(1),
+                "address": In(config.address_bits),
+                "size": In(32),
+                "tail": In(32),
+                "head": Out(32),
+                "memory": Out(ReadPort(config)),
+                "requests": Out(stream.Signature(data.StructLayout({"request": Request, "error": 1}))),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.reader = reader = WordReader(self.config)
+        wiring.connect(m, reader.memory, wiring.flipped(self.memory))
+        payload, word = self.requests.payload, reader.words.payload
+        place = self.head & (self.size - 1)
+        m.d.comb += [
+            reader.command.payload.address.eq(self.address + place * ENTRY_BYTES),
+            reader.command.payload.words.eq(ENTRY_WORDS),
+        ]
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += reader.command.valid.eq(self.enable & (self.head != self.tail))
+                with m.If(reader.command.valid & reader.command.ready):
+                    m.next = "READ"
+            with m.State("READ"):
+                m.d.comb += reader.words.ready.eq(1)
+                with m.If(reader.words.valid):
+                    entry = Value.cast(payload.request)
+                    m.d.sync += [entry.eq(Cat(entry, word.value)[32:]), payload.error.eq(word.error)]
+                    with m.If(word.last):
+                        m.next = "GIVE"
+            with m.State("GIVE"):
+                m.d.comb += self.requests.valid.eq(1)
+                with m.If(self.requests.ready):
+                    m.d.sync += self.head.eq(self.head + 1)
+                    m.next = "IDLE"
+        return m
+
+
+class CompletionRing(wiring.Component):
+    """Writes completion records into the ring, numbered from 1.
+
+    It does not look whether a record is free: whoever starts a request does, by ``free``.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    address : ``In(config.address_bits)``
+        Address of the ring.
+    size : ``In(32)``
+        Records, a power of two.
+    head : ``In(32)``
+        Records that the host has consumed.
+    tail : ``Out(32)``
+        Records written and acknowledged.
+    free : ``Out(32)``
+        Records that may be written.
+    records : ``In(stream.Signature(Completion))``
+        Records to be written.
+    memory : ``Out(WritePort(config))``
+        Port to memory.
+    idle : ``Out(1)``
+        Every record taken is written and acknowledged.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        super().__init__(
+            {
+                "address": In(config.address_bits),
+                "size": In(32),
+                "head": In(32),
+                "tail": Out(32),
+                "free": Out(32),
+                "records": In(stream.Signature(Completion)),
+                "memory": Out(WritePort(config)),
+                "idle": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.writer = writer = RecordWriter(self.config)
+        wiring.connect(m, writer.memory, wiring.flipped(self.memory))
+        record = self.records.payload
+        number = Signal(32)
+        m.d.comb += [
+            number.eq(self.tail + 1),
+            self.free.eq(self.size - (self.tail - self.head)),
+            writer.command.payload.address.eq(self.address + (self.tail & (self.size - 1)) * RECORD_BYTES),
+            writer.command.payload.record.eq(
+                Cat(
+                    record.id,
+                    record.token,
+                    record.status,
+                    record.has_token,
+                    record.ended,
+                    Const(0, 22),
+                    number,
+                )
+            ),
+        ]
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += [
+                    writer.command.valid.eq(self.records.valid),
+                    self.idle.eq(~self.records.valid),
+                ]
+                with m.If(self.records.valid & writer.command.ready):
+                    m.next = "PENDING"
+            with m.State("PENDING"):
+                # `pending` of the port rises in the cycle after its request was taken.
+                m.next = "WAIT"
+            with m.State("WAIT"):
+                with m.If(~writer.memory.pending):
+                    m.d.comb += self.records.ready.eq(1)
+                    m.d.sync += self.tail.eq(number)
+                    m.next = "IDLE"
+        return m

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rings, byte for byte as docs/rings.md has them, at every port width."""
+
+import dataclasses
+import random
+import struct
+
+import pytest
+from amaranth import Module
+from amaranth.lib import wiring
+
+from serrano.bus import ReadArbiter, ReadClient, WriteArbiter
+from serrano.config import AcceleratorConfig, preset
+from serrano.faults import FaultCode
+from serrano.schedule.rings import CompletionRing, SubmissionRing
+from support.axi import AXIMemory
+from support.streams import STALLS, collect, send, simulate
+
+CONFIGS = [
+    preset("tiny"),
+    preset("ulx3s"),
+    preset("base"),
+    dataclasses.replace(preset("base"), n=32, port_bytes=64, lanes=16),
+]
+RING = 0x400
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: str(config.port_bytes))
+@pytest.mark.parametrize("stall", STALLS)
+def test_submissions(config: AcceleratorConfig, stall: float) -> None:
+    dut, arbiter = SubmissionRing(config), ReadArbiter(config, [ReadClient("ring", 16, 32)])
+    m = Module()
+    m.submodules.dut = dut
+    m.submodules.arbiter = arbiter
+    wiring.connect(m, dut.memory, arbiter.ports[0])
+    memory = AXIMemory(4096, 6, stall)
+    rng = random.Random(1)
+    memory.data[:] = rng.randbytes(4096)
+    memory.read_errors = {RING + 64 * 2: 3}
+    entries = [struct.unpack_from("<IIQIIII", memory.data, RING + 64 * (i % 4)) for i in range(7)]
+
+    async def host(ctx) -> None:
+        ctx.set(dut.address, RING)
+        ctx.set(dut.size, 4)
+        await ctx.tick().repeat(20)
+        ctx.set(dut.enable, 1)
+        ctx.set(dut.tail, 3)
+        await ctx.tick().until(dut.head == 3)
+        ctx.set(dut.tail, 7)
+
+    async def drain(ctx) -> None:
+        names = ("id", "tenant", "prompt", "prompt_tokens", "max_new", "eos", "flags")
+        got = await collect(
+            ctx,
+            dut.requests,
+            7,
+            stall,
+            2,
+            lambda p: (tuple(getattr(p.request, name) for name in names), p.error),
+        )
+        assert [error for _, error in got] == [int(i % 4 == 2) for i in range(7)]
+        for (request, error), entry in zip(got, entries, strict=True):
+            assert error or request == entry
+
+    async def serve(ctx) -> None:
+        await memory.serve_reads(ctx, arbiter.axi)
+
+    simulate(m, host, drain, background=[serve])
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: str(config.port_bytes))
+@pytest.mark.parametrize("stall", STALLS)
+def test_completions(config: AcceleratorConfig, stall: float) -> None:
+    dut, arbiter = CompletionRing(config), WriteArbiter(config, ["ring"])
+    m = Module()
+    m.submodules.dut = dut
+    m.submodules.arbiter = arbiter
+    wiring.connect(m, dut.memory, arbiter.ports[0])
+    memory = AXIMemory(4096, 6, stall)
+    records = [
+        {"id": 7 + i, "token": 1000 * i, "status": FaultCode.NONE, "has_token": 1, "ended": i == 4}
+        for i in range(5)
+    ]
+    records.append({"id": 9, "token": 0, "status": FaultCode.PACKET_CRC, "has_token": 0, "ended": 1})
+
+    async def host(ctx) -> None:
+        ctx.set(dut.address, RING)
+        ctx.set(dut.size, 4)
+        ctx.set(dut.head, 2)
+        await send(ctx, dut.records, records, stall, 1)
+        assert ctx.get(dut.tail) == 6 and ctx.get(dut.free) == 0
+        ctx.set(dut.head, 6)
+        await ctx.tick()
+        assert ctx.get(dut.free) == 4 and ctx.get(dut.idle)
+
+    async def serve(ctx) -> None:
+        await memory.serve_writes(ctx, arbiter.axi)
+
+    simulate(m, host, background=[serve])
+    for number, record in list(enumerate(records, 1))[-4:]:
+        at = RING + 16 * ((number - 1) % 4)
+        flags = record["has_token"] | record["ended"] << 1
+        assert struct.unpack_from("<IIBBHI", memory.data, at) == (
+            record["id"],
+            record["token"],
+            record["status"].value,
+            flags,
+            0,
+            number,
+        )
