@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens when something goes wrong in a step."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from serrano.config import AcceleratorConfig
+from serrano.faults import FaultCode
+
+__all__ = ["BusFault", "FaultRecord", "PacketFault", "Recovery"]
+
+
+class BusFault(data.StructLayout):
+    """An error response of the memory: client, address of the burst, DECERR rather than SLVERR."""
+
+    def __init__(self, config: AcceleratorConfig):
+        super().__init__({"valid": 1, "client": 4, "address": config.address_bits, "decode": 1})
+
+
+class PacketFault(data.Struct):
+    """Something wrong with a packet, or found while it was executed."""
+
+    valid: unsigned(1)
+    code: FaultCode
+    index: unsigned(32)
+    detail: unsigned(8)
+
+
+class FaultRecord(data.StructLayout):
+    """The first fault since the last clear, and the number of faults."""
+
+    def __init__(self, config: AcceleratorConfig):
+        super().__init__(
+            {
+                "code": FaultCode,
+                "packet": 32,
+                "sequence": 16,
+                "detail": 8,
+                "address": config.address_bits,
+                "count": 32,
+            }
+        )
+
+
+class Recovery(wiring.Component):
+    """Ends a step that went wrong: stops the bus, waits until it is silent, resets the data path.
+
+    A fault while ``running`` sets ``stop`` until the memory port is idle, then ``flush`` for one cycle,
+    which is to reset everything that holds data of the step, and with it ``failed``. The step may be tried
+    again if the fault concerns the tape. A fault while no step runs is only recorded. The watchdog is a
+    fault of its own: ``watchdog`` cycles, if not 0, in which ``progress`` was not set.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+    tape_client : :class:`int`
+        Number of the tape reader among the clients of the read port.
+
+    Members
+    -------
+    running : ``In(1)``
+        A step is being executed.
+    progress : ``In(1)``
+        Something moved.
+    watchdog : ``In(32)``
+        Patience in cycles.
+    packet, sequence : ``In(32)``, ``In(16)``
+        What is being executed.
+    read, write : ``In(BusFault(config))``
+        Errors of the memory.
+    tape, execution, refused : ``In(PacketFault)``
+        Errors found in the tape, during execution, and by the scheduler outside steps; ``valid`` may stay
+        set.
+    idle : ``In(1)``
+        The memory port is silent.
+    stop, flush : ``Out(1)``
+        See above.
+    failed, retry, code : ``Out(1)``, ``Out(1)``, ``Out(FaultCode)``
+        The step has been given up, whether it may be tried again, and why.
+    clear : ``In(1)``
+        Forget the record.
+    record : ``Out(FaultRecord(config))``
+        First fault and count.
+    recorded : ``Out(1)``
+        A fault has been counted.
+    """
+
+    def __init__(self, config: AcceleratorConfig, tape_client: int):
+        self.config = config
+        self.tape_client = tape_client
+        super().__init__(
+            {
+                "running": In(1),
+                "progress": In(1),
+                "watchdog": In(32),
+                "packet": In(32),
+                "sequence": In(16),
+                "read": In(BusFault(config)),
+                "write": In(BusFault(config)),
+                "tape": In(PacketFault),
+                "execution": In(PacketFault),
+                "refused": In(PacketFault),
+                "idle": In(1),
+                "stop": Out(1),
+                "flush": Out(1),
+                "failed": Out(1),
+                "retry": Out(1),
+                "code": Out(FaultCode),
+                "clear": In(1),
+                "record": Out(FaultRecord(config)),
+                "recorded": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        found = Signal(FaultRecord(self.config))
+        expired = self._build_watchdog(m)
+        of_tape = Signal()
+        m.d.comb += [found.packet.eq(self.packet), found.sequence.eq(self.sequence)]
+        with m.If(self.read.valid):
+            self._take_bus_fault(m, found, self.read)
+            m.d.comb += of_tape.eq(self.read.client == self.tape_client)
+        with m.Elif(self.write.valid):
+            self._take_bus_fault(m, found, self.write)
+            m.d.comb += found.detail.eq(0x80 | self.write.client)
+        with m.Elif(self.tape.valid):
+            self._take_packet_fault(m, found, self.tape)
+            m.d.comb += of_tape.eq(1)
+        with m.Elif(self.execution.valid):
+            self._take_packet_fault(m, found, self.execution)
+        with m.Elif(self.refused.valid):
+            self._take_packet_fault(m, found, self.refused)
+        with m.Elif(expired):
+            m.d.comb += found.code.eq(FaultCode.WATCHDOG)
+
+        fault = found.code != FaultCode.NONE
+        with m.FSM():
+            with m.State("WATCH"):
+                with m.If(fault):
+                    m.d.comb += self.recorded.eq(1)
+                    m.d.sync += [self.code.eq(found.code), self.retry.eq(of_tape)]
+                    with m.If(self.running):
+                        m.next = "STOP"
+            with m.State("STOP"):
+                m.d.comb += self.stop.eq(1)
+                with m.If(self.idle):
+                    m.next = "FLUSH"
+            with m.State("FLUSH"):
+                m.d.comb += [self.stop.eq(1), self.flush.eq(1), self.failed.eq(1)]
+                m.next = "WATCH"
+
+        with m.If(self.clear):
+            m.d.sync += self.record.eq(0)
+        with m.Elif(self.recorded):
+            with m.If(self.record.count == 0):
+                m.d.sync += self.record.eq(found)
+            m.d.sync += self.record.count.eq(self.record.count + 1)
+        return m
+
+    def _build_watchdog(self, m: Module) -> Signal:
+        waited, expired = Signal(32), Signal()
+        m.d.comb += expired.eq((self.watchdog != 0) & (waited >= self.watchdog) & self.running)
+        with m.If(self.progress | ~self.running | self.stop):
+            m.d.sync += waited.eq(0)
+        with m.Else():
+            m.d.sync += waited.eq(waited + 1)
+        return expired
+
+    def _take_bus_fault(self, m: Module, found: Any, fault: Any) -> None:
+        m.d.comb += [
+            found.code.eq(Mux(fault.decode, FaultCode.BUS_DECERR.value, FaultCode.BUS_SLVERR.value)),
+            found.detail.eq(fault.client),
+            found.address.eq(fault.address),
+        ]
+
+    def _take_packet_fault(self, m: Module, found: Any, fault: Any) -> None:
+        m.d.comb += [
+            found.code.eq(fault.code),
+            found.packet.eq(fault.index),
+            found.detail.eq(fault.detail),
+        ]

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recovery: order of stop, silence and flush; the record; the watchdog."""
+
+import pytest
+
+from serrano.config import preset
+from serrano.faults import FaultCode
+from serrano.schedule.recovery import Recovery
+from support.streams import simulate
+
+TAPE_CLIENT = 1
+
+
+def make() -> Recovery:
+    return Recovery(preset("tiny"), TAPE_CLIENT)
+
+
+async def fail(ctx, dut: Recovery, port: str, fault: dict) -> None:
+    ctx.set(getattr(dut, port), {**fault, "valid": 1})
+    await ctx.tick()
+    ctx.set(getattr(dut, port), {})
+
+
+@pytest.mark.parametrize(
+    ("port", "fault", "code", "retry"),
+    [
+        ("read", {"client": 0, "address": 0x123}, FaultCode.BUS_SLVERR, 0),
+        ("read", {"client": TAPE_CLIENT, "address": 0x123, "decode": 1}, FaultCode.BUS_DECERR, 1),
+        ("write", {"client": 1, "address": 0x123}, FaultCode.BUS_SLVERR, 0),
+        ("tape", {"code": FaultCode.PACKET_CRC, "index": 4}, FaultCode.PACKET_CRC, 1),
+        ("execution", {"code": FaultCode.KV_MAP, "index": 5, "detail": 3}, FaultCode.KV_MAP, 0),
+    ],
+)
+def test_a_step_is_given_up(port: str, fault: dict, code: FaultCode, retry: int) -> None:
+    dut = make()
+
+    async def bench(ctx) -> None:
+        ctx.set(dut.running, 1)
+        ctx.set(dut.packet, 9)
+        ctx.set(dut.sequence, 2)
+        await ctx.tick().repeat(3)
+        assert not ctx.get(dut.stop)
+        await fail(ctx, dut, port, fault)
+        for _ in range(10):
+            assert ctx.get(dut.stop) and not ctx.get(dut.flush)
+            await ctx.tick()
+        ctx.set(dut.idle, 1)
+        await ctx.tick()
+        assert ctx.get(dut.flush) and ctx.get(dut.stop) and ctx.get(dut.failed)
+        assert FaultCode(ctx.get(dut.code)) == code and ctx.get(dut.retry) == retry
+        await ctx.tick()
+        assert not ctx.get(dut.stop) and not ctx.get(dut.failed)
+        record = ctx.get(dut.record)
+        assert FaultCode(record.code) == code
+        assert record.packet == fault.get("index", 9)
+        assert record.address == fault.get("address", 0)
+        assert (record.sequence, record.count) == (2, 1)
+        assert record.detail == fault.get("detail", fault.get("client", 0) | (port == "write") << 7)
+
+    simulate(dut, bench)
+
+
+def test_the_record_keeps_the_first_and_counts() -> None:
+    dut = make()
+
+    async def bench(ctx) -> None:
+        for code in (FaultCode.REQUEST_EMPTY, FaultCode.REQUEST_TOKEN, FaultCode.REQUEST_LENGTH):
+            await fail(ctx, dut, "refused", {"code": code})
+            assert not ctx.get(dut.stop)
+        assert FaultCode(ctx.get(dut.record.code)) == FaultCode.REQUEST_EMPTY
+        assert ctx.get(dut.record.count) == 3
+        ctx.set(dut.clear, 1)
+        await ctx.tick()
+        assert FaultCode(ctx.get(dut.record.code)) == FaultCode.NONE
+        assert ctx.get(dut.record.count) == 0
+
+    simulate(dut, bench)
+
+
+def test_watchdog() -> None:
+    dut = make()
+
+    async def bench(ctx) -> None:
+        ctx.set(dut.watchdog, 20)
+        ctx.set(dut.idle, 1)
+        await ctx.tick().repeat(50)
+        ctx.set(dut.running, 1)
+        for _ in range(5):
+            await ctx.tick().repeat(18)
+            ctx.set(dut.progress, 1)
+            await ctx.tick()
+            ctx.set(dut.progress, 0)
+        assert ctx.get(dut.record.count) == 0
+        await ctx.tick().until(dut.failed)
+        assert FaultCode(ctx.get(dut.code)) == FaultCode.WATCHDOG
+        assert not ctx.get(dut.retry)
+
+    simulate(dut, bench)
