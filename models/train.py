@@ -631,18 +631,21 @@ def main() -> None:
     parser.add_argument("--kv-heads", type=int, default=2)
     parser.add_argument("--head-dim", type=int, default=32)
     parser.add_argument("--ffn", type=int, default=256)
-    parser.add_argument("--dropout", type=float, default=0.1)
-    parser.add_argument("--decay", type=float, default=0.1)
+    parser.add_argument("--dropout", type=float, default=0.15)
+    parser.add_argument("--decay", type=float, default=0.2)
     parser.add_argument("--rate", type=float, default=1e-2)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=4000, help="0 writes only the held-out excerpt")
+    parser.add_argument("--steps", type=int, default=4800, help="0 writes only the held-out excerpt")
     parser.add_argument("--warmup", type=int, default=150)
     parser.add_argument(
         "--every", type=int, default=100, help="steps between two looks at the validation slice"
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
-        "--bfloat16", action="store_true", help="products in bfloat16 while training (faster)"
+        "--bfloat16",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="products in bfloat16 while training (faster)",
     )
     parser.add_argument("--excerpt-tokens", type=int, default=12000)
     args = parser.parse_args()
