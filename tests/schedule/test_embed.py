@@ -80,7 +80,7 @@ def test_rows(name: str, head_dim: int, stall: float) -> None:
                 pad // config.lanes,
                 stall,
                 3,
-                lambda p: (p.row, p.index, [(pair.cos, pair.sin) for pair in p.pairs]),
+                lambda p: (p.row, p.word, [(pair.cos, pair.sin) for pair in p.pairs]),
             )
             assert [(r, i) for r, i, _ in words] == [(row, i) for i in range(pad // config.lanes)]
             got = [pair for _, _, word in words for pair in word]

@@ -15,8 +15,9 @@ from serrano.schedule.descriptor import ModelInfo
 from serrano.stream import ByteWord, Gearbox
 from serrano.stream.pipeline import PipelineControl, delayed
 from serrano.vector.arithmetic import Scaler, unpack_scale
+from serrano.vector.payloads import RopeWrite
 
-__all__ = ["EmbedCommand", "Embedder", "EmbeddingDequantizer", "RopeWord"]
+__all__ = ["EmbedCommand", "Embedder", "EmbeddingDequantizer"]
 
 
 class EmbedCommand(data.StructLayout):
@@ -24,20 +25,6 @@ class EmbedCommand(data.StructLayout):
 
     def __init__(self, config: AcceleratorConfig):
         super().__init__({"row": ceil_log2(config.rows_max), "token": 32, "position": 32})
-
-
-class RopeWord(data.StructLayout):
-    """``lanes / 2`` pairs (cos, sin) of one row: those of channels ``lanes * index`` and on of every head."""
-
-    def __init__(self, config: AcceleratorConfig):
-        pair = data.StructLayout({"cos": signed(16), "sin": signed(16)})
-        super().__init__(
-            {
-                "row": ceil_log2(config.rows_max),
-                "index": ceil_log2(config.head_dim_max // config.lanes),
-                "pairs": data.ArrayLayout(pair, config.lanes // 2),
-            }
-        )
 
 
 class EmbeddingDequantizer(wiring.Component):
@@ -144,7 +131,7 @@ class Embedder(wiring.Component):
         Port to memory.
     beats : ``Out(stream.Signature(EpilogueBeat(config)))``
         Elements of the residual row.
-    rope : ``Out(stream.Signature(RopeWord(config)))``
+    rope : ``Out(stream.Signature(RopeWrite(config)))``
         Table entries.
     idle : ``Out(1)``
         No command is being carried out, and no beat is on its way.
@@ -159,7 +146,7 @@ class Embedder(wiring.Component):
                 "command": In(stream.Signature(EmbedCommand(config))),
                 "memory": Out(ReadPort(config)),
                 "beats": Out(stream.Signature(EpilogueBeat(config))),
-                "rope": Out(stream.Signature(RopeWord(config))),
+                "rope": Out(stream.Signature(RopeWrite(config))),
                 "idle": Out(1),
             }
         )
@@ -242,7 +229,7 @@ class Embedder(wiring.Component):
             self.rope.valid.eq(pairs.o.valid & wanted),
             pairs.o.ready.eq(self.rope.ready | ~wanted),
             self.rope.payload.row.eq(row.row),
-            self.rope.payload.index.eq(count),
+            self.rope.payload.word.eq(count),
             Value.cast(self.rope.payload.pairs).eq(pairs.o.payload.bytes),
         ]
         with m.If(pairs.o.valid & pairs.o.ready):
