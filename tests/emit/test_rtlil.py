@@ -3,7 +3,9 @@
 
 import re
 
+import pytest
 from amaranth import *
+from amaranth.hdl._nir import CombinationalCycle
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -154,6 +156,25 @@ def test_signals_shared_without_a_port():
     design = convert(Gated())
     assert design.modules == {"top": 1, "top_gated": 1, "top_leaf": 1}
     assert ports_of(design.text, "top_leaf") == ["clk", "gate", "i", "o", "rst", "spare"]
+
+
+def test_loops_through_blocks_are_found():
+    class Through(Leaf):
+        def elaborate(self, platform):
+            m = Module()
+            m.d.comb += self.o.eq(self.i + 1)
+            return m
+
+    class Loop(Leaf):
+        def elaborate(self, platform):
+            m = Module()
+            m.submodules.a = a = Through()
+            m.submodules.b = b = Through()
+            m.d.comb += [a.i.eq(b.o), b.i.eq(a.o), self.o.eq(a.o)]
+            return m
+
+    with pytest.raises(CombinationalCycle):
+        convert(Loop())
 
 
 def test_counts_written_memories():

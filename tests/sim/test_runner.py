@@ -100,6 +100,7 @@ def test_everything_is_in_the_key(tmp_path, monkeypatch):
         key(waves=True),
         key(random_reset=True),
         key(flags=["-DX=1"]),
+        key(optimize="-O3"),
         key(public=["a"]),
         key(sources=[cpp]),
     ]
@@ -110,7 +111,7 @@ def test_everything_is_in_the_key(tmp_path, monkeypatch):
     others.append(key())
     monkeypatch.setattr("serrano_sim.runner._tool_versions", lambda: ("9.9",))
     others.append(key())
-    assert len({base, *others}) == 9
+    assert len({base, *others}) == 10
 
 
 def test_build_errors(tmp_path, monkeypatch):
@@ -135,7 +136,7 @@ def test_one_build_for_many(tmp_path, monkeypatch):
     source.write_text("module unit(input wire a, output wire o); assign o = a; endmodule\n")
     made = []
 
-    def compile_once(target, files, extra, control, top, options, waves):
+    def compile_once(target, files, extra, control, top, options, waves, optimize):
         made.append(target)
         target.mkdir()
         (target / top).write_text("")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from amaranth.back import rtlil
-from amaranth.hdl import Elaboratable, Instance, Module, Signal, Value, _ast, _ir, _mem
+from amaranth.hdl import Elaboratable, Instance, Module, Signal, Value, _ast, _ir, _mem, _nir
 from amaranth.lib import wiring
 
 __all__ = ["MergedDesign", "convert_merged"]
@@ -227,10 +227,19 @@ def convert_merged(
         Ports of the outermost module.
     platform : object
         Passed to each ``elaborate``.
+
+    Raises
+    ------
+    CombinationalCycle
+        If logic without a register feeds itself, be it through several blocks.
     """
     fragment = _ir.Fragment.get(elaboratable, platform)
     listed = [(port, signal, direction) for port, (signal, direction) in ports.items()]
     prepared = [(port, signal, _DIRECTIONS[direction]) for port, signal, direction in listed]
     design = fragment.prepare(ports=prepared, hierarchy=(name,))
+    # Loops and conflicts that run through several blocks show in the whole only.
+    netlist = _nir.Netlist()
+    _ir._emit_netlist(netlist, design)
+    netlist.check_comb_cycles()
     splitter = _Splitter(design)
     return splitter.link(splitter.split(design.fragment, name, listed), name)
