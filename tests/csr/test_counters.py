@@ -25,6 +25,7 @@ def test_snapshot_and_report() -> None:
             ctx.set(getattr(dut, name), 0)
 
     async def bench(ctx) -> None:
+        ctx.set(dut.reported.ready, 1)
         for _ in range(50):
             await step(ctx)
         before = list(model)
@@ -32,8 +33,8 @@ def test_snapshot_and_report() -> None:
         for index, value in enumerate(before):
             assert ctx.get(dut.values[index]) == value
             assert ctx.get(dut.reported.valid)
-            assert ctx.get(dut.reported.counter.index) == index
-            assert ctx.get(dut.reported.counter.value) == value
+            assert ctx.get(dut.reported.payload.index) == index
+            assert ctx.get(dut.reported.payload.value) == value
             await step(ctx)
         assert not ctx.get(dut.reported.valid)
         await step(ctx, clear=1)

@@ -4,7 +4,7 @@
 from typing import Any
 
 from amaranth import *
-from amaranth.lib import data, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
@@ -26,7 +26,7 @@ class Counters(wiring.Component):
     """64-bit counters of :data:`~serrano.csr.table.COUNTERS`, read as a whole.
 
     Every cycle each counter grows by its increment. ``snapshot`` copies all of them at once to ``values``.
-    ``report`` gives all of them out, one per cycle, as they were in the cycle of ``report``, without
+    ``report`` gives all of them out, one after another, as they were in the cycle of ``report``, without
     touching ``values``.
 
     Members
@@ -41,12 +41,11 @@ class Counters(wiring.Component):
         The counters at the last ``snapshot``.
     report : ``In(1)``
         Give out all counters; ignored while doing so.
-    reported : ``Out({"valid", "counter"})``
+    reported : ``Out(stream.Signature(CounterValue))``
         The counters, in order.
     """
 
     def __init__(self):
-        reported = data.StructLayout({"valid": 1, "counter": CounterValue})
         super().__init__(
             {
                 "increments": In(INCREMENT_BITS).array(len(COUNTERS)),
@@ -54,7 +53,7 @@ class Counters(wiring.Component):
                 "snapshot": In(1),
                 "values": Out(64).array(len(COUNTERS)),
                 "report": In(1),
-                "reported": Out(reported),
+                "reported": Out(stream.Signature(CounterValue)),
             }
         )
 
@@ -70,17 +69,17 @@ class Counters(wiring.Component):
             # The values to report move along a shift register.
             with m.If(self.report & (left == 0)):
                 m.d.sync += line[index].eq(counter)
-            with m.Elif(left != 0):
+            with m.Elif(self.reported.valid & self.reported.ready):
                 m.d.sync += line[index].eq(line[index + 1] if index + 1 < len(line) else 0)
             with m.If(self.clear):
                 m.d.sync += counter.eq(0)
         with m.If(left != 0):
-            m.d.sync += left.eq(left - 1)
+            m.d.sync += left.eq(left - self.reported.ready)
         with m.Elif(self.report):
             m.d.sync += left.eq(len(COUNTERS))
         m.d.comb += [
             self.reported.valid.eq(left != 0),
-            self.reported.counter.index.eq(len(COUNTERS) - left),
-            self.reported.counter.value.eq(line[0]),
+            self.reported.payload.index.eq(len(COUNTERS) - left),
+            self.reported.payload.value.eq(line[0]),
         ]
         return m

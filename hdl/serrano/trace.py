@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trace stream: ``docs/trace.md``."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, enum, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from serrano.config import AcceleratorConfig
+from serrano.csr.counters import CounterValue
+from serrano.faults import FaultCode
+from serrano.layouts import EpilogueBeat
+from serrano.schedule.descriptor import ModelInfo
+from serrano.vector.payloads import CodesBeat, HeadCodes, HeadKind, Token, WrittenBeat
+
+__all__ = ["TraceBeat", "TraceKind", "Tracer"]
+
+
+class TraceKind(enum.Enum, shape=unsigned(4)):
+    """What a beat of the trace shows."""
+
+    RESIDUAL = 1
+    CODES = 2
+    HEADS = 3
+    LOGITS = 4
+    TOKEN = 5
+    BEGIN = 6
+    COMMIT = 7
+    COUNTER = 8
+    FAULT = 9
+
+
+class TraceBeat(data.StructLayout):
+    """A beat of the trace."""
+
+    def __init__(self, config: AcceleratorConfig):
+        super().__init__(
+            {
+                "kind": TraceKind,
+                "packet": 16,
+                "row": 8,
+                "column": 20,
+                "values": data.ArrayLayout(signed(32), config.lanes),
+            }
+        )
+
+
+def _event(shape: Any) -> Any:
+    return In(data.StructLayout({"valid": 1, "beat": shape}))
+
+
+class Tracer(wiring.Component):
+    """Merges what the blocks show into one stream that cannot be stalled, one cycle later.
+
+    Results of different blocks never come in the same cycle, as packets are executed one after another;
+    counters wait for a free cycle. An event of the scheduler goes before a result.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    model : ``In(ModelInfo)``
+        The loaded model.
+    packet : ``In(16)``
+        Packet being executed.
+    residual, codes, heads, logits, token : ``In({"valid", "beat"})``
+        Results as they are produced.
+    begin, committed : ``In(1)``
+        Events of the scheduler.
+    position : ``In(32)``
+        Position of the step.
+    sample : ``In(1)``
+        Whether the step samples.
+    fault : ``In({"valid", "code", "packet"})``
+        A fault was recorded.
+    counters : ``In(stream.Signature(CounterValue))``
+        Counters to be shown.
+    valid : ``Out(1)``
+        A beat is shown.
+    beat : ``Out(TraceBeat(config))``
+        The beat.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        super().__init__(
+            {
+                "model": In(ModelInfo),
+                "packet": In(16),
+                "residual": _event(WrittenBeat(config)),
+                "codes": _event(CodesBeat(config)),
+                "heads": _event(HeadCodes(config)),
+                "logits": _event(EpilogueBeat(config)),
+                "token": _event(Token(config)),
+                "begin": In(1),
+                "committed": In(1),
+                "position": In(32),
+                "sample": In(1),
+                "fault": In(data.StructLayout({"valid": 1, "code": FaultCode, "packet": 32})),
+                "counters": In(stream.Signature(CounterValue)),
+                "valid": Out(1),
+                "beat": Out(TraceBeat(config)),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        beat = self.beat
+        first_head = Signal(16)
+        heads = self.heads.beat
+        with m.Switch(heads.kind):
+            with m.Case(HeadKind.K):
+                m.d.comb += first_head.eq(0)
+            with m.Case(HeadKind.V):
+                m.d.comb += first_head.eq(self.model.kv_heads)
+            with m.Default():
+                m.d.comb += first_head.eq(self.model.kv_heads << 1)
+
+        m.d.sync += [self.valid.eq(1), beat.packet.eq(self.packet), beat.row.eq(0), beat.column.eq(0)]
+        with m.If(self.fault.valid):
+            self._show(m, TraceKind.FAULT, [self.fault.code, self.fault.packet])
+        with m.Elif(self.begin):
+            self._show(m, TraceKind.BEGIN, [self.position, self.sample])
+        with m.Elif(self.committed):
+            self._show(m, TraceKind.COMMIT, [self.position + 1])
+        with m.Elif(self.token.valid):
+            self._show(m, TraceKind.TOKEN, [self.token.beat.token, self.token.beat.value])
+            m.d.sync += beat.row.eq(self.token.beat.row)
+        with m.Elif(self.logits.valid):
+            self._show_result(m, TraceKind.LOGITS, self.logits.beat, self.logits.beat.values)
+        with m.Elif(self.residual.valid):
+            self._show_result(m, TraceKind.RESIDUAL, self.residual.beat, self.residual.beat.values)
+        with m.Elif(self.heads.valid):
+            self._show_result(m, TraceKind.HEADS, heads, heads.codes)
+            m.d.sync += beat.column.eq((first_head + heads.head) * self.model.head_pad + heads.column)
+        with m.Elif(self.codes.valid):
+            self._show_result(m, TraceKind.CODES, self.codes.beat, self.codes.beat.codes)
+        with m.Elif(self.counters.valid):
+            value = self.counters.payload.value
+            self._show(m, TraceKind.COUNTER, [value[:32], value[32:]])
+            m.d.sync += beat.column.eq(self.counters.payload.index)
+            m.d.comb += self.counters.ready.eq(1)
+        with m.Else():
+            m.d.sync += self.valid.eq(0)
+        return m
+
+    def _show(self, m: Module, kind: TraceKind, values: list[Any]) -> None:
+        m.d.sync += self.beat.kind.eq(kind)
+        for lane in range(self.config.lanes):
+            m.d.sync += self.beat.values[lane].eq(values[lane] if lane < len(values) else 0)
+
+    def _show_result(self, m: Module, kind: TraceKind, source: Any, values: Any) -> None:
+        self._show(m, kind, list(values))
+        m.d.sync += [self.beat.row.eq(source.row), self.beat.column.eq(source.column)]

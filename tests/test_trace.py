@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tracer: every kind of beat, as docs/trace.md has it, and what goes before what."""
+
+import pytest
+
+from serrano.config import preset
+from serrano.faults import FaultCode
+from serrano.trace import TraceKind, Tracer
+from serrano.vector.payloads import HeadKind
+from support.streams import simulate
+
+CONFIG = preset("ulx3s")
+VALUES = [-(1 << 31), 5]
+
+
+def shown(ctx, dut: Tracer) -> tuple:
+    beat = ctx.get(dut.beat)
+    assert ctx.get(dut.valid)
+    return TraceKind(beat.kind), beat.packet, beat.row, beat.column, list(beat.values)
+
+
+@pytest.mark.parametrize(
+    ("port", "event", "expected"),
+    [
+        ("residual", {"values": VALUES, "row": 3, "column": 8}, (TraceKind.RESIDUAL, 7, 3, 8, VALUES)),
+        ("codes", {"codes": [-128, 127], "row": 1, "column": 2}, (TraceKind.CODES, 7, 1, 2, [-128, 127])),
+        ("logits", {"values": VALUES, "row": 0, "column": 99}, (TraceKind.LOGITS, 7, 0, 99, VALUES)),
+        ("token", {"row": 2, "token": 77, "value": -9}, (TraceKind.TOKEN, 7, 2, 0, [77, -9])),
+        (
+            "heads",
+            {"kind": HeadKind.K, "head": 1, "column": 4, "codes": [-1, 1], "row": 1},
+            (TraceKind.HEADS, 7, 1, 20, [-1, 1]),
+        ),
+        (
+            "heads",
+            {"kind": HeadKind.V, "head": 1, "column": 4, "codes": [-1, 1], "row": 1},
+            (TraceKind.HEADS, 7, 1, 52, [-1, 1]),
+        ),
+        (
+            "heads",
+            {"kind": HeadKind.Q, "head": 3, "column": 4, "codes": [-1, 1], "row": 1},
+            (TraceKind.HEADS, 7, 1, 116, [-1, 1]),
+        ),
+    ],
+)
+def test_results(port: str, event: dict, expected: tuple) -> None:
+    dut = Tracer(CONFIG)
+
+    async def bench(ctx) -> None:
+        ctx.set(dut.model, {"kv_heads": 2, "head_pad": 16})
+        ctx.set(dut.packet, 7)
+        ctx.set(getattr(dut, port), {"valid": 1, "beat": event})
+        await ctx.tick()
+        assert shown(ctx, dut) == expected
+        ctx.set(getattr(dut, port), {})
+        await ctx.tick()
+        assert not ctx.get(dut.valid)
+
+    simulate(dut, bench)
+
+
+def test_events_and_counters() -> None:
+    dut = Tracer(CONFIG)
+
+    async def bench(ctx) -> None:
+        ctx.set(dut.position, 41)
+        ctx.set(dut.sample, 1)
+        ctx.set(dut.counters.payload, {"index": 6, "value": (5 << 32) | 0xFFFFFFFE})
+        ctx.set(dut.counters.valid, 1)
+        ctx.set(dut.begin, 1)
+        assert not ctx.get(dut.counters.ready)
+        await ctx.tick()
+        assert shown(ctx, dut) == (TraceKind.BEGIN, 0, 0, 0, [41, 1])
+        ctx.set(dut.begin, 0)
+        ctx.set(dut.committed, 1)
+        await ctx.tick()
+        assert shown(ctx, dut) == (TraceKind.COMMIT, 0, 0, 0, [42, 0])
+        ctx.set(dut.committed, 0)
+        assert ctx.get(dut.counters.ready)
+        await ctx.tick()
+        assert shown(ctx, dut) == (TraceKind.COUNTER, 0, 0, 6, [-2, 5])
+        ctx.set(dut.fault, {"valid": 1, "code": FaultCode.PACKET_CRC, "packet": 12})
+        await ctx.tick()
+        assert shown(ctx, dut) == (TraceKind.FAULT, 0, 0, 0, [FaultCode.PACKET_CRC.value, 12])
+
+    simulate(dut, bench)
