@@ -45,8 +45,10 @@ def test_a_step_is_given_up(port: str, fault: dict, code: FaultCode, retry: int)
             assert ctx.get(dut.stop) and not ctx.get(dut.flush)
             await ctx.tick()
         ctx.set(dut.idle, 1)
-        await ctx.tick()
-        assert ctx.get(dut.flush) and ctx.get(dut.stop) and ctx.get(dut.failed)
+        for cycle in range(8):
+            await ctx.tick()
+            assert ctx.get(dut.flush) and ctx.get(dut.stop)
+            assert ctx.get(dut.failed) == (cycle == 7)
         assert FaultCode(ctx.get(dut.code)) == code and ctx.get(dut.retry) == retry
         await ctx.tick()
         assert not ctx.get(dut.stop) and not ctx.get(dut.failed)

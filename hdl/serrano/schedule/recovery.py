@@ -12,6 +12,9 @@ from serrano.faults import FaultCode
 
 __all__ = ["BusFault", "FaultRecord", "PacketFault", "Recovery"]
 
+FLUSH_CYCLES = 8
+"""Longer than any look-up on its way between a block that is reset and one that is not."""
+
 
 class BusFault(data.StructLayout):
     """An error response of the memory: client, address of the burst, DECERR rather than SLVERR."""
@@ -139,6 +142,7 @@ class Recovery(wiring.Component):
             m.d.comb += found.code.eq(FaultCode.WATCHDOG)
 
         fault = found.code != FaultCode.NONE
+        flushed = Signal(range(FLUSH_CYCLES))
         with m.FSM():
             with m.State("WATCH"):
                 with m.If(fault):
@@ -151,8 +155,12 @@ class Recovery(wiring.Component):
                 with m.If(self.idle):
                     m.next = "FLUSH"
             with m.State("FLUSH"):
-                m.d.comb += [self.stop.eq(1), self.flush.eq(1), self.failed.eq(1)]
-                m.next = "WATCH"
+                m.d.comb += [self.stop.eq(1), self.flush.eq(1)]
+                m.d.sync += flushed.eq(flushed + 1)
+                with m.If(flushed == FLUSH_CYCLES - 1):
+                    m.d.sync += flushed.eq(0)
+                    m.d.comb += self.failed.eq(1)
+                    m.next = "WATCH"
 
         with m.If(self.clear):
             m.d.sync += self.record.eq(0)
