@@ -270,8 +270,8 @@ def build(
     flags : sequence of :class:`str`
         Further options of Verilator.
     optimize : :class:`str`
-        The compiler's option for the code that runs in each cycle. ``"-O3"`` takes longer to build and runs up
-        to a fifth faster.
+        The compiler's option for the code that runs in each cycle. Whether ``"-O3"`` is faster depends on the
+        design; it takes longer to build.
 
     Raises
     ------
