@@ -2,7 +2,8 @@
 """Stream plumbing: buffers, slices and width changes that know nothing of what they carry."""
 
 from .fifo import StreamFIFO
+from .fork import Fork
 from .gearbox import ByteWord, Gearbox
 from .register import StreamRegister
 
-__all__ = ["ByteWord", "Gearbox", "StreamFIFO", "StreamRegister"]
+__all__ = ["ByteWord", "Fork", "Gearbox", "StreamFIFO", "StreamRegister"]
