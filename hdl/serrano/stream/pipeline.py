@@ -14,8 +14,8 @@ class PipelineControl(wiring.Component):
     """Valid bits of a pipeline whose stages all advance together.
 
     A stage's data registers load in each cycle with ``advance``; they have no reset, as only these valid bits
-    say what they hold. The pipeline stands still while its last stage holds a payload that is not taken, so it
-    gives one payload per cycle without stalls, and a payload that enters leaves ``latency`` cycles later.
+    say what they hold. The pipeline stands still while its last stage holds a payload that is not taken, so
+    it gives one payload per cycle without stalls, and a payload that enters leaves ``latency`` cycles later.
 
     Parameters
     ----------

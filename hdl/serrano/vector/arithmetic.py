@@ -2,10 +2,9 @@
 """Rounding shifts, saturation and scales: sections 1 to 3 of ``docs/numerics.md``.
 
 The functions give combinational values. They may mention an operand more than once, so operands had better
-be signals. The components are stretches of a pipeline: all their registers load in cycles with ``enable``, none
-has a reset, and a result appears ``latency`` enabled cycles after its operands; they take new operands every
-cycle.
-"""
+be signals. The components are stretches of a pipeline: all their registers load in cycles with ``enable``,
+none has a reset, and a result appears ``latency`` enabled cycles after its operands; they take new operands
+every cycle."""
 
 from typing import Any
 
@@ -103,7 +102,8 @@ def msb(x: Value) -> Value:
 def normalized(mantissa: Value, exponent: Value) -> Any:
     """The :class:`Scale` of a mantissa in ``[2**15, 2**16]``, where 2**16 carries into the exponent."""
     # Bit 15 is set in every mantissa below 2**16, and is to be set in the one that carried.
-    return Scale(Cat(mantissa[:15], Const(1, 1), (exponent + mantissa[16])[:8]))
+    wide = exponent + mantissa[16] + Const(0, signed(8))
+    return Scale(Cat(mantissa[:15], Const(1, 1), wide[:8]))
 
 
 def unpack_scale(packed: Any) -> Any:

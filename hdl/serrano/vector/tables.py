@@ -29,8 +29,9 @@ class Interpolator(wiring.Component):
     """A table over equal steps, with linear interpolation between its entries.
 
     For ``offset = i * 2**fraction_bits + f``: ``T[i] - rhu((T[i] - T[i + 1]) * f, fraction_bits)`` for a
-    falling table, ``T[i] + rhu((T[i + 1] - T[i]) * f, fraction_bits)`` for a rising one; at the last entry ``f``
-    must be 0. The table is a case statement: it has no initial values, and tools may make a ROM or logic of it.
+    falling table, ``T[i] + rhu((T[i + 1] - T[i]) * f, fraction_bits)`` for a rising one; at the last entry
+    ``f`` must be 0. The table is a case statement: it has no initial values, and tools may make a ROM or
+    logic of it.
 
     Parameters
     ----------

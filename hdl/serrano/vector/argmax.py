@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The greedy token: section 3 of ``docs/numerics.md``."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from serrano.config import AcceleratorConfig
+from serrano.layouts import EpilogueBeat
+from serrano.stream.pipeline import delayed
+
+from .payloads import ArgmaxCommand, Token
+
+__all__ = ["Argmax", "Candidate"]
+
+
+class Candidate(data.StructLayout):
+    """A token that may be the best; ``valid`` if there is one at all."""
+
+    def __init__(self, config: AcceleratorConfig):
+        super().__init__({"value": signed(32), "token": ceil_log2(config.vocab_max), "valid": 1})
+
+
+class Argmax(wiring.Component):
+    """Finds the lowest index of the largest logit of each row, over indices below ``vocab``.
+
+    Takes one beat per cycle; the first token is there ``latency`` cycles after the last beat.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    command : ``In(stream.Signature(ArgmaxCommand(config)))``
+        What follows; taken when all tokens of the command before have been.
+    beats : ``In(stream.Signature(EpilogueBeat(config)))``
+        Logits; each row's in rising order of columns. The one with ``last`` is the last one.
+    tokens : ``Out(stream.Signature(Token(config)))``
+        One for each row, in order.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        # Masked, the levels of the tree, and the comparison with the row's best.
+        self.latency = 1 + ceil_log2(config.lanes) + 1
+        super().__init__(
+            {
+                "command": In(stream.Signature(ArgmaxCommand(config))),
+                "beats": In(stream.Signature(EpilogueBeat(config))),
+                "tokens": Out(stream.Signature(Token(config))),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        config = self.config
+        todo = Signal(ArgmaxCommand(config))
+        best = Signal(data.ArrayLayout(Candidate(config), config.rows_max))
+        row = Signal.like(self.tokens.payload.row)
+        taken = Signal()
+        winner = self._build_tree(m, todo.vocab)
+        depth = self.latency - 1
+        valid = Signal(depth)
+        beat = self.beats.payload
+        place = Signal.like(row)
+        ends = Signal()
+        m.d.comb += Cat(ends, place).eq(delayed(m, Cat(beat.last, beat.row), depth, enable=1, name="place"))
+        m.d.sync += valid.eq(Cat(taken, valid))
+        with m.If(valid[-1] & self._is_better(best[place], winner)):
+            m.d.sync += best[place].eq(winner)
+        m.d.comb += [
+            taken.eq(self.beats.valid & self.beats.ready),
+            self.tokens.payload.row.eq(row),
+            self.tokens.payload.token.eq(best[row].token),
+            self.tokens.payload.value.eq(best[row].value),
+        ]
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += self.command.ready.eq(1)
+                m.d.sync += [todo.eq(self.command.payload), row.eq(0)]
+                with m.If(self.command.valid):
+                    m.d.sync += Value.cast(best).eq(0)
+                    m.next = "LOGITS"
+            with m.State("LOGITS"):
+                m.d.comb += self.beats.ready.eq(1)
+                with m.If(taken & beat.last):
+                    m.next = "DRAIN"
+            with m.State("DRAIN"):
+                with m.If(valid[-1] & ends):
+                    m.next = "TOKENS"
+            with m.State("TOKENS"):
+                m.d.comb += self.tokens.valid.eq(1)
+                with m.If(self.tokens.ready):
+                    m.d.sync += row.eq(row + 1)
+                    with m.If(row == todo.rows - 1):
+                        m.next = "IDLE"
+        return m
+
+    @staticmethod
+    def _is_better(old: Any, new: Any) -> Value:
+        """Whether ``new``, of higher index, takes the place of ``old``."""
+        return new.valid & (~old.valid | (new.value > old.value))
+
+    def _build_tree(self, m: Module, vocab: Value) -> Any:
+        config = self.config
+        beat = self.beats.payload
+        level = []
+        for lane in range(config.lanes):
+            entry = Signal(Candidate(config), name=f"lane_{lane}", reset_less=True)
+            column = beat.column | lane
+            m.d.sync += [
+                entry.value.eq(beat.values[lane]),
+                entry.token.eq(column),
+                entry.valid.eq(column < vocab),
+            ]
+            level.append(entry)
+        while len(level) > 1:
+            winners = []
+            for index in range(0, len(level), 2):
+                low, high = level[index : index + 2]
+                better = Signal(Candidate(config), name=f"best_of_{len(level)}_{index}", reset_less=True)
+                m.d.sync += better.eq(Mux(self._is_better(low, high), Value.cast(high), Value.cast(low)))
+                winners.append(better)
+            level = winners
+        return level[0]

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The FFN's activation, from pairs of linear outputs to staged codes."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from serrano.config import AcceleratorConfig
+from serrano.layouts import EpilogueBeat
+from serrano.stream.delay import DelayLine
+from serrano.stream.pipeline import PipelineControl
+
+from .h16 import H16Encoder
+from .payloads import StagedBeat
+from .silu import SiluUp
+
+__all__ = ["GateUp"]
+
+
+class GateUp(wiring.Component):
+    """SiLU of the even lanes times the odd lanes, as h16 codes: section 8 of ``docs/numerics.md``.
+
+    One beat per cycle; a beat of ``lanes`` outputs becomes a half beat of ``lanes / 2`` codes, ``latency``
+    (19) cycles later.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    beats : ``In(stream.Signature(EpilogueBeat(config)))``
+        Gate (even lanes) and up (odd lanes), Q16.
+    staged : ``Out(stream.Signature(StagedBeat(config)))``
+        Half beats; ``column`` is the channel of the first code, half the input's.
+    """
+
+    latency = SiluUp.latency + H16Encoder.latency
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        super().__init__(
+            {
+                "beats": In(stream.Signature(EpilogueBeat(config))),
+                "staged": Out(stream.Signature(StagedBeat(config))),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.control = control = PipelineControl(self.latency)
+        i, o = self.beats.payload, self.staged.payload
+        place = Cat(i.last, i.row, i.column[1:][: len(o.column)])
+        m.submodules.places = places = DelayLine(unsigned(len(place)), self.latency)
+        m.d.comb += [
+            control.i_valid.eq(self.beats.valid),
+            self.beats.ready.eq(control.i_ready),
+            self.staged.valid.eq(control.o_valid),
+            control.o_ready.eq(self.staged.ready),
+            places.enable.eq(control.advance),
+            places.i.eq(place),
+            Cat(o.last, o.row, o.column).eq(places.o),
+            o.half.eq(1),
+        ]
+        for pair in range(self.config.lanes // 2):
+            m.submodules[f"silu_{pair}"] = silu = SiluUp()
+            m.submodules[f"encoder_{pair}"] = encoder = H16Encoder()
+            m.d.comb += [
+                silu.enable.eq(control.advance),
+                silu.gate.eq(i.values[2 * pair]),
+                silu.up.eq(i.values[2 * pair + 1]),
+                encoder.enable.eq(control.advance),
+                encoder.value.eq(silu.result),
+                o.codes[pair].eq(encoder.code),
+            ]
+        return m

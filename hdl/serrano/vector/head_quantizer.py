@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Heads to int8 codes: sections 5 and 6 of ``docs/numerics.md``."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from serrano.config import AcceleratorConfig
+from serrano.layouts import Scale
+from serrano.primitives.memory import OnChipMemory
+from serrano.stream import StreamFIFO, StreamRegister
+from serrano.stream.pipeline import PipelineControl, delayed
+
+from .arithmetic import ScaleProduct, magnitude
+from .maximum import LaneMaximum
+from .payloads import HeadBeat, HeadCodes, HeadKind, HeadScale, HeadTag
+from .quantizer import VectorJob, VectorQuantizer, vector_scale
+
+__all__ = ["HeadMaxima", "HeadQuantizer", "SlotTag"]
+
+
+class SlotTag(data.StructLayout):
+    """A head of a row as it is kept: in ``slot``, the second of its unit if ``half``.
+
+    ``release`` marks the last head of the unit's last row, ``last`` that of the packet.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        super().__init__({"head": HeadTag(config), "slot": 1, "half": 1, "release": 1, "last": 1})
+
+
+class HeadMaxima(wiring.Component):
+    """Finds the largest magnitude of each head of each row; makes a job of each head that is complete.
+
+    Takes one beat per cycle and never waits. A head longer than a block comes block by block, with the other
+    rows' parts between; its maximum so far waits in a memory.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    beat : ``In(HeadBeat(config))``
+        Values and their place.
+    slot : ``In(1)``
+        Slot in which they are kept.
+    valid : ``In(1)``
+        They are here in this cycle.
+    job : ``Out(VectorJob(head_dim_max / lanes, SlotTag(config)))``
+        The head whose last beat came ``latency`` cycles ago.
+    job_valid : ``Out(1)``
+        There is one.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        self.latency = self.latency_of(config)
+        super().__init__(
+            {
+                "beat": In(HeadBeat(config)),
+                "slot": In(1),
+                "valid": In(1),
+                "job": Out(VectorJob(config.head_dim_max // config.lanes, SlotTag(config))),
+                "job_valid": Out(1),
+            }
+        )
+
+    @staticmethod
+    def latency_of(config: AcceleratorConfig) -> int:
+        """Latency for a configuration: the tree, and the comparison with what came before."""
+        return LaneMaximum.latency_of(config.lanes) + 1
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        config = self.config
+        part_bits = ceil_log2(config.n // config.lanes)
+        m.submodules.tree = tree = LaneMaximum(config.lanes, 32)
+        m.submodules.partial = partial = OnChipMemory(32, max(2, config.rows_max), transparent=False)
+        tag, beat = Signal(SlotTag(config)), self.beat
+        for lane in range(config.lanes):
+            m.d.comb += tree.values[lane].eq(magnitude(beat.values[lane]))
+        m.d.comb += [
+            tree.enable.eq(1),
+            tag.head.eq(beat.tag),
+            tag.slot.eq(self.slot),
+            tag.half.eq(beat.half),
+            tag.release.eq(beat.release),
+            tag.last.eq(beat.last),
+        ]
+        valid = Signal(tree.latency)
+        m.d.sync += valid.eq(Cat(self.valid, valid))
+        known = Signal(SlotTag(config))
+        word = Signal.like(beat.word)
+        complete = Signal()
+        m.d.comb += Cat(complete, word, known).eq(
+            delayed(m, Cat(beat.complete, beat.word, tag), tree.latency, enable=1, name="place")
+        )
+        part, chunk = word[:part_bits], word[part_bits:]
+        now = valid[-1]
+        ends = complete | part.all()
+        largest, here, total = (Signal(32, name=name) for name in ("largest", "here", "total"))
+        before = Mux(part == 0, 0, largest)
+        earlier = Mux(chunk == 0, 0, partial.r_data)
+        m.d.comb += [
+            here.eq(Mux(tree.maximum > before, tree.maximum, before)),
+            total.eq(Mux(here > earlier, here, earlier)),
+            # The maximum so far is read with a block's first beat of a row, and used with its last.
+            partial.r_en.eq(now & (part == 0)),
+            partial.r_addr.eq(known.head.row),
+            partial.w_en.eq(now & ends & ~complete),
+            partial.w_addr.eq(known.head.row),
+            partial.w_data.eq(total),
+        ]
+        job = Signal.like(self.job, reset_less=True)
+        m.d.comb += self.job.eq(job)
+        m.d.sync += self.job_valid.eq(now & complete)
+        with m.If(now):
+            m.d.sync += [
+                largest.eq(here),
+                job.maximum.eq(total),
+                job.words.eq(word + 1),
+                job.tag.eq(known),
+            ]
+        return m
+
+
+class HeadQuantizer(wiring.Component):
+    """Quantizes each head of each row by itself.
+
+    Two slots hold a unit of heads each (see :class:`~serrano.vector.payloads.HeadBeat`): while one is
+    quantized, the next is filled. Takes and gives one beat per cycle as long as a unit takes longer than the
+    way from its last beat to its release. Codes come head after head, of each unit row by row; a scale leaves
+    when the last codes of its head of its row have been taken, or later.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    score : ``In(Scale)``
+        Constant that q's scales are multiplied by.
+    beats : ``In(stream.Signature(HeadBeat(config)))``
+        Values.
+    codes : ``Out(stream.Signature(HeadCodes(config)))``
+        Codes.
+    scales : ``Out(stream.Signature(HeadScale(config)))``
+        Scales.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        self.latency = self.latency_of(config)
+        super().__init__(
+            {
+                "score": In(Scale),
+                "beats": In(stream.Signature(HeadBeat(config))),
+                "codes": Out(stream.Signature(HeadCodes(config))),
+                "scales": Out(stream.Signature(HeadScale(config))),
+            }
+        )
+
+    @staticmethod
+    def latency_of(config: AcceleratorConfig) -> int:
+        """Cycles from the last beat of a head of a row through maximum and FIFO to its first codes."""
+        return HeadMaxima.latency_of(config) + StreamFIFO.latency + VectorQuantizer.latency
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        config = self.config
+        words = config.head_dim_max // config.lanes
+        half_bits = ceil_log2(config.n // (2 * config.lanes))
+        m.submodules.memory = memory = OnChipMemory(
+            data.ArrayLayout(signed(32), config.lanes), 2 * config.rows_max * words, transparent=False
+        )
+        m.submodules.maxima = maxima = HeadMaxima(config)
+        m.submodules.jobs = jobs = StreamFIFO(maxima.job.shape(), 4 * config.rows_max)
+        m.submodules.quantizer = quantizer = VectorQuantizer(config, words, SlotTag(config))
+        slot, filled = Signal(), Signal(2)
+        beat, taken = self.beats.payload, Signal()
+
+        def address(slot: Value, row: Value, half: Value, word: Value) -> Value:
+            place = slot * (config.rows_max * words) + row * words + (word | half << half_bits)
+            return place[: len(memory.w_addr)]
+
+        m.d.comb += [
+            self.beats.ready.eq(~filled.bit_select(slot, 1)),
+            taken.eq(self.beats.valid & self.beats.ready),
+            memory.w_en.eq(taken),
+            memory.w_addr.eq(address(slot, beat.tag.row, beat.half, beat.word)),
+            memory.w_data.eq(beat.values),
+            maxima.beat.eq(beat),
+            maxima.slot.eq(slot),
+            maxima.valid.eq(taken),
+            # There is a place for every head of both slots, so that the maxima need not wait.
+            jobs.i.valid.eq(maxima.job_valid),
+            jobs.i.payload.eq(maxima.job),
+            memory.r_en.eq(quantizer.r_en),
+            memory.r_addr.eq(
+                address(
+                    quantizer.r_tag.slot, quantizer.r_tag.head.row, quantizer.r_tag.half, quantizer.r_word
+                )
+            ),
+        ]
+        wiring.connect(m, jobs.o, quantizer.jobs)
+        for lane in range(config.lanes):
+            m.d.comb += quantizer.r_data[lane].eq(memory.r_data[lane])
+        with m.If(taken & beat.release):
+            m.d.sync += [slot.eq(~slot), filled.bit_select(slot, 1).eq(1)]
+        with m.If(quantizer.r_en & quantizer.r_last & quantizer.r_tag.release):
+            m.d.sync += filled.bit_select(quantizer.r_tag.slot, 1).eq(0)
+        self._build_output(m, quantizer)
+        return m
+
+    def _build_output(self, m: Module, quantizer: VectorQuantizer) -> None:
+        config = self.config
+        m.submodules.register = register = StreamRegister(HeadScale(config))
+        m.submodules.product = product = ScaleProduct()
+        m.submodules.control = control = PipelineControl(product.latency)
+        beat, codes, scale = quantizer.beats.payload, self.codes.payload, register.i.payload
+        # The register's ready never falls before it takes something, so that valid keeps what it promised.
+        free = Signal()
+        m.d.comb += [
+            free.eq(~beat.last | register.i.ready),
+            self.codes.valid.eq(quantizer.beats.valid & free),
+            quantizer.beats.ready.eq(self.codes.ready & free),
+            register.i.valid.eq(quantizer.beats.valid & beat.last & self.codes.ready),
+            codes.kind.eq(beat.tag.head.kind),
+            codes.row.eq(beat.tag.head.row),
+            codes.head.eq(beat.tag.head.head),
+            codes.column.eq(beat.word << ceil_log2(config.lanes)),
+            codes.codes.eq(beat.codes),
+            codes.last.eq(beat.last & beat.tag.last),
+            scale.kind.eq(beat.tag.head.kind),
+            scale.row.eq(beat.tag.head.row),
+            scale.head.eq(beat.tag.head.head),
+            scale.scale.eq(vector_scale(beat.factors)),
+            scale.last.eq(beat.tag.last),
+            control.i_valid.eq(register.o.valid),
+            register.o.ready.eq(control.i_ready),
+            product.enable.eq(control.advance),
+            product.a.eq(register.o.payload.scale),
+            product.b.eq(self.score),
+            self.scales.valid.eq(control.o_valid),
+            control.o_ready.eq(self.scales.ready),
+            self.scales.payload.eq(
+                delayed(m, register.o.payload, product.latency, enable=control.advance, name="plain")
+            ),
+        ]
+        with m.If(self.scales.payload.kind == HeadKind.Q):
+            m.d.comb += self.scales.payload.scale.eq(product.product)

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scale of RMSNorm: section 5 of ``docs/numerics.md``."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from serrano.layouts import PackedScale, Scale
+from serrano.stream.pipeline import delayed
+
+from .arithmetic import ScaleProduct, limit, msb, normalized, unpack_scale
+from .quantizer import NORMALIZED_BITS, Factors
+from .tables import Rsqrt
+
+__all__ = ["NormScale", "SquareSum"]
+
+
+class SquareSum(wiring.Component):
+    """Sum of the squares of a vector's normalized elements, ``lanes`` of them per cycle.
+
+    Parameters
+    ----------
+    lanes : :class:`int`
+        Elements per cycle, a power of two.
+
+    Members
+    -------
+    values : ``In(ArrayLayout(signed(18), lanes))``
+        Elements, magnitudes up to 2**16.
+    valid : ``In(1)``
+        Elements are here in this cycle.
+    last : ``In(1)``
+        They are the last of their vector.
+    total : ``Out(64)``
+        Sum over a vector.
+    done : ``Out(1)``
+        ``total`` is that of the vector whose last elements came ``latency`` cycles ago.
+    """
+
+    def __init__(self, lanes: int):
+        self.lanes = lanes
+        self.latency = self.latency_of(lanes)
+        super().__init__(
+            {
+                "values": In(data.ArrayLayout(signed(NORMALIZED_BITS), lanes)),
+                "valid": In(1),
+                "last": In(1),
+                "total": Out(64),
+                "done": Out(1),
+            }
+        )
+
+    @staticmethod
+    def latency_of(lanes: int) -> int:
+        """Latency with so many lanes: squares, the levels of the tree, and the accumulation."""
+        return 2 + ceil_log2(lanes)
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        # Cycle 1: squares. Then one cycle for each level of the tree, and one to accumulate.
+        level = [Signal(33, name=f"square_{lane}", reset_less=True) for lane in range(self.lanes)]
+        m.d.sync += [square.eq(self.values[lane] * self.values[lane]) for lane, square in enumerate(level)]
+        depth = 1
+        while len(level) > 1:
+            sums = [
+                Signal(33 + depth, name=f"sum_{depth}_{index}", reset_less=True)
+                for index in range(len(level) // 2)
+            ]
+            m.d.sync += [
+                following.eq(level[2 * index] + level[2 * index + 1]) for index, following in enumerate(sums)
+            ]
+            level, depth = sums, depth + 1
+        valid, last = Signal(depth), Signal(depth)
+        total = Signal(64, reset_less=True)
+        fresh = Signal(init=1)
+        m.d.sync += [
+            valid.eq(Cat(self.valid, valid)),
+            last.eq(Cat(self.last, last)),
+            self.done.eq(valid[-1] & last[-1]),
+        ]
+        with m.If(valid[-1]):
+            m.d.sync += [total.eq(level[0] + Mux(fresh, 0, total)), fresh.eq(last[-1])]
+        m.d.comb += self.total.eq(total)
+        return m
+
+
+class NormScale(wiring.Component):
+    """The scale of a row after RMSNorm, from the sum of squares of its normalized elements.
+
+    ``S = squares + eps'``; ``s = mul((a, 15), (rsqrt(w), -1 - k / 2))`` with ``k`` and ``w`` from ``S``. A
+    stretch of a pipeline, as those of :mod:`serrano.vector.arithmetic`. The vector must not be zero.
+
+    Members
+    -------
+    enable : ``In(1)``
+        Registers load.
+    squares : ``In(64)``
+        Sum of squares.
+    factors : ``In(Factors)``
+        Factors of the row.
+    eps : ``In(PackedScale)``
+        Scale of eps times the dimension.
+    scale : ``Out(Scale)``
+        Scale of the row of ``latency`` (10) enabled cycles ago.
+    """
+
+    enable: In(1)
+    squares: In(64)
+    factors: In(Factors)
+    eps: In(PackedScale)
+    scale: Out(Scale)
+
+    latency = 5 + Rsqrt.latency + ScaleProduct.latency
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.rsqrt = rsqrt = Rsqrt()
+        m.submodules.product = product = ScaleProduct()
+        eps = Signal(Scale)
+        exponent = Signal(signed(9))
+        mantissa = Signal(16, reset_less=True)
+        amount = Signal(6, reset_less=True)
+        kept = Signal(64, reset_less=True)
+        total, again = (Signal(64, name=name, reset_less=True) for name in ("total", "again"))
+        even = Signal(5, reset_less=True)
+        operand = Signal(19, reset_less=True)
+        squares = delayed(m, self.squares, 2, enable=self.enable, name="squares")
+        with m.If(self.enable):
+            m.d.sync += [
+                # Cycle 1: eps' is m_eps << t. From t = -17 down nothing is left.
+                mantissa.eq(eps.mantissa),
+                amount.eq(46 - limit(exponent, -17, 46)),
+                # Cycle 2: a right shift once 46 bits and one for rounding are appended.
+                kept.eq(mantissa.shift_left(47) >> amount),
+                # Cycle 3: S. Cycle 4: k, which is even. Cycle 5: w, whose lowest bit is rounded.
+                total.eq(squares + ((kept + 1) >> 1)),
+                again.eq(total),
+                even.eq(msb(total)[1:]),
+                operand.eq(((again.shift_left(1) >> Cat(Const(0, 1), even - 8)[:6]) + 1) >> 1),
+            ]
+        top = delayed(m, self.factors.top, self.latency - 2, enable=self.enable, name="top")
+        half = delayed(m, even, 1 + rsqrt.latency, enable=self.enable, name="half")
+        m.d.comb += [
+            eps.eq(unpack_scale(self.eps)),
+            # t = e_eps + 17 - 2 n, n = p - 15.
+            exponent.eq(eps.exponent + 47 - (self.factors.position << 1)),
+            rsqrt.enable.eq(self.enable),
+            rsqrt.operand.eq(operand),
+            product.enable.eq(self.enable),
+            product.a.eq(normalized(top, Const(15))),
+            product.b.eq(normalized(rsqrt.result, -1 - half)),
+            self.scale.eq(product.product),
+        ]
+        return m

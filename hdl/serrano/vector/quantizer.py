@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Vectors to int8 codes: section 5 of ``docs/numerics.md``, shared by rows and heads."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from serrano.config import AcceleratorConfig
+from serrano.layouts import Scale
+from serrano.stream.pipeline import PipelineControl, delayed
+
+from .arithmetic import ZERO_SCALE, limit, msb, normalized, round_shift
+from .tables import Recip
+
+__all__ = [
+    "Factors",
+    "LaneQuantizer",
+    "QuantizedBeat",
+    "QuantizerFactors",
+    "VectorJob",
+    "VectorQuantizer",
+    "vector_scale",
+]
+
+CODE_MAX = 127
+VALUE_BITS = 33
+"""Width of an element to be quantized."""
+
+NORMALIZED_BITS = 18
+"""Width of a normalized element."""
+
+
+class Factors(data.Struct):
+    """What a vector's maximum says about it."""
+
+    position: unsigned(5)
+    """``p``, the maximum's highest bit; the right shift that normalizes is ``n = p - 15``."""
+    top: unsigned(17)
+    """``a``, the normalized maximum rounded up to 11 bits."""
+    factor: unsigned(16)
+    """``c``, by which normalized elements are multiplied."""
+    zero: unsigned(1)
+    """The maximum is 0."""
+
+
+def vector_scale(factors: Any) -> Any:
+    """The scale of a quantized vector (step 6)."""
+    scale = normalized(factors.top, factors.position - 16)
+    return Scale(Mux(factors.zero, Scale.const(ZERO_SCALE), Value.cast(scale)))
+
+
+class QuantizerFactors(wiring.Component):
+    """Steps 2 to 4 for the maximum of a vector: ``p``, ``a`` and ``c = rhu(127 * recip(a), 7)``.
+
+    A stretch of a pipeline, as those of :mod:`serrano.vector.arithmetic`.
+
+    Members
+    -------
+    enable : ``In(1)``
+        Registers load.
+    maximum : ``In(32)``
+        Largest magnitude of the vector. Of 0, only ``zero`` means something.
+    factors : ``Out(Factors)``
+        Of the maximum of ``latency`` (7) enabled cycles ago.
+    """
+
+    enable: In(1)
+    maximum: In(32)
+    factors: Out(Factors)
+
+    latency = 3 + Recip.latency + 1
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.recip = recip = Recip()
+        maximum = Signal(32, reset_less=True)
+        position = Signal(5, reset_less=True)
+        kept = Signal(18, reset_less=True)
+        top = Signal(17, reset_less=True)
+        factor = Signal(16, reset_less=True)
+        enable = self.enable
+        with m.If(enable):
+            m.d.sync += [
+                # Cycle 1: the highest bit.
+                maximum.eq(self.maximum),
+                position.eq(msb(self.maximum)),
+                # Cycle 2: n = p - 15 is a right shift by p once 15 bits and one for rounding are appended.
+                kept.eq(maximum.shift_left(16) >> position),
+                # Cycle 3: round, then round up to a multiple of 32.
+                top.eq((((kept + 1) >> 1) + 31) & ~31),
+                # Cycle 7.
+                factor.eq(round_shift(recip.result.shift_left(7) - recip.result, 7)),
+            ]
+        m.d.comb += [
+            recip.enable.eq(enable),
+            recip.operand.eq(top),
+            self.factors.factor.eq(factor),
+            self.factors.top.eq(delayed(m, top, self.latency - 3, enable=enable, name="top")),
+            self.factors.position.eq(delayed(m, position, self.latency - 1, enable=enable, name="position")),
+            self.factors.zero.eq(delayed(m, self.maximum == 0, self.latency, enable=enable, name="zero")),
+        ]
+        return m
+
+
+class LaneQuantizer(wiring.Component):
+    """Steps 2 and 5 for ``lanes`` elements: ``v = rhu(x, p - 15)``, ``code = rhu(v * c, 24)`` within +-127.
+
+    A stretch of a pipeline, as those of :mod:`serrano.vector.arithmetic`. Every ``|x|`` is below ``2**(p +
+    1)``.
+
+    Parameters
+    ----------
+    lanes : :class:`int`
+        Elements per cycle.
+
+    Members
+    -------
+    enable : ``In(1)``
+        Registers load.
+    values : ``In(ArrayLayout(signed(33), lanes))``
+        Elements.
+    position : ``In(5)``
+        ``p`` of their vector.
+    factor : ``In(16)``
+        ``c`` of their vector.
+    normalized : ``Out(ArrayLayout(signed(18), lanes))``
+        ``v``, ``normalized_latency`` (2) enabled cycles later.
+    codes : ``Out(ArrayLayout(signed(8), lanes))``
+        Codes, ``latency`` (4) enabled cycles later.
+    """
+
+    normalized_latency = 2
+    latency = 4
+
+    def __init__(self, lanes: int):
+        self.lanes = lanes
+        super().__init__(
+            {
+                "enable": In(1),
+                "values": In(data.ArrayLayout(signed(VALUE_BITS), lanes)),
+                "position": In(5),
+                "factor": In(16),
+                "normalized": Out(data.ArrayLayout(signed(NORMALIZED_BITS), lanes)),
+                "codes": Out(data.ArrayLayout(signed(8), lanes)),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        factor = delayed(m, self.factor, 2, enable=self.enable, name="factor")
+        for lane in range(self.lanes):
+            kept = Signal(signed(NORMALIZED_BITS + 1), name=f"kept_{lane}", reset_less=True)
+            value = Signal(signed(NORMALIZED_BITS), name=f"value_{lane}", reset_less=True)
+            product = Signal(signed(NORMALIZED_BITS + 16), name=f"product_{lane}", reset_less=True)
+            rounded = Signal(signed(11), name=f"rounded_{lane}")
+            code = Signal(signed(8), name=f"code_{lane}", reset_less=True)
+            with m.If(self.enable):
+                m.d.sync += [
+                    # Cycle 1: shift by n = p - 15, one bit kept for rounding. Cycle 2: round.
+                    kept.eq(self.values[lane].shift_left(16) >> self.position),
+                    value.eq((kept + 1) >> 1),
+                    # Cycle 3: multiply. Cycle 4: round and limit.
+                    product.eq(value * factor),
+                    code.eq(limit(rounded, -CODE_MAX, CODE_MAX)),
+                ]
+            m.d.comb += [
+                rounded.eq(round_shift(product, 24)),
+                self.normalized[lane].eq(value),
+                self.codes[lane].eq(code),
+            ]
+        return m
+
+
+class VectorJob(data.StructLayout):
+    """A vector to be quantized: its ``maximum``, its length in ``words`` (count) and a ``tag`` to know it
+    by."""
+
+    def __init__(self, words: int, tag: Any):
+        super().__init__({"maximum": 32, "words": range(words + 1), "tag": tag})
+
+
+class QuantizedBeat(data.StructLayout):
+    """The codes of word ``word`` of a vector, with its ``tag`` and ``factors``; ``last`` marks the last
+    word."""
+
+    def __init__(self, config: AcceleratorConfig, words: int, tag: Any):
+        super().__init__(
+            {
+                "codes": data.ArrayLayout(signed(8), config.lanes),
+                "word": range(words),
+                "tag": tag,
+                "factors": Factors,
+                "last": 1,
+            }
+        )
+
+
+class VectorQuantizer(wiring.Component):
+    """Reads vectors word by word and quantizes them with the factors of their known maxima.
+
+    One word per cycle, without pause between vectors whose jobs came early enough: the first codes leave
+    ``latency`` (13) cycles after the job came.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+    words : :class:`int`
+        Words in the longest vector.
+    tag : :class:`~amaranth.hdl.ShapeLike`
+        Shape of what accompanies a vector.
+
+    Members
+    -------
+    jobs : ``In(stream.Signature(VectorJob(words, tag)))``
+        Vectors, at least one word each.
+    r_en : ``Out(1)``
+        Asks for a word of the vector.
+    r_word : ``Out(range(words))``
+        Its index.
+    r_tag : ``Out(tag)``
+        Tag of the vector.
+    r_last : ``Out(1)``
+        It is the vector's last word.
+    r_data : ``In(ArrayLayout(signed(33), lanes))``
+        The word, from the cycle after ``r_en`` until the next read.
+    normalized : ``Out(ArrayLayout(signed(18), lanes))``
+        Normalized elements of a word.
+    normalized_valid : ``Out(1)``
+        A word is at ``normalized`` in this cycle; no word is there for two cycles with this bit.
+    normalized_last : ``Out(1)``
+        It is the last of its vector.
+    normalized_tag : ``Out(tag)``
+        Tag of the vector.
+    normalized_factors : ``Out(Factors)``
+        Factors of the vector.
+    beats : ``Out(stream.Signature(QuantizedBeat(config, words, tag)))``
+        Codes.
+    """
+
+    # Memory, then a register in front of the shifter.
+    read_latency = 2
+    latency = QuantizerFactors.latency + read_latency + LaneQuantizer.latency
+
+    def __init__(self, config: AcceleratorConfig, words: int, tag: Any):
+        self.config = config
+        lanes = config.lanes
+        super().__init__(
+            {
+                "jobs": In(stream.Signature(VectorJob(words, tag))),
+                "r_en": Out(1),
+                "r_word": Out(range(words)),
+                "r_tag": Out(tag),
+                "r_last": Out(1),
+                "r_data": In(data.ArrayLayout(signed(VALUE_BITS), lanes)),
+                "normalized": Out(data.ArrayLayout(signed(NORMALIZED_BITS), lanes)),
+                "normalized_valid": Out(1),
+                "normalized_last": Out(1),
+                "normalized_tag": Out(tag),
+                "normalized_factors": Out(Factors),
+                "beats": Out(stream.Signature(QuantizedBeat(config, words, tag))),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.setup = setup = PipelineControl(QuantizerFactors.latency)
+        m.submodules.factors = factors = QuantizerFactors()
+        m.submodules.flow = flow = PipelineControl(self.read_latency + LaneQuantizer.latency)
+        m.submodules.lanes = lanes = LaneQuantizer(self.config.lanes)
+        job = self.jobs.payload
+        tag = delayed(m, Cat(job.tag), setup.latency, enable=setup.advance, name="job_tag")
+        words = delayed(m, job.words, setup.latency, enable=setup.advance, name="job_words")
+        word = Signal.like(self.r_word)
+        m.d.comb += [
+            setup.i_valid.eq(self.jobs.valid),
+            self.jobs.ready.eq(setup.i_ready),
+            factors.enable.eq(setup.advance),
+            factors.maximum.eq(job.maximum),
+            flow.i_valid.eq(setup.o_valid),
+            self.r_en.eq(flow.i_valid & flow.advance),
+            self.r_word.eq(word),
+            self.r_last.eq(word == words - 1),
+            Value.cast(self.r_tag).eq(tag),
+            setup.o_ready.eq(self.r_en & self.r_last),
+            self.beats.valid.eq(flow.o_valid),
+            flow.o_ready.eq(self.beats.ready),
+        ]
+        with m.If(self.r_en):
+            m.d.sync += word.eq(Mux(self.r_last, 0, word + 1))
+
+        values = delayed(m, self.r_data, 1, enable=flow.advance, name="values")
+        place = Cat(self.r_last, word, tag, factors.factors)
+        early = delayed(m, place, self.read_latency, enable=flow.advance, name="early")
+        middle = delayed(m, early, lanes.normalized_latency, enable=flow.advance, name="middle")
+        late = delayed(m, middle, lanes.latency - lanes.normalized_latency, enable=flow.advance, name="late")
+        known = Signal(Factors)
+        skipped = Signal.like(word)
+        beat = self.beats.payload
+        m.d.comb += [
+            Value.cast(known).eq(early[-len(Value.cast(known)) :]),
+            lanes.enable.eq(flow.advance),
+            lanes.values.eq(values),
+            lanes.position.eq(known.position),
+            lanes.factor.eq(known.factor),
+            self.normalized.eq(lanes.normalized),
+            self.normalized_valid.eq(
+                flow.stages[self.read_latency + lanes.normalized_latency - 1] & flow.advance
+            ),
+            Cat(self.normalized_last, skipped, self.normalized_tag, self.normalized_factors).eq(middle),
+            beat.codes.eq(lanes.codes),
+            Cat(beat.last, beat.word, beat.tag, beat.factors).eq(late),
+        ]
+        return m

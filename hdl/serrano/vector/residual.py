@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The residual stream of a step: sections 3 and 5 of ``docs/numerics.md``."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from serrano.config import AcceleratorConfig
+from serrano.layouts import EpilogueBeat
+from serrano.primitives.memory import OnChipMemory
+
+from .arithmetic import magnitude, sat32
+from .maximum import LaneMaximum
+from .payloads import WordReadPort, WrittenBeat, row_bits
+
+__all__ = ["Residual"]
+
+
+class Residual(wiring.Component):
+    """Keeps the residual rows, ``[rows_max, dim_max]`` in Q16, and the largest magnitude of each.
+
+    ``load`` writes: ``x = y``. ``add`` reads, adds and writes: ``x = sat32(x + y)``. Both are always ready,
+    except that ``load`` goes first, and take one beat per cycle; what a beat reads must not have been written
+    by one of the three beats before it, which holds for beats in the order of a packet. A row's padding up to
+    the next multiple of ``n`` is to be loaded with zeros.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    start : ``In(1)``
+        Sets all maxima to zero; only when ``idle``.
+    add : ``In(stream.Signature(EpilogueBeat(config)))``
+        Values to be added.
+    load : ``In(stream.Signature(EpilogueBeat(config)))``
+        Values to be written.
+    maxima : ``Out(ArrayLayout(32, rows_max))``
+        Largest magnitude written to each row since ``start``; up to 2**31. Right when ``idle``.
+    read : ``In(WordReadPort(config, signed(32), dim_max))``
+        Read port, for use while nothing is added.
+    idle : ``Out(1)``
+        Nothing is on its way into memory or maxima.
+    written : ``Out(1)``
+        ``written_beat`` is being written to memory: ``latency`` (3) cycles after its beat came.
+    written_beat : ``Out(WrittenBeat(config))``
+        Values after the addition.
+    """
+
+    latency = 3
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        super().__init__(
+            {
+                "start": In(1),
+                "add": In(stream.Signature(EpilogueBeat(config))),
+                "load": In(stream.Signature(EpilogueBeat(config))),
+                "maxima": Out(data.ArrayLayout(32, config.rows_max)),
+                "read": In(WordReadPort(config, signed(32), config.dim_max)),
+                "idle": Out(1),
+                "written": Out(1),
+                "written_beat": Out(WrittenBeat(config)),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        config = self.config
+        words = config.dim_max // config.lanes
+        m.submodules.memory = memory = OnChipMemory(
+            data.ArrayLayout(signed(32), config.lanes), config.rows_max * words, transparent=False
+        )
+
+        def address(row: Value, word: Value) -> Value:
+            return (row * words + word)[: len(memory.r_addr)]
+
+        def word_of(beat: Any) -> Value:
+            return beat.column[ceil_log2(config.lanes) :][: ceil_log2(words)]
+
+        # Cycle 1: read. Cycle 2: add. Cycle 3: saturate. The edge after it writes.
+        beat, beat_valid = Signal.like(self.add.payload, reset_less=True), Signal()
+        adds = Signal(reset_less=True)
+        summed = Signal(data.ArrayLayout(signed(33), config.lanes), reset_less=True)
+        summed_valid = Signal()
+        done = Signal(WrittenBeat(config), reset_less=True)
+        place = Signal(WrittenBeat(config), reset_less=True)
+        m.d.comb += [
+            self.load.ready.eq(1),
+            self.add.ready.eq(~self.load.valid),
+            memory.r_en.eq(self.read.en | (self.add.valid & self.add.ready)),
+            memory.r_addr.eq(address(self.read.row, self.read.word)),
+            self.read.data.eq(memory.r_data),
+        ]
+        with m.If(self.add.valid & self.add.ready):
+            m.d.comb += memory.r_addr.eq(address(self.add.payload.row, word_of(self.add.payload)))
+        m.d.sync += [
+            beat_valid.eq(self.load.valid | self.add.valid),
+            adds.eq(~self.load.valid),
+            beat.eq(Mux(self.load.valid, Value.cast(self.load.payload), Value.cast(self.add.payload))),
+            summed_valid.eq(beat_valid),
+            place.row.eq(beat.row),
+            place.column.eq(beat.column),
+            place.last.eq(beat.last),
+            self.written.eq(summed_valid),
+            done.row.eq(place.row),
+            done.column.eq(place.column),
+            done.last.eq(place.last),
+        ]
+        for lane in range(config.lanes):
+            m.d.sync += [
+                summed[lane].eq(beat.values[lane] + Mux(adds, memory.r_data[lane], 0)),
+                done.values[lane].eq(sat32(summed[lane])),
+            ]
+        m.d.comb += [
+            self.written_beat.eq(done),
+            memory.w_en.eq(self.written),
+            memory.w_addr.eq(address(done.row, word_of(done))),
+            memory.w_data.eq(done.values),
+        ]
+        self._build_maxima(m, self.add.valid | self.load.valid | beat_valid | summed_valid)
+        return m
+
+    def _build_maxima(self, m: Module, coming: Value) -> None:
+        config = self.config
+        m.submodules.maximum = maximum = LaneMaximum(config.lanes, 32)
+        valid = Signal(maximum.latency)
+        row = self.written_beat.row
+        for lane in range(config.lanes):
+            m.d.comb += maximum.values[lane].eq(magnitude(self.written_beat.values[lane]))
+        for stage in range(maximum.latency):
+            following = Signal(row_bits(config), name=f"row_{stage + 1}", reset_less=True)
+            m.d.sync += following.eq(row)
+            row = following
+        m.d.comb += [maximum.enable.eq(1), self.idle.eq(~(coming | self.written | valid.any()))]
+        m.d.sync += valid.eq(Cat(self.written, valid))
+        with m.If(self.start):
+            m.d.sync += Value.cast(self.maxima).eq(0)
+        with m.Elif(valid[-1] & (maximum.maximum > self.maxima[row])):
+            m.d.sync += self.maxima[row].eq(maximum.maximum)

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rotary position embedding and the static mean of k: section 6 of ``docs/numerics.md``."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from serrano.config import AcceleratorConfig
+from serrano.primitives.memory import OnChipMemory
+from serrano.stream.delay import DelayLine
+from serrano.stream.pipeline import PipelineControl, delayed
+
+from .arithmetic import round_shift, sat32
+from .payloads import HeadBeat, HeadKind, RopeWrite
+
+__all__ = ["Rotator"]
+
+
+class Rotator(wiring.Component):
+    """Rotates the pairs of q and k heads, and takes k's mean off; v passes.
+
+    For a pair of lanes ``(a, b)`` and the row's ``(c, s)``: ``a' = sat32(rhu(a * c - b * s, 15))``, ``b' =
+    sat32(rhu(a * s + b * c, 15))``; then for k ``sat32(k' - 256 * kmean)``. One beat per cycle, ``latency``
+    (5) cycles. The table of a row must be there before the row's beats.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    rope : ``In(stream.Signature(RopeWrite(config)))``
+        Words of the table; always ready.
+    i : ``In(stream.Signature(HeadBeat(config)))``
+        Linear outputs.
+    o : ``Out(stream.Signature(HeadBeat(config)))``
+        Values to be quantized.
+    """
+
+    latency = 5
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        super().__init__(
+            {
+                "rope": In(stream.Signature(RopeWrite(config))),
+                "i": In(stream.Signature(HeadBeat(config))),
+                "o": Out(stream.Signature(HeadBeat(config))),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        config = self.config
+        words = config.head_dim_max // config.lanes
+        write, beat = self.rope.payload, self.i.payload
+        m.submodules.control = control = PipelineControl(self.latency)
+        m.submodules.table = table = OnChipMemory(
+            write.pairs.shape(), config.rows_max * words, transparent=False
+        )
+        m.submodules.beats = beats = DelayLine(HeadBeat(config), self.latency - 1)
+        m.d.comb += [
+            self.rope.ready.eq(1),
+            table.w_en.eq(self.rope.valid),
+            table.w_addr.eq((write.row * words + write.word)[: len(table.w_addr)]),
+            table.w_data.eq(write.pairs),
+            table.r_en.eq(control.advance),
+            table.r_addr.eq((beat.tag.row * words + beat.word)[: len(table.r_addr)]),
+            control.i_valid.eq(self.i.valid),
+            self.i.ready.eq(control.i_ready),
+            self.o.valid.eq(control.o_valid),
+            control.o_ready.eq(self.o.ready),
+            beats.enable.eq(control.advance),
+            beats.i.eq(beat),
+        ]
+        values = delayed(m, beat.values, 1, enable=control.advance, name="values")
+        rotated = self._build_rotation(m, control.advance, values, table.r_data)
+        result = Signal(HeadBeat(config), reset_less=True)
+        m.d.comb += self.o.payload.eq(result)
+        with m.If(control.advance):
+            m.d.sync += result.eq(beats.o)
+            for lane in range(config.lanes):
+                kind = beats.o.tag.kind
+                mean = Mux(kind == HeadKind.K, beats.o.kmeans[lane], 0)
+                turned = Mux(kind == HeadKind.V, beats.o.values[lane], rotated[lane])
+                # Cycle 5: the mean.
+                m.d.sync += result.values[lane].eq(sat32(turned - mean.shift_left(8)))
+        return m
+
+    def _build_rotation(self, m: Module, enable: Value, values: Any, pairs: Any) -> data.View:
+        """Cycles 2 to 4: products, their sums, rounding."""
+        lanes = self.config.lanes
+        rotated = Signal(data.ArrayLayout(signed(32), lanes), reset_less=True)
+        for pair in range(lanes // 2):
+            products = Signal(data.ArrayLayout(signed(48), 4), name=f"products_{pair}", reset_less=True)
+            sums = Signal(data.ArrayLayout(signed(49), 2), name=f"sums_{pair}", reset_less=True)
+            a, b = values[2 * pair], values[2 * pair + 1]
+            cos, sin = pairs[pair].cos, pairs[pair].sin
+            with m.If(enable):
+                m.d.sync += [
+                    products[0].eq(a * cos),
+                    products[1].eq(b * sin),
+                    products[2].eq(a * sin),
+                    products[3].eq(b * cos),
+                    sums[0].eq(products[0] - products[1]),
+                    sums[1].eq(products[2] + products[3]),
+                    rotated[2 * pair].eq(sat32(round_shift(sums[0], 15))),
+                    rotated[2 * pair + 1].eq(sat32(round_shift(sums[1], 15))),
+                ]
+        return rotated

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows to codes for the array: section 5 of ``docs/numerics.md``."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from serrano.config import AcceleratorConfig
+from serrano.layouts import Scale
+from serrano.stream.pipeline import delayed
+
+from .h16 import h16_decode, h16_magnitude
+from .norm import NormScale, SquareSum
+from .payloads import CodesBeat, QuantizeCommand, WordReadPort, row_bits
+from .quantizer import Factors, LaneQuantizer, VectorQuantizer, vector_scale
+
+__all__ = ["RowQuantizer"]
+
+
+class RowQuantizer(wiring.Component):
+    """Quantizes rows of the residual or of the staging buffer, after RMSNorm where asked for.
+
+    Codes come row after row, ``lanes`` per cycle without stalls, from one row to the next without pause; from
+    ``length`` up to the next multiple of ``n`` they are zero. The first leave ``latency`` (14) cycles after
+    the command was taken. A row's scale is set after its elements were read, ``scale_latency`` cycles later.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    command : ``In(stream.Signature(QuantizeCommand(config)))``
+        What to quantize; at least one row and one element. Source and maxima must be complete.
+    residual : ``Out(WordReadPort(config, signed(32), dim_max))``
+        Reads the residual.
+    residual_maxima : ``In(ArrayLayout(32, rows_max))``
+        Maxima of the residual's rows.
+    staged : ``Out(WordReadPort(config, unsigned(16), input_max))``
+        Reads the staging buffer.
+    staged_maxima : ``In(ArrayLayout(15, rows_max))``
+        Maxima of the staged rows, as codes.
+    codes : ``Out(stream.Signature(CodesBeat(config)))``
+        Codes.
+    row_scales : ``Out(ArrayLayout(Scale, rows_max))``
+        Scales of the rows; a row's scale changes only when the row has been quantized.
+    done : ``Out(1)``
+        High for one cycle when all codes of a command have been taken and all its scales are set.
+    """
+
+    latency = 1 + VectorQuantizer.latency
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        # To the normalized elements, to their squares' sum, to the scale, and into the register.
+        self.scale_latency = (
+            VectorQuantizer.read_latency
+            + LaneQuantizer.normalized_latency
+            + SquareSum.latency_of(config.lanes)
+            + NormScale.latency
+            + 1
+        )
+        super().__init__(
+            {
+                "command": In(stream.Signature(QuantizeCommand(config))),
+                "residual": Out(WordReadPort(config, signed(32), config.dim_max)),
+                "residual_maxima": In(data.ArrayLayout(32, config.rows_max)),
+                "staged": Out(WordReadPort(config, unsigned(16), config.input_max)),
+                "staged_maxima": In(data.ArrayLayout(15, config.rows_max)),
+                "codes": Out(stream.Signature(CodesBeat(config))),
+                "row_scales": Out(data.ArrayLayout(Scale, config.rows_max)),
+                "done": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        config = self.config
+        words = config.input_max // config.lanes
+        m.submodules.quantizer = quantizer = VectorQuantizer(config, words, row_bits(config))
+        todo = Signal(QuantizeCommand(config))
+        row = Signal(row_bits(config))
+        busy, asking, sent = Signal(), Signal(), Signal()
+        staged_maximum = Signal(15)
+        job, beat = quantizer.jobs.payload, quantizer.beats.payload
+        tiles = (todo.length + (config.n - 1)) >> ceil_log2(config.n)
+        last_row = beat.tag == todo.rows - 1
+        m.d.comb += [
+            self.command.ready.eq(~busy),
+            staged_maximum.eq(self.staged_maxima[row]),
+            quantizer.jobs.valid.eq(asking),
+            job.maximum.eq(Mux(todo.staging, h16_magnitude(staged_maximum), self.residual_maxima[row])),
+            job.words.eq(tiles << ceil_log2(config.n // config.lanes)),
+            job.tag.eq(row),
+            self.codes.valid.eq(quantizer.beats.valid),
+            quantizer.beats.ready.eq(self.codes.ready),
+            self.codes.payload.codes.eq(beat.codes),
+            self.codes.payload.row.eq(beat.tag),
+            self.codes.payload.column.eq(beat.word << ceil_log2(config.lanes)),
+            self.codes.payload.last.eq(beat.last & last_row),
+        ]
+        with m.If(self.command.ready):
+            m.d.sync += [
+                todo.eq(self.command.payload),
+                busy.eq(self.command.valid),
+                asking.eq(self.command.valid),
+                row.eq(0),
+                sent.eq(0),
+            ]
+        with m.If(asking & quantizer.jobs.ready):
+            m.d.sync += [row.eq(row + 1), asking.eq(row != todo.rows - 1)]
+        with m.If(self.codes.valid & self.codes.ready & self.codes.payload.last):
+            m.d.sync += sent.eq(1)
+        self._build_read(m, quantizer, todo)
+        scales_set = self._build_scales(m, quantizer, todo)
+        with m.If(sent & (scales_set == todo.rows)):
+            m.d.comb += self.done.eq(busy)
+            m.d.sync += [busy.eq(0), sent.eq(0), scales_set.eq(0)]
+        return m
+
+    def _build_read(self, m: Module, quantizer: VectorQuantizer, todo: Any) -> None:
+        lanes = self.config.lanes
+        column = Signal(ceil_log2(self.config.input_max), reset_less=True)
+        for port, chosen in ((self.residual, ~todo.staging), (self.staged, todo.staging)):
+            m.d.comb += [
+                port.en.eq(quantizer.r_en & chosen),
+                port.row.eq(quantizer.r_tag),
+                port.word.eq(quantizer.r_word),
+            ]
+        with m.If(quantizer.r_en):
+            m.d.sync += column.eq(quantizer.r_word << ceil_log2(lanes))
+        for lane in range(lanes):
+            # What lies beyond the length is nothing, whatever the memory holds.
+            with m.If(column + lane < todo.length):
+                m.d.comb += quantizer.r_data[lane].eq(
+                    Mux(todo.staging, h16_decode(self.staged.data[lane]), self.residual.data[lane])
+                )
+
+    def _build_scales(self, m: Module, quantizer: VectorQuantizer, todo: Any) -> Signal:
+        """Sets the scales; the number of rows for which that has been done."""
+        m.submodules.squares = squares = SquareSum(self.config.lanes)
+        m.submodules.norm = norm = NormScale()
+        row = delayed(m, quantizer.normalized_tag, squares.latency, enable=1, name="square_row")
+        factors = Signal(Factors)
+        known = delayed(
+            m, Cat(quantizer.normalized_factors), squares.latency, enable=1, name="square_factors"
+        )
+        plain = delayed(m, Cat(vector_scale(factors)), norm.latency, enable=1, name="plain")
+        unnormed = delayed(m, ~todo.norm | factors.zero, norm.latency, enable=1, name="unnormed")
+        place = delayed(m, row, norm.latency, enable=1, name="norm_row")
+        valid = Signal(norm.latency)
+        count = Signal(range(self.config.rows_max + 1))
+        m.d.comb += [
+            squares.values.eq(quantizer.normalized),
+            squares.valid.eq(quantizer.normalized_valid),
+            squares.last.eq(quantizer.normalized_last),
+            Value.cast(factors).eq(known),
+            norm.enable.eq(1),
+            norm.squares.eq(squares.total),
+            norm.factors.eq(factors),
+            norm.eps.eq(todo.eps),
+        ]
+        m.d.sync += valid.eq(Cat(squares.done, valid))
+        with m.If(valid[-1]):
+            m.d.sync += [
+                Value.cast(self.row_scales[place]).eq(Mux(unnormed, plain, Value.cast(norm.scale))),
+                count.eq(count + 1),
+            ]
+        return count

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows that wait for their maximum: section 8 of ``docs/numerics.md``."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from serrano.config import AcceleratorConfig
+from serrano.primitives.memory import OnChipMemory
+
+from .maximum import LaneMaximum
+from .payloads import StagedBeat, WordReadPort, row_bits
+
+__all__ = ["Staging"]
+
+
+class Staging(wiring.Component):
+    """Keeps ``[rows_max, input_max]`` h16 codes, and the largest of each row without its sign.
+
+    Codes without sign order like the magnitudes that they stand for. Always ready; one beat per cycle.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    start : ``In(1)``
+        Sets all maxima to zero; only when ``idle``.
+    writes : ``In(stream.Signature(StagedBeat(config)))``
+        Codes; a half beat replaces half a word.
+    maxima : ``Out(ArrayLayout(15, rows_max))``
+        Largest code written to each row since ``start``. Right when ``idle``.
+    read : ``In(WordReadPort(config, unsigned(16), input_max))``
+        Read port.
+    idle : ``Out(1)``
+        Nothing is on its way into the maxima.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        super().__init__(
+            {
+                "start": In(1),
+                "writes": In(stream.Signature(StagedBeat(config))),
+                "maxima": Out(data.ArrayLayout(15, config.rows_max)),
+                "read": In(WordReadPort(config, unsigned(16), config.input_max)),
+                "idle": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        config = self.config
+        half, words = config.lanes // 2, config.input_max // config.lanes
+        m.submodules.memory = memory = OnChipMemory(
+            data.ArrayLayout(16, config.lanes), config.rows_max * words, transparent=False, granularity=half
+        )
+        beat = self.writes.payload
+        upper = beat.half & beat.column[ceil_log2(half)]
+        word = beat.column[ceil_log2(config.lanes) :]
+        m.d.comb += [
+            self.writes.ready.eq(1),
+            memory.w_addr.eq((beat.row * words + word)[: len(memory.w_addr)]),
+            memory.r_en.eq(self.read.en),
+            memory.r_addr.eq((self.read.row * words + self.read.word)[: len(memory.r_addr)]),
+            self.read.data.eq(memory.r_data),
+        ]
+        with m.If(self.writes.valid):
+            m.d.comb += memory.w_en.eq(Cat(~upper, upper | ~beat.half))
+        for lane in range(config.lanes):
+            m.d.comb += memory.w_data[lane].eq(Mux(upper, beat.codes[lane % half], beat.codes[lane]))
+        m.submodules.maximum = maximum = LaneMaximum(config.lanes, 15)
+        valid = Signal(maximum.latency)
+        row = beat.row
+        for stage in range(maximum.latency):
+            following = Signal(row_bits(config), name=f"row_{stage + 1}", reset_less=True)
+            m.d.sync += following.eq(row)
+            row = following
+        for lane in range(config.lanes):
+            code = beat.codes[lane][:15]
+            m.d.comb += maximum.values[lane].eq(code if lane < half else Mux(beat.half, 0, code))
+        m.d.comb += [maximum.enable.eq(1), self.idle.eq(~(self.writes.valid | valid.any()))]
+        m.d.sync += valid.eq(Cat(self.writes.valid, valid))
+        with m.If(self.start):
+            m.d.sync += Value.cast(self.maxima).eq(0)
+        with m.Elif(valid[-1] & (maximum.maximum > self.maxima[row])):
+            m.d.sync += self.maxima[row].eq(maximum.maximum)
+        return m
