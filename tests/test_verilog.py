@@ -107,6 +107,23 @@ def test_yosys_trigger_of_a_process_of_constants_stays():
     assert text.count("if (\\$start ) begin end") == 2
 
 
+def test_words_of_verilog_as_names():
+    """Inside they are escaped, outside they get an underscore."""
+
+    class Inner(wiring.Component):
+        begin: In(8)
+        end: Out(8)
+
+        def elaborate(self, platform):
+            m = Module()
+            m.d.comb += self.end.eq(self.begin + 1)
+            return m
+
+    text = emit_verilog(Inner(), "words")
+    assert "module words(\n  clk,\n  rst,\n  begin_,\n  end_\n);" in text
+    assert "module words_inner(\n  \\begin ,\n  \\end \n);" in text
+
+
 def test_memories_must_be_wrapped():
     class Bare(wiring.Component):
         i: In(8)

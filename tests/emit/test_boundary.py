@@ -22,6 +22,7 @@ class Unit(wiring.Component):
                     )
                 ),
                 "irq": Out(1),
+                "begin": In(1),
                 "nothing": In(0),
             }
         )
@@ -42,6 +43,7 @@ def test_names_without_a_map():
     assert Port("link__ar__payload", "output", 20) in ports
     assert Port("link__r__payload", "input", 16) in ports
     assert Port("irq", "output", 1) in ports
+    assert Port("begin_", "input", 1) in ports
     assert "nothing" not in [port.name for port in ports]
 
 
@@ -70,6 +72,7 @@ def test_axi_names():
     ("options", "message"),
     [
         ({"port_names": {"irq": "clk"}}, r"Port name 'clk' is used twice"),
+        ({"port_names": {"irq": "event"}}, r"Port name must be a Verilog identifier, not 'event'"),
         ({"port_names": {"irq": "i r q"}}, r"Port name must be a Verilog identifier, not 'i r q'"),
         ({"port_names": {"iqr": "x"}}, r"Name map speaks of 'iqr', which is no port of .*"),
         (

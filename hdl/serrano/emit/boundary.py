@@ -11,6 +11,18 @@ from amaranth.lib import data, wiring
 
 __all__ = ["Boundary", "Port", "axi_port_names"]
 
+# Words of Verilog and SystemVerilog that a port could plausibly be called.
+_RESERVED = frozenset(
+    "always and assign before begin bind bit buf byte case cell chandle checker class clocking config const"
+    " constraint context cover cross default design disable dist do edge else end endcase enum event expect"
+    " export extends final first_match for force forever fork function generate global if iff import initial"
+    " inout input inside instance int interface join library local logic longint modport module nand negedge"
+    " new nor not null or output package packed parameter posedge primitive priority process program property"
+    " pure rand randc real ref reg release repeat restrict return scalared sequence shortint signed"
+    " small soft solve static string strong struct super table tagged task this time timeunit tran tri type"
+    " typedef union unique unsigned until untyped use var vectored virtual void wait wand weak while wildcard"
+    " wire with within wor xnor xor".split()
+)
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
@@ -79,7 +91,8 @@ class Boundary(Elaboratable):
     port_names : mapping of :class:`str` to :class:`str`
         Verilog name for a port's Amaranth name, the path joined by two underscores (``bus__ar__valid``).
         Names of fields (``bus__ar__payload__addr``) split a structured payload into one port for each field.
-        Ports that are not named keep their Amaranth name.
+        Ports that are not named keep their Amaranth name, those called like a word of Verilog with
+        an underscore after it.
     clock : :class:`str`
         Name of the clock input, of domain ``sync``.
     reset : :class:`str`
@@ -119,7 +132,8 @@ class Boundary(Elaboratable):
         for path, member, value in component.signature.flatten(component):
             for name, leaf in _leaves("__".join(map(str, path)), value, port_names):
                 unknown.pop(name, None)
-                self._add_port(port_names.get(name, name), leaf, member.flow)
+                default = f"{name}_" if name in _RESERVED else name
+                self._add_port(port_names.get(name, default), leaf, member.flow)
         if unknown:
             raise ValueError(
                 f"Name map speaks of {', '.join(map(repr, unknown))}, which is no port of {component!r}"
@@ -129,7 +143,7 @@ class Boundary(Elaboratable):
         value = Value.cast(leaf)
         if len(value) == 0:
             return
-        if not _IDENTIFIER.match(name):
+        if not _IDENTIFIER.match(name) or name in _RESERVED:
             raise ValueError(f"Port name must be a Verilog identifier, not {name!r}")
         if name in self.ports:
             raise ValueError(f"Port name {name!r} is used twice")
