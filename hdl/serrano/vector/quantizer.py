@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from serrano.config import AcceleratorConfig
 from serrano.layouts import Scale
+from serrano.stream import StreamRegister
 from serrano.stream.pipeline import PipelineControl, delayed
 
 from .arithmetic import ZERO_SCALE, limit, msb, normalized, round_shift
@@ -201,7 +202,7 @@ class VectorQuantizer(wiring.Component):
     """Reads vectors word by word and quantizes them with the factors of their known maxima.
 
     One word per cycle, without pause between vectors whose jobs came early enough: the first codes leave
-    ``latency`` (13) cycles after the job came.
+    ``latency`` (14) cycles after the job came.
 
     Parameters
     ----------
@@ -242,7 +243,7 @@ class VectorQuantizer(wiring.Component):
 
     # Memory, then a register in front of the shifter.
     read_latency = 2
-    latency = QuantizerFactors.latency + read_latency + LaneQuantizer.latency
+    latency = QuantizerFactors.latency + StreamRegister.latency + read_latency + LaneQuantizer.latency
 
     def __init__(self, config: AcceleratorConfig, words: int, tag: Any):
         self.config = config
@@ -271,20 +272,28 @@ class VectorQuantizer(wiring.Component):
         m.submodules.flow = flow = PipelineControl(self.read_latency + LaneQuantizer.latency)
         m.submodules.lanes = lanes = LaneQuantizer(self.config.lanes)
         job = self.jobs.payload
-        tag = delayed(m, Cat(job.tag), setup.latency, enable=setup.advance, name="job_tag")
-        words = delayed(m, job.words, setup.latency, enable=setup.advance, name="job_words")
+        known = data.StructLayout({"factors": Factors, "words": job.words.shape(), "tag": len(Cat(job.tag))})
+        # Gaps between jobs close up here while a vector is read.
+        m.submodules.ready = ready = StreamRegister(known)
+        vector = ready.o.payload
         word = Signal.like(self.r_word)
         m.d.comb += [
             setup.i_valid.eq(self.jobs.valid),
             self.jobs.ready.eq(setup.i_ready),
             factors.enable.eq(setup.advance),
             factors.maximum.eq(job.maximum),
-            flow.i_valid.eq(setup.o_valid),
+            Cat(ready.i.payload.words, ready.i.payload.tag).eq(
+                delayed(m, Cat(job.words, job.tag), setup.latency, enable=setup.advance, name="job")
+            ),
+            ready.i.payload.factors.eq(factors.factors),
+            ready.i.valid.eq(setup.o_valid),
+            setup.o_ready.eq(ready.i.ready),
+            flow.i_valid.eq(ready.o.valid),
             self.r_en.eq(flow.i_valid & flow.advance),
             self.r_word.eq(word),
-            self.r_last.eq(word == words - 1),
-            Value.cast(self.r_tag).eq(tag),
-            setup.o_ready.eq(self.r_en & self.r_last),
+            self.r_last.eq(word == vector.words - 1),
+            Value.cast(self.r_tag).eq(vector.tag),
+            ready.o.ready.eq(self.r_en & self.r_last),
             self.beats.valid.eq(flow.o_valid),
             flow.o_ready.eq(self.beats.ready),
         ]
@@ -292,19 +301,19 @@ class VectorQuantizer(wiring.Component):
             m.d.sync += word.eq(Mux(self.r_last, 0, word + 1))
 
         values = delayed(m, self.r_data, 1, enable=flow.advance, name="values")
-        place = Cat(self.r_last, word, tag, factors.factors)
+        place = Cat(self.r_last, word, vector.tag, vector.factors)
         early = delayed(m, place, self.read_latency, enable=flow.advance, name="early")
         middle = delayed(m, early, lanes.normalized_latency, enable=flow.advance, name="middle")
         late = delayed(m, middle, lanes.latency - lanes.normalized_latency, enable=flow.advance, name="late")
-        known = Signal(Factors)
+        early_factors = Signal(Factors)
         skipped = Signal.like(word)
         beat = self.beats.payload
         m.d.comb += [
-            Value.cast(known).eq(early[-len(Value.cast(known)) :]),
+            Value.cast(early_factors).eq(early[-len(Value.cast(early_factors)) :]),
             lanes.enable.eq(flow.advance),
             lanes.values.eq(values),
-            lanes.position.eq(known.position),
-            lanes.factor.eq(known.factor),
+            lanes.position.eq(early_factors.position),
+            lanes.factor.eq(early_factors.factor),
             self.normalized.eq(lanes.normalized),
             self.normalized_valid.eq(
                 flow.stages[self.read_latency + lanes.normalized_latency - 1] & flow.advance

@@ -24,7 +24,7 @@ class RowQuantizer(wiring.Component):
     """Quantizes rows of the residual or of the staging buffer, after RMSNorm where asked for.
 
     Codes come row after row, ``lanes`` per cycle without stalls, from one row to the next without pause; from
-    ``length`` up to the next multiple of ``n`` they are zero. The first leave ``latency`` (14) cycles after
+    ``length`` up to the next multiple of ``n`` they are zero. The first leave ``latency`` (15) cycles after
     the command was taken. A row's scale is set after its elements were read, ``scale_latency`` cycles later.
 
     Parameters

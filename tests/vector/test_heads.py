@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Heads: from linear outputs to codes and scales, for head sizes below, at and above n."""
+
+import dataclasses
+
+import pytest
+
+from serrano.config import preset
+from serrano.vector.heads import Heads
+from support.qkv import Packet, Shape, plain_codes, plain_scale, shapes
+from support.streams import STALLS, collect, send, simulate
+from support.vectors import BASE, CONFIGS, SMALL
+
+
+def run(config, packets: list[Packet], stall: float, scale_stall: float | None = None) -> None:
+    dut = Heads(config)
+
+    async def bench(ctx) -> None:
+        for packet in packets:
+            await send(ctx, dut.rope, packet.rope_writes(), stall, 1)
+            await send(ctx, dut.command, [packet.command()])
+            await send(ctx, dut.beats, packet.beats(), stall, 2)
+            while done[0] < 2 * (1 + packets.index(packet)):
+                await ctx.tick()
+
+    done = [0]
+
+    async def drain_codes(ctx) -> None:
+        for packet in packets:
+            wanted = packet.codes()
+            assert await collect(ctx, dut.codes, len(wanted), stall, 3, plain_codes) == wanted
+            done[0] += 1
+
+    async def drain_scales(ctx) -> None:
+        for packet in packets:
+            wanted = packet.scales()
+            rate = stall if scale_stall is None else scale_stall
+            assert await collect(ctx, dut.scales, len(wanted), rate, 4, plain_scale) == wanted
+            done[0] += 1
+
+    simulate(dut, bench, drain_codes, drain_scales)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
+@pytest.mark.parametrize("stall", STALLS)
+def test_packets(config, stall: float) -> None:
+    run(config, [Packet(config, shape, seed) for seed, shape in enumerate(shapes(config))], stall)
+
+
+def test_late_scales() -> None:
+    """Codes wait for scales that nobody takes, and nothing is lost."""
+    run(SMALL, [Packet(SMALL, shape, seed) for seed, shape in enumerate(shapes(SMALL))], 0.0, 0.95)
+
+
+@pytest.mark.parametrize("head_pad", [8, 48, 64, 128])
+def test_base(head_pad: int) -> None:
+    config = dataclasses.replace(preset("base"), dim_max=128, ffn_max=128, heads_max=8, kv_width_max=256)
+    run(config, [Packet(config, Shape(config.rows_max, 1, 2, head_pad), 9)], 0.0)
+
+
+@pytest.mark.parametrize(("shape", "spare"), [(Shape(8, 2, 4, 48), 4), (Shape(8, 2, 4, 8), 14)])
+def test_rate(shape: Shape, spare: int) -> None:
+    """Once both slots are in use there is one beat per cycle; before, a slot is waited for once."""
+    packet = Packet(BASE, shape, 5)
+    dut = Heads(BASE)
+    waited = [0]
+
+    async def bench(ctx) -> None:
+        ctx.set(dut.codes.ready, 1)
+        ctx.set(dut.scales.ready, 1)
+        await send(ctx, dut.command, [packet.command()])
+        for beat in packet.beats():
+            ctx.set(dut.beats.payload, beat)
+            ctx.set(dut.beats.valid, 1)
+            while not ctx.get(dut.beats.ready):
+                waited[0] += 1
+                await ctx.tick()
+            await ctx.tick()
+
+    simulate(dut, bench)
+    assert waited[0] <= spare
+
+
+def test_latency() -> None:
+    """From the last beat of a head to its first codes."""
+    config = BASE
+    packet = Packet(config, Shape(1, 1, 1, 16), 6)
+    dut = Heads(config)
+    seen = []
+
+    async def bench(ctx) -> None:
+        ctx.set(dut.codes.ready, 1)
+        await send(ctx, dut.command, [packet.command()])
+        for beat in packet.beats()[:2]:
+            ctx.set(dut.beats.payload, beat)
+            ctx.set(dut.beats.valid, 1)
+            await ctx.tick()
+        ctx.set(dut.beats.valid, 0)
+        # One cycle has passed since the last beat came.
+        for _ in range(dut.latency + 1):
+            seen.append(ctx.get(dut.codes.valid))
+            await ctx.tick()
+
+    simulate(dut, bench)
+    assert seen == [0] * (dut.latency - 1) + [1, 1]
