@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The part of softmax that knows no maximum: from scores to weights and their group's maxima."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from serrano.config import GROUP_TOKENS, AcceleratorConfig
+from serrano.layouts import PackedScale
+from serrano.stream.pipeline import delayed
+from serrano.vector.arithmetic import ScaleProduct, Scaler, limit, round_shift, unpack_scale
+from serrano.vector.maximum import LaneMaximum
+from serrano.vector.tables import Exp2
+
+from .payloads import (
+    MAXIMUM_BITS,
+    GroupMaxima,
+    ScoreBeat,
+    SoftmaxItem,
+    TokenWeight,
+    item_row_bits,
+    item_row_count,
+)
+
+__all__ = ["Exponentials", "MaximaWritePort", "TokenWritePort"]
+
+SCORE_FRACTION_BITS = 12
+
+
+class TokenWritePort(wiring.Signature):
+    """Where weights go: ``lanes`` tokens of a row of the item in buffer ``slot``, word after word."""
+
+    def __init__(self, config: AcceleratorConfig):
+        super().__init__(
+            {
+                "en": Out(1),
+                "slot": Out(1),
+                "row": Out(item_row_bits(config)),
+                "word": Out(ceil_log2(GROUP_TOKENS // config.lanes)),
+                "data": Out(data.ArrayLayout(TokenWeight, config.lanes)),
+            }
+        )
+
+
+class MaximaWritePort(wiring.Signature):
+    """Where the maxima of a row over one token tile go."""
+
+    def __init__(self, config: AcceleratorConfig):
+        super().__init__(
+            {
+                "en": Out(1),
+                "slot": Out(1),
+                "row": Out(item_row_bits(config)),
+                "tile": Out(max(1, ceil_log2(config.group_tiles))),
+                "data": Out(GroupMaxima),
+            }
+        )
+
+
+class Exponentials(wiring.Component):
+    """Scores to weights, ``lanes`` tokens per cycle.
+
+    For each token ``z = sat32(rhu(acc * M', 3 - E))`` with ``(M', E) = mul(s_q, s_k)``, ``(M, i) = exp2(z)``,
+    ``U = rhu(M * mv, 16)`` and ``y - i = ev + 1``. Maxima of ``ceil(z)`` and ``x`` are taken over the valid
+    tokens of each row and tile. Weights are written ``latency`` (10) cycles after their slice was taken, the
+    maxima of a tile one or two cycles after the last of its weights. Items alternate between two slots.
+
+    The pipeline never stops: it takes an item's first scores only when there is ``room`` for all of it.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator; ``n`` is at most 16.
+
+    Members
+    -------
+    rows, group : ``In(range)``
+        Rows of an item and query heads per token (counts); constant while items are on their way.
+    items : ``In(stream.Signature(SoftmaxItem))``
+        Taken with the last of their scores.
+    scores : ``In(stream.Signature(ScoreBeat(config)))``
+        For each item, token tile, row.
+    room : ``In(1)``
+        Another slot is free.
+    claim : ``Out(1)``
+        An item has begun, and takes a slot.
+    tokens : ``Out(TokenWritePort(config))``
+        Writes weights.
+    maxima : ``Out(MaximaWritePort(config))``
+        Writes maxima.
+    full : ``Out(1)``
+        The last write of an item happens now.
+    first, last : ``Out(1)``
+        The flags of that item.
+
+    Raises
+    ------
+    ValueError
+        If ``n`` is larger than 16.
+    """
+
+    latency = ScaleProduct.latency + Scaler.latency + Exp2.latency + 2
+
+    def __init__(self, config: AcceleratorConfig):
+        if config.n > GROUP_TOKENS:
+            raise ValueError(f"n must be at most {GROUP_TOKENS} for attention, not {config.n!r}")
+        self.config = config
+        super().__init__(
+            {
+                "rows": In(item_row_count(config)),
+                "group": In(item_row_count(config)),
+                "items": In(stream.Signature(SoftmaxItem)),
+                "scores": In(stream.Signature(ScoreBeat(config))),
+                "room": In(1),
+                "claim": Out(1),
+                "tokens": Out(TokenWritePort(config)),
+                "maxima": Out(MaximaWritePort(config)),
+                "full": Out(1),
+                "first": Out(1),
+                "last": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        config = self.config
+        part = Signal(ceil_log2(config.n // config.lanes))
+        tile = Signal(ceil_log2(config.group_tiles))
+        row = Signal(item_row_bits(config))
+        member, token = Signal.like(self.group), Signal.like(row)
+        slot, inside = Signal(), Signal()
+        taken, last_part, last_row, last_tile = Signal(), Signal(), Signal(), Signal()
+        item = self.items.payload
+        m.d.comb += [
+            taken.eq(self.items.valid & self.scores.valid & (inside | self.room)),
+            self.claim.eq(taken & ~inside),
+            last_part.eq(part == config.n // config.lanes - 1),
+            last_row.eq(row == self.rows - 1),
+            last_tile.eq(tile == config.group_tiles - 1),
+            self.scores.ready.eq(taken & last_part),
+            self.items.ready.eq(taken & last_part & last_row & last_tile),
+        ]
+        with m.If(taken):
+            m.d.sync += [part.eq(part + 1), inside.eq(1)]
+            with m.If(last_part):
+                m.d.sync += [row.eq(row + 1), member.eq(member + 1)]
+                with m.If(member == self.group - 1):
+                    m.d.sync += [member.eq(0), token.eq(token + 1)]
+                with m.If(last_row):
+                    m.d.sync += [row.eq(0), member.eq(0), token.eq(0), tile.eq(tile + 1)]
+                    with m.If(last_tile):
+                        m.d.sync += [tile.eq(0), inside.eq(0), slot.eq(~slot)]
+
+        count = Signal(signed(18))
+        reach = Signal(range(GROUP_TOKENS + 1))
+        m.d.comb += [count.eq(item.count + token), reach.eq(limit(count, 0, GROUP_TOKENS))]
+        word = Cat(part, tile)
+        lanes = [self._build_lane(m, lane, word, part, reach) for lane in range(config.lanes)]
+        flags = Cat(last_part & last_row & last_tile, item.first, item.last)
+        self._build_outputs(m, lanes, taken, Cat(slot, row, word), Cat(part == 0, last_part, flags))
+        return m
+
+    def _build_lane(self, m: Module, lane: int, word: Value, part: Value, reach: Value) -> Any:
+        """One lane of the pipeline; returns its :class:`TokenWeight` of the last stage."""
+        config, item = self.config, self.items.payload
+        words = range(lane, GROUP_TOKENS, config.lanes)
+        one = Const(1)
+        k_scale, v_scale = (Signal(PackedScale, name=f"{kind}_scale_{lane}") for kind in "kv")
+        total = Signal(signed(32), name=f"sum_{lane}")
+        m.submodules[f"product_{lane}"] = product = ScaleProduct()
+        m.submodules[f"scaler_{lane}"] = scaler = Scaler(32, offset=SCORE_FRACTION_BITS - 9)
+        m.submodules[f"exp2_{lane}"] = exp2 = Exp2()
+        m.d.comb += [
+            Value.cast(k_scale).eq(Array(Value.cast(item.k_scales[token]) for token in words)[word]),
+            Value.cast(v_scale).eq(Array(Value.cast(item.v_scales[token]) for token in words)[word]),
+            total.eq(Array(self.scores.payload.sums[j] for j in range(lane, config.n, config.lanes))[part]),
+            product.enable.eq(one),
+            product.a.eq(self.scores.payload.scale),
+            product.b.eq(unpack_scale(k_scale)),
+            scaler.enable.eq(one),
+            scaler.scale.eq(product.product),
+            scaler.value.eq(delayed(m, total, product.latency, enable=one, name=f"sum_{lane}")),
+            exp2.enable.eq(one),
+            exp2.operand.eq(scaler.result),
+        ]
+        before = self.latency - 2
+        late_scale = delayed(m, v_scale, before, enable=one, name=f"v_scale_{lane}")
+        factor = unpack_scale(late_scale)
+        full = Signal(33, name=f"full_{lane}", reset_less=True)
+        weight = Signal(TokenWeight, name=f"weight_{lane}", reset_less=True)
+        offset = delayed(m, (factor.exponent + 1)[:7], 1, enable=one, name=f"offset_{lane}")
+        valid = Signal(name=f"valid_{lane}")
+        m.d.comb += valid.eq(Cat(Const(lane, ceil_log2(config.lanes)), word) < reach)
+        m.d.sync += [
+            # Cycle 9: multiply. Cycle 10: round.
+            full.eq(exp2.mantissa * factor.mantissa),
+            weight.mantissa.eq(delayed(m, exp2.mantissa, 1, enable=one, name=f"mantissa_{lane}")),
+            weight.exponent.eq(delayed(m, exp2.exponent, 1, enable=one, name=f"exponent_{lane}")),
+            weight.weight.eq(round_shift(full, 16)),
+            weight.offset.eq(offset),
+            weight.valid.eq(delayed(m, valid, before + 1, enable=one, name=f"valid_{lane}")),
+        ]
+        return weight
+
+    def _build_outputs(self, m: Module, lanes: list[Any], taken: Value, place: Value, flags: Value) -> None:
+        one = Const(1)
+        write, late_write = self.tokens, self.maxima
+        latest, running, held = (Signal(GroupMaxima, name=name) for name in ("latest", "running", "held"))
+        bias = 1 << (MAXIMUM_BITS - 1)
+        for field in ("m", "x"):
+            m.submodules[f"maximum_{field}"] = tree = LaneMaximum(self.config.lanes, MAXIMUM_BITS)
+            for lane, weight in enumerate(lanes):
+                # z has a fraction exactly where the mantissa is not 2**16.
+                above = (weight.mantissa[:16] != 0) if field == "m" else weight.offset + weight.weight[16]
+                biased = Signal(MAXIMUM_BITS, name=f"biased_{field}_{lane}")
+                m.d.comb += [
+                    biased.eq(weight.exponent + above + bias),
+                    tree.values[lane].eq(Mux(weight.valid, biased, 0)),
+                ]
+            m.d.comb += [tree.enable.eq(one), latest[field].eq(tree.maximum)]
+        stages = Signal(self.latency + tree.latency)
+        m.d.sync += stages.eq(Cat(taken, stages))
+        placed = delayed(m, Cat(place, flags), self.latency, enable=one, name="place")
+        late = delayed(m, placed, tree.latency, enable=one, name="late_place")
+        first_part, last_part, complete = Signal(), Signal(), Signal()
+        word = Signal.like(write.word)
+        flagged = Cat(first_part, last_part, complete, self.first, self.last)
+        valid = stages[-1]
+        m.d.comb += [
+            write.en.eq(stages[self.latency - 1]),
+            Cat(write.slot, write.row, write.word).eq(placed),
+            *(write.data[lane].eq(weight) for lane, weight in enumerate(lanes)),
+            Cat(late_write.slot, late_write.row, word, flagged).eq(late),
+            late_write.tile.eq(word[ceil_log2(self.config.n // self.config.lanes) :]),
+            late_write.en.eq(valid & last_part),
+            late_write.data.eq(running),
+            self.full.eq(valid & complete),
+        ]
+        for field in ("m", "x"):
+            use = first_part | (latest[field] > held[field])
+            m.d.comb += running[field].eq(Mux(use, latest[field], held[field]))
+        with m.If(valid):
+            m.d.sync += held.eq(running)
