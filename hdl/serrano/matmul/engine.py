@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The array with its loader, its issue control and its accumulators."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from serrano.config import AcceleratorConfig
+from serrano.layouts import ACCUMULATOR_BITS
+
+from .accumulator import RESULTS, AccumulatorColumn, ColumnTag
+from .array import SystolicArray
+from .loader import TileLoader
+from .payloads import RowBeat, TileUnit
+
+__all__ = ["Engine"]
+
+
+class Engine(wiring.Component):
+    """Multiplies rows by tiles and accumulates.
+
+    For every row of a tile, ``s[j] = sum_k operand[k] * tile[k][j]`` goes into the accumulators as the
+    row's tag says; the values of rows with ``emit`` come out in order. The first row of a tile waits until
+    the tile is loaded, a row with ``emit`` until there is room for its result, and tiles start at least
+    ``AccumulatorColumn.interval`` cycles apart, so that an accumulator may be used once by every tile.
+    Tiles that follow one another and use the same accumulators must use them in the same order, all with
+    or all without halves.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    tiles : ``In(stream.Signature(TileUnit(config)))``
+        Tiles, ``tile_units`` units each.
+    rows : ``In(stream.Signature(RowBeat(config)))``
+        Rows of the tiles, in order.
+    results : ``Out(stream.Signature(ArrayLayout(signed(40), n)))``
+        Emitted values; ``latency`` cycles after their row was taken, at the earliest.
+    active, wait_tile, wait_results : ``Out(1)``
+        A row is taken; a row waits for its tile; for room among the results, or for an accumulator.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        # The last column's sum, accumulation, and the way through the results' memory.
+        self.latency = SystolicArray.latency_of(config) + config.n - 1 + AccumulatorColumn.latency + 2
+        super().__init__(
+            {
+                "tiles": In(stream.Signature(TileUnit(config))),
+                "rows": In(stream.Signature(RowBeat(config))),
+                "results": Out(stream.Signature(data.ArrayLayout(signed(ACCUMULATOR_BITS), config.n))),
+                "active": Out(1),
+                "wait_tile": Out(1),
+                "wait_results": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.array = array = SystolicArray(self.config)
+        m.submodules.loader = loader = TileLoader(self.config, array.reload)
+        wiring.connect(m, wiring.flipped(self.tiles), loader.tiles)
+        m.d.comb += [
+            array.load.eq(loader.load),
+            array.load_plane.eq(loader.load_plane),
+            array.unit.eq(loader.unit),
+            array.tile.eq(loader.tile),
+        ]
+        row, taken = self.rows.payload, Signal()
+        spaced, room = Signal(), Signal()
+        m.d.comb += [
+            self.rows.ready.eq(loader.loaded & spaced & room),
+            taken.eq(self.rows.valid & self.rows.ready),
+            loader.release.eq(taken & row.last),
+            array.plane.eq(loader.use_plane),
+            self.active.eq(taken),
+            self.wait_tile.eq(self.rows.valid & ~loader.loaded),
+            self.wait_results.eq(self.rows.valid & loader.loaded & ~(spaced & room)),
+        ]
+        with m.If(taken):
+            m.d.comb += array.operand.eq(row.operand)
+        self._build_spacing(m, taken, spaced)
+        tag = Signal(ColumnTag(self.config))
+        m.d.comb += [tag.valid.eq(taken), tag.tag.eq(row.tag)]
+        for cycle in range(array.latency):
+            following = Signal(ColumnTag(self.config), name=f"tag_{cycle + 1}")
+            m.d.sync += following.eq(tag)
+            tag = following
+        self._build_columns(m, array, tag, taken, room)
+        return m
+
+    def _build_spacing(self, m: Module, taken: Signal, spaced: Signal) -> None:
+        """At the start of a tile, wait until the one before has started long enough ago."""
+        in_tile = Signal()
+        age = Signal(range(AccumulatorColumn.interval), init=AccumulatorColumn.interval - 1)
+        m.d.comb += spaced.eq(in_tile | (age == AccumulatorColumn.interval - 1))
+        with m.If(taken & ~in_tile):
+            m.d.sync += age.eq(0)
+        with m.Elif(age != AccumulatorColumn.interval - 1):
+            m.d.sync += age.eq(age + 1)
+        with m.If(taken):
+            m.d.sync += in_tile.eq(~self.rows.payload.last)
+
+    def _build_columns(
+        self, m: Module, array: SystolicArray, tag: Signal, taken: Signal, room: Signal
+    ) -> None:
+        """The columns' results are written one after another and read together."""
+        stored, claimed = Signal(range(RESULTS + 1)), Signal(range(RESULTS + 1))
+        head = Signal(ceil_log2(RESULTS))
+        fetch, leave, claim = Signal(), Signal(), Signal()
+        column_tag = tag
+        for index in range(self.config.n):
+            column = AccumulatorColumn(self.config)
+            m.submodules[f"column_{index}"] = column
+            m.d.comb += [
+                column.tag_i.eq(column_tag),
+                column.sum.eq(array.sums[index]),
+                column.fetch.eq(fetch),
+                column.fetch_address.eq(head),
+                self.results.payload[index].eq(column.result),
+            ]
+            column_tag = column.tag_o
+        m.d.comb += [
+            fetch.eq((stored != 0) & (~self.results.valid | self.results.ready)),
+            leave.eq(self.results.valid & self.results.ready),
+            claim.eq(taken & self.rows.payload.tag.emit),
+            room.eq((claimed != RESULTS) | ~self.rows.payload.tag.emit),
+        ]
+        m.d.sync += [
+            stored.eq(stored + column.written - fetch),
+            claimed.eq(claimed + claim - leave),
+            head.eq(head + fetch),
+            self.results.valid.eq(fetch | (self.results.valid & ~self.results.ready)),
+        ]

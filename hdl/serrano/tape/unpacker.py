@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the payload of a packet to scales and weight tiles."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from serrano.config import AcceleratorConfig
+from serrano.matmul import TileUnit
+from serrano.tape.packets import BlockScales, PayloadUnit
+
+__all__ = ["UnpackCommand", "Unpacker"]
+
+
+class UnpackCommand(data.StructLayout):
+    """Shape of a payload: ``blocks`` blocks of ``tiles`` tiles; the first ``kmean_blocks`` have k means."""
+
+    def __init__(self, config: AcceleratorConfig):
+        super().__init__({"blocks": 32, "tiles": range(config.input_max // config.n + 1), "kmean_blocks": 16})
+
+
+class Unpacker(wiring.Component):
+    """Takes weight blocks apart: scales, k means where there are any, then tiles, to be loaded by row.
+
+    One payload unit per cycle. The padding behind the last block is dropped. A payload that ends too early
+    or goes on for longer than padding can sets ``fault``, until reset.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    command : ``In(stream.Signature(UnpackCommand(config)))``
+        Shape of the next payload; at least one block and one tile.
+    payload : ``In(stream.Signature(PayloadUnit(config)))``
+        The payload.
+    scales : ``Out(stream.Signature(BlockScales(config)))``
+        One for each block, before its tiles.
+    tiles : ``Out(stream.Signature(TileUnit(config)))``
+        The units of all tiles.
+    fault : ``Out(1)``
+        The payload's length does not fit the command.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        super().__init__(
+            {
+                "command": In(stream.Signature(UnpackCommand(config))),
+                "payload": In(stream.Signature(PayloadUnit(config))),
+                "scales": Out(stream.Signature(BlockScales(config))),
+                "tiles": Out(stream.Signature(TileUnit(config))),
+                "fault": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        config = self.config
+        header_units = 2 * config.n // config.load_bytes
+        todo = Signal(UnpackCommand(config))
+        unit = Signal(range(max(2, header_units, config.tile_units)))
+        tile = Signal.like(todo.tiles)
+        spare = Signal(range(config.tape_align // config.load_bytes + 1))
+        content = Value.cast(self.payload.payload.bytes)
+        taken, last = Signal(), Signal()
+        gathered = Signal(16 * config.n, reset_less=True)
+        following = Signal(16 * config.n)
+        scales_free = ~self.scales.valid | self.scales.ready
+        m.d.comb += [
+            taken.eq(self.payload.valid & self.payload.ready),
+            last.eq(self.payload.payload.last),
+            following.eq(Cat(gathered, content)[8 * config.load_bytes :]),
+            self.tiles.payload.vectors.eq(content),
+        ]
+        with m.If(self.scales.ready):
+            m.d.sync += self.scales.valid.eq(0)
+        with m.If(taken):
+            m.d.sync += [gathered.eq(following), unit.eq(unit + 1)]
+
+        def end_of_block() -> None:
+            m.d.sync += [todo.blocks.eq(todo.blocks - 1), tile.eq(0)]
+            with m.If(todo.kmean_blocks != 0):
+                m.d.sync += todo.kmean_blocks.eq(todo.kmean_blocks - 1)
+            with m.If(todo.blocks != 1):
+                m.d.sync += self.fault.eq(self.fault | last)
+                m.next = "SCALES"
+            with m.Elif(last):
+                m.next = "IDLE"
+            with m.Else():
+                m.next = "PADDING"
+
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += self.command.ready.eq(1)
+                m.d.sync += [unit.eq(0), tile.eq(0), spare.eq(0), todo.eq(self.command.payload)]
+                with m.If(self.command.valid):
+                    m.next = "SCALES"
+            with m.State("SCALES"):
+                m.d.comb += self.payload.ready.eq(scales_free)
+                with m.If(taken):
+                    m.d.sync += self.fault.eq(self.fault | last)
+                    with m.If(unit == header_units - 1):
+                        m.d.sync += [
+                            unit.eq(0),
+                            Value.cast(self.scales.payload.scales).eq(following),
+                            Value.cast(self.scales.payload.kmeans).eq(0),
+                            self.scales.valid.eq(todo.kmean_blocks == 0),
+                        ]
+                        m.next = "TILES"
+                        with m.If(todo.kmean_blocks != 0):
+                            m.next = "KMEANS"
+            with m.State("KMEANS"):
+                m.d.comb += self.payload.ready.eq(1)
+                with m.If(taken):
+                    m.d.sync += self.fault.eq(self.fault | last)
+                    with m.If(unit == header_units - 1):
+                        m.d.sync += [
+                            unit.eq(0),
+                            Value.cast(self.scales.payload.kmeans).eq(following),
+                            self.scales.valid.eq(1),
+                        ]
+                        m.next = "TILES"
+            with m.State("TILES"):
+                m.d.comb += [
+                    self.tiles.valid.eq(self.payload.valid),
+                    self.payload.ready.eq(self.tiles.ready),
+                ]
+                with m.If(taken):
+                    with m.If(unit == config.tile_units - 1):
+                        m.d.sync += [unit.eq(0), tile.eq(tile + 1)]
+                        with m.If(tile == todo.tiles - 1):
+                            end_of_block()
+                        with m.Else():
+                            m.d.sync += self.fault.eq(self.fault | last)
+                    with m.Else():
+                        m.d.sync += self.fault.eq(self.fault | last)
+            with m.State("PADDING"):
+                m.d.comb += self.payload.ready.eq(1)
+                with m.If(taken):
+                    m.d.sync += spare.eq(spare + 1)
+                    with m.If(spare == config.tape_align // config.load_bytes - 1):
+                        m.d.sync += self.fault.eq(1)
+                    with m.Elif(last):
+                        m.next = "IDLE"
+        return m

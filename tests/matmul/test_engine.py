@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Engine against exact integers: every way of loading, accumulating and emitting, and the rates."""
+
+import dataclasses
+import random
+
+import numpy as np
+import pytest
+
+from serrano.config import AcceleratorConfig, preset
+from serrano.layouts import Half
+from serrano.matmul import Engine
+from serrano_sim.golden.fixed import rhu
+from support.streams import STALLS, collect, send, simulate
+
+TINY = preset("tiny")
+NARROW = dataclasses.replace(preset("ulx3s"), name="narrow")
+SLOW = dataclasses.replace(TINY, name="slow multiplier", multiplier_latency=3)
+BASE = preset("base")
+
+
+class Job:
+    """Random tiles and rows, and what must come out."""
+
+    def __init__(self, config: AcceleratorConfig, seed: int, tiles: int, rows: int | None = None):
+        rng = np.random.default_rng(seed)
+        pick = random.Random(seed)
+        n, vectors = config.n, config.load_vectors
+        self.units, self.rows, self.results = [], [], []
+        state: dict[int, list[int]] = {}
+        for _ in range(tiles):
+            extreme = pick.random() < 0.2
+            tile = rng.choice([-128, 127], (n, n)) if extreme else rng.integers(-128, 128, (n, n))
+            by_column = pick.randrange(2)
+            sent = tile.T if by_column else tile
+            for u in range(config.tile_units):
+                part = sent[u * vectors : (u + 1) * vectors]
+                self.units.append({"vectors": part.tolist(), "by_column": by_column})
+            count = rows or pick.randrange(1, config.rows_max + 1)
+            two_bytes = pick.random() < 0.4
+            for row in range(count):
+                self._row(config, rng, pick, tile, row, two_bytes, row == count - 1, state)
+
+    def _row(self, config, rng, pick, tile, row, two_bytes, last, state) -> None:
+        n = config.n
+        high = pick.choice([np.full(n, 255), rng.integers(0, 256, n)])
+        low = pick.choice([np.full(n, 255), rng.integers(0, 256, n)]) if two_bytes else None
+        operand = high if two_bytes else pick.choice([np.full(n, -128), rng.integers(-128, 128, n)])
+        # Tiles with and without halves have accumulators of their own.
+        address = row + config.rows_max * two_bytes
+        first = address not in state or pick.random() < 0.2
+        shift = 0 if pick.random() < 0.5 else pick.choice([1, 2, 7, 39, 63])
+        emit = pick.random() < 0.4
+        tag = {"address": address, "first": first, "emit": emit, "shift": shift, "half": Half.WHOLE}
+        total = operand @ tile if low is None else (256 * high + low) @ tile
+        if two_bytes:
+            # Nothing but `half` counts in a HIGH row.
+            self.rows.append(
+                {"operand": high.tolist(), "tag": {"address": address, "half": Half.HIGH}, "last": 0}
+            )
+            tag["half"], operand = Half.LOW, low
+        self.rows.append({"operand": operand.tolist(), "tag": tag, "last": last})
+        old = np.zeros(n, dtype=np.int64) if first else rhu(np.array(state[address]), shift)
+        state[address] = (old + total).tolist()
+        if emit:
+            self.results.append(state[address])
+
+
+def check(config: AcceleratorConfig, job: Job, stalls: tuple[float, float, float]) -> None:
+    dut = Engine(config)
+
+    async def tiles(ctx) -> None:
+        await send(ctx, dut.tiles, job.units, stalls[0], 1)
+
+    async def rows(ctx) -> None:
+        await send(ctx, dut.rows, job.rows, stalls[1], 2)
+
+    async def results(ctx) -> None:
+        got = await collect(ctx, dut.results, len(job.results), stalls[2], 3, list)
+        assert got == job.results
+
+    simulate(dut, tiles, rows, results)
+
+
+@pytest.mark.parametrize("config", [TINY, NARROW, SLOW], ids=lambda config: config.name)
+@pytest.mark.parametrize("stall_tiles", STALLS)
+@pytest.mark.parametrize("stall_rows", STALLS)
+@pytest.mark.parametrize("stall_results", [0.0, 0.5, 0.9])
+def test_random_jobs(
+    config: AcceleratorConfig, stall_tiles: float, stall_rows: float, stall_results: float
+) -> None:
+    job = Job(config, 17, 40)
+    assert job.results
+    check(config, job, (stall_tiles, stall_rows, stall_results))
+
+
+@pytest.mark.parametrize("stalls", [(0.0, 0.0, 0.0), (0.5, 0.5, 0.5)])
+def test_base(stalls: tuple[float, float, float]) -> None:
+    check(BASE, Job(BASE, 3, 12), stalls)
+
+
+def test_results_are_never_lost() -> None:
+    job = Job(TINY, 5, 60, rows=4)
+    for row in job.rows:
+        row["tag"]["emit"] = row["tag"]["half"] is not Half.HIGH
+    dut = Engine(TINY)
+    expected = sum(row["tag"]["emit"] for row in job.rows)
+
+    async def tiles(ctx) -> None:
+        await send(ctx, dut.tiles, job.units)
+
+    async def rows(ctx) -> None:
+        await send(ctx, dut.rows, job.rows)
+
+    async def results(ctx) -> None:
+        await ctx.tick().repeat(400)
+        assert ctx.get(dut.wait_results)
+        assert len(await collect(ctx, dut.results, expected)) == expected
+
+    simulate(dut, tiles, rows, results)
+
+
+def measure(config: AcceleratorConfig, rows: int, by_column: int, tiles: int) -> tuple[int, int]:
+    """Cycles from the first to the last of ``tiles`` tiles of ``rows`` rows, all ready; and the latency."""
+    dut = Engine(config)
+    issued, results = [], []
+
+    async def bench(ctx) -> None:
+        ctx.set(dut.tiles.payload.by_column, by_column)
+        ctx.set(dut.tiles.valid, 1)
+        ctx.set(dut.rows.valid, 1)
+        ctx.set(dut.results.ready, 1)
+        ctx.set(dut.rows.payload.tag.emit, 1)
+        ctx.set(dut.rows.payload.tag.first, 1)
+        cycle = 0
+        while len(issued) < rows * tiles:
+            ctx.set(dut.rows.payload.tag.address, len(issued) % rows)
+            ctx.set(dut.rows.payload.last, len(issued) % rows == rows - 1)
+            if ctx.get(dut.active):
+                issued.append(cycle)
+            if ctx.get(dut.results.valid):
+                results.append(cycle)
+            await ctx.tick()
+            cycle += 1
+
+    simulate(dut, bench)
+    return issued[-1] - issued[0] + 1, results[0] - issued[0]
+
+
+@pytest.mark.parametrize("by_column", [0, 1])
+@pytest.mark.parametrize(
+    ("config", "rows", "per_tile"),
+    [
+        (TINY, 4, 4),
+        (TINY, 1, 3),
+        (NARROW, 16, 16),
+        (NARROW, 8, 8),
+        (NARROW, 1, 8),
+        (BASE, 16, 16),
+        (BASE, 1, 8),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_rate(config: AcceleratorConfig, rows: int, per_tile: int, by_column: int) -> None:
+    tiles = 30
+    cycles, _ = measure(config, rows, by_column, tiles)
+    assert cycles == per_tile * (tiles - 1) + rows
+
+
+@pytest.mark.parametrize("config", [TINY, SLOW, BASE], ids=lambda config: config.name)
+def test_latency(config: AcceleratorConfig) -> None:
+    _, latency = measure(config, 4, 0, 20)
+    assert latency == Engine(config).latency
