@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The paged KV cache: block manager, gather and append."""
+
+from .commands import IMPLEMENTED, Opcode, Stat, Status
+from .controller import Controller
+from .payloads import (
+    BLOCK_SIZE,
+    AppendCommand,
+    GatherCommand,
+    KVCommand,
+    KVGeometry,
+    KVPort,
+    KVResponse,
+    Place,
+    RecordBeat,
+    TranslatePort,
+    TranslateRequest,
+    Translation,
+)
+
+__all__ = [
+    "BLOCK_SIZE",
+    "IMPLEMENTED",
+    "AppendCommand",
+    "Controller",
+    "GatherCommand",
+    "KVCommand",
+    "KVGeometry",
+    "KVPort",
+    "KVResponse",
+    "Opcode",
+    "Place",
+    "RecordBeat",
+    "Stat",
+    "Status",
+    "TranslatePort",
+    "TranslateRequest",
+    "Translation",
+]

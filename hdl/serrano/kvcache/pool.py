@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pool of KV blocks: their state and the free list."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import enum, wiring
+from amaranth.lib.wiring import In, Out
+
+from serrano.config import AcceleratorConfig
+from serrano.primitives.memory import OnChipMemory
+
+from .payloads import GENERATION_BITS, SLOT_BITS, TENANT_BITS, BlockState, block_bits
+
+__all__ = ["BlockPool", "PoolOperation"]
+
+
+class PoolOperation(enum.Enum, shape=2):
+    """What to do with a block."""
+
+    READ = 0
+    """Nothing."""
+    TAKE = 1
+    """Take the first one off the free list: one reference, nothing written, next generation."""
+    DROP = 2
+    """One reference less; without references it goes to the end of the free list."""
+    MARK = 3
+    """Set the number of tokens written."""
+
+
+class BlockPool(wiring.Component):
+    """State of every block, and the list of those that nobody holds.
+
+    The free list is linked in both directions through two memories, 0 standing for none; the links of a block
+    that is not free are 0. Blocks are taken at the front and come back at the end, so the list is in order of
+    last use. An operation takes two cycles: with ``go`` the block is looked up, in the next cycle (``done``)
+    the outputs tell what it was before, and it changes. ``go`` is allowed in every cycle without ``done``.
+
+    ``initialize`` makes blocks 1 to ``blocks - 1`` free, in this order, within ``blocks_max + 2`` cycles. The
+    first time after reset generations start at 0, later they advance. A generation that has reached its
+    highest value stays there.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+    generation_bits : :class:`int`
+        Width of a generation.
+
+    Members
+    -------
+    initialize : ``In(1)``
+        Start over; everything else waits until ``initializing`` is clear.
+    blocks : ``In(range(blocks_max + 1))``
+        Blocks of the pool, NULL included; taken over by ``initialize``.
+    initializing : ``Out(1)``
+        The pool is being initialized.
+    go : ``In(1)``
+        Start an operation.
+    operation : ``In(PoolOperation)``
+        Which one.
+    block : ``In(block_bits)``
+        On which block; not for TAKE.
+    tenant : ``In(8)``
+        New owner, for TAKE.
+    written : ``In(5)``
+        Tokens written, for MARK.
+    done : ``Out(1)``
+        The outputs below are valid.
+    subject : ``Out(block_bits)``
+        The block.
+    state : ``Out(BlockState)``
+        Its state before the operation.
+    following, previous : ``Out(block_bits)``
+        Its links before the operation.
+    freed : ``Out(1)``
+        The operation makes it free; clear outside of ``done``.
+    size : ``Out(range(blocks_max + 1))``
+        Blocks of the pool, NULL included.
+    used, free, peak : ``Out(range(blocks_max + 1))``
+        Blocks held, blocks free, most blocks ever held since ``initialize``.
+    head, tail : ``Out(block_bits)``
+        Ends of the free list.
+
+    Raises
+    ------
+    ValueError
+        If block numbers have more than 16 bits, or generations not 1 to 32.
+    """
+
+    def __init__(self, config: AcceleratorConfig, generation_bits: int = GENERATION_BITS):
+        self.config = config
+        self.layout = BlockState(generation_bits)
+        self.number = block_bits(config)
+        count = range(config.blocks_max + 1)
+        super().__init__(
+            {
+                "initialize": In(1),
+                "blocks": In(count),
+                "initializing": Out(1),
+                "go": In(1),
+                "operation": In(PoolOperation),
+                "block": In(self.number),
+                "tenant": In(TENANT_BITS),
+                "written": In(SLOT_BITS + 1),
+                "done": Out(1),
+                "subject": Out(self.number),
+                "state": Out(self.layout),
+                "following": Out(self.number),
+                "previous": Out(self.number),
+                "freed": Out(1),
+                "size": Out(count),
+                "used": Out(count),
+                "free": Out(count),
+                "peak": Out(count),
+                "head": Out(self.number),
+                "tail": Out(self.number),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        depth = self.config.blocks_max
+        m.submodules.states = states = OnChipMemory(self.layout, depth, transparent=False)
+        m.submodules.followers = followers = OnChipMemory(self.number, depth, transparent=False)
+        m.submodules.predecessors = predecessors = OnChipMemory(self.number, depth, transparent=False)
+        memories = (states, followers, predecessors)
+
+        operation = Signal(PoolOperation)
+        tenant, written = Signal(TENANT_BITS), Signal(SLOT_BITS + 1)
+        address = Signal(self.number)
+        m.d.comb += [
+            address.eq(Mux(self.operation == PoolOperation.TAKE, self.head, self.block)),
+            self.state.eq(states.r_data),
+            self.following.eq(followers.r_data),
+            self.previous.eq(predecessors.r_data),
+        ]
+        for memory in memories:
+            m.d.comb += [memory.r_en.eq(self.go), memory.r_addr.eq(address)]
+        m.d.sync += self.done.eq(self.go)
+        with m.If(self.go):
+            m.d.sync += [
+                self.subject.eq(address),
+                operation.eq(self.operation),
+                tenant.eq(self.tenant),
+                written.eq(self.written),
+            ]
+        changed = Signal(self.layout)
+        m.d.comb += [
+            changed.eq(self.state),
+            states.w_addr.eq(self.subject),
+            states.w_data.eq(changed),
+        ]
+        with m.If(self.used > self.peak):
+            m.d.sync += self.peak.eq(self.used)
+        with m.If(self.done):
+            with m.Switch(operation):
+                with m.Case(PoolOperation.TAKE):
+                    self._take(m, memories, changed, tenant)
+                with m.Case(PoolOperation.DROP):
+                    self._drop(m, memories, changed)
+                with m.Case(PoolOperation.MARK):
+                    m.d.comb += [states.w_en.eq(1), changed.written.eq(written)]
+        self._initialize(m, memories)
+        return m
+
+    def _advanced(self, generation: Value) -> Value:
+        """The next generation."""
+        return Mux(generation.all(), generation, generation + 1)
+
+    def _take(self, m: Module, memories: tuple, changed: Any, tenant: Signal) -> None:
+        states, followers, predecessors = memories
+        m.d.comb += [
+            states.w_en.eq(1),
+            changed.references.eq(1),
+            changed.tenant.eq(tenant),
+            changed.sealed.eq(0),
+            changed.written.eq(0),
+            changed.generation.eq(self._advanced(self.state.generation)),
+            followers.w_en.eq(1),
+            followers.w_addr.eq(self.subject),
+            followers.w_data.eq(0),
+            predecessors.w_en.eq(self.following != 0),
+            predecessors.w_addr.eq(self.following),
+            predecessors.w_data.eq(0),
+        ]
+        m.d.sync += [
+            self.head.eq(self.following),
+            self.used.eq(self.used + 1),
+            self.free.eq(self.free - 1),
+        ]
+        with m.If(self.following == 0):
+            m.d.sync += self.tail.eq(0)
+
+    def _drop(self, m: Module, memories: tuple, changed: Any) -> None:
+        states, followers, predecessors = memories
+        m.d.comb += [
+            states.w_en.eq(1),
+            changed.references.eq(self.state.references - 1),
+            self.freed.eq(self.state.references == 1),
+        ]
+        with m.If(self.freed):
+            m.d.comb += [
+                followers.w_en.eq(self.tail != 0),
+                followers.w_addr.eq(self.tail),
+                followers.w_data.eq(self.subject),
+                predecessors.w_en.eq(1),
+                predecessors.w_addr.eq(self.subject),
+                predecessors.w_data.eq(self.tail),
+            ]
+            m.d.sync += [
+                self.tail.eq(self.subject),
+                self.used.eq(self.used - 1),
+                self.free.eq(self.free + 1),
+            ]
+            with m.If(self.tail == 0):
+                m.d.sync += self.head.eq(self.subject)
+
+    def _initialize(self, m: Module, memories: tuple) -> None:
+        """One block per cycle; the generation that is read in one cycle is written in the next."""
+        states, followers, predecessors = memories
+        last_block = self.config.blocks_max - 1
+        reading, writing, warm = Signal(), Signal(), Signal()
+        index, place = Signal(self.number), Signal(self.number)
+        last = Signal(range(self.config.blocks_max + 1))
+        m.d.comb += [self.initializing.eq(reading | writing), last.eq(self.size - 1)]
+        m.d.sync += [writing.eq(reading), place.eq(index)]
+        with m.If(self.initialize):
+            m.d.sync += [reading.eq(1), index.eq(0), self.size.eq(Mux(self.blocks == 0, 1, self.blocks))]
+        with m.Elif(reading):
+            m.d.comb += [states.r_en.eq(1), states.r_addr.eq(index)]
+            m.d.sync += [index.eq(index + 1), reading.eq(index != last_block)]
+        with m.If(writing):
+            cleared = Signal(self.layout)
+            m.d.comb += [
+                cleared.generation.eq(Mux(warm, self._advanced(self.state.generation), 0)),
+                states.w_en.eq(1),
+                states.w_addr.eq(place),
+                states.w_data.eq(cleared),
+                followers.w_en.eq(1),
+                followers.w_addr.eq(place),
+                followers.w_data.eq(Mux((place != 0) & (place < last), place + 1, 0)),
+                predecessors.w_en.eq(1),
+                predecessors.w_addr.eq(place),
+                predecessors.w_data.eq(Mux((place != 0) & (place <= last), place - 1, 0)),
+            ]
+            m.d.sync += [
+                self.head.eq(last != 0),
+                self.tail.eq(last),
+                self.used.eq(0),
+                self.free.eq(last),
+                self.peak.eq(0),
+            ]
+            with m.If(~reading):
+                m.d.sync += warm.eq(1)

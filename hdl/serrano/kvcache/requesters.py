@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two requesters of the KV controller and whose turn it is."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from serrano.config import AcceleratorConfig
+
+from .commands import READ_ONLY
+from .payloads import KVCommand, KVPort, KVResponse
+
+__all__ = ["Requesters"]
+
+
+class Requesters(wiring.Component):
+    """Keeps one command and one response of each requester, and offers the commands in turn.
+
+    A command is offered when its requester's last response has been taken, so that a response always finds
+    room and nobody waits for another's. Where both have a command, the one that was not served last comes
+    first. A command of the host that changes a sequence in ``locked`` is not offered.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    host, steps : ``In(KVPort())``
+        The requesters: the host through registers, and the step loop.
+    locked : ``In(sequences_max)``
+        Sequences of the running step.
+    offered : ``Out(1)``
+        There is a command.
+    command : ``Out(KVCommand)``
+        The command, its requester's next one.
+    take : ``In(1)``
+        It is taken; only with ``offered``, and not again before its response.
+    respond : ``In(1)``
+        The response to the command that was taken last is given.
+    response : ``In(KVResponse)``
+        This response; ``tag`` is filled in here.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        super().__init__(
+            {
+                "host": In(KVPort()),
+                "steps": In(KVPort()),
+                "locked": In(config.sequences_max),
+                "offered": Out(1),
+                "command": Out(KVCommand),
+                "take": In(1),
+                "respond": In(1),
+                "response": In(KVResponse),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        ports = (self.host, self.steps)
+        full, waiting = Signal(2), Signal(2)
+        served, chosen = Signal(), Signal()
+        tag = Signal(8)
+        commands = []
+        for index, port in enumerate(ports):
+            command = Signal(KVCommand, name=f"command_{index}")
+            commands.append(command)
+            m.d.comb += [
+                port.commands.ready.eq(~full[index]),
+                waiting[index].eq(full[index] & ~port.responses.valid & ~self._held(index, command)),
+            ]
+            with m.If(port.commands.valid & port.commands.ready):
+                m.d.sync += [command.eq(port.commands.payload), full[index].eq(1)]
+            with m.If(self.take & (chosen == index)):
+                m.d.sync += full[index].eq(0)
+            with m.If(port.responses.ready):
+                m.d.sync += port.responses.valid.eq(0)
+            with m.If(self.respond & (served == index)):
+                m.d.sync += [
+                    port.responses.valid.eq(1),
+                    port.responses.payload.eq(self.response),
+                    port.responses.payload.tag.eq(tag),
+                ]
+        m.d.comb += [
+            # Both wait: the other one's turn.
+            chosen.eq(Mux(waiting.all(), ~served, waiting[1])),
+            self.offered.eq(waiting.any()),
+            self.command.eq(Mux(chosen, Value.cast(commands[1]), Value.cast(commands[0]))),
+        ]
+        with m.If(self.take):
+            m.d.sync += [served.eq(chosen), tag.eq(self.command.tag)]
+        return m
+
+    def _held(self, index: int, command: Any) -> Any:
+        """Whether a command must wait for the end of the step."""
+        if index == 1:
+            return Const(0)
+        reads = Cat(command.opcode == opcode for opcode in READ_ONLY).any()
+        inside = command.seq < self.config.sequences_max
+        return ~reads & inside & self.locked.bit_select(command.seq, 1)
