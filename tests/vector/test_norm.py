@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from serrano.vector.norm import NormScale, SquareSum
-from serrano_sim.golden import quantize
-from serrano_sim.golden.scale import Scale
+from serrano_sim.golden import quantize, tables
+from serrano_sim.golden.fixed import rhu
+from serrano_sim.golden.scale import Scale, mul, normalized
 from support.pipelines import run_stretch
 from support.streams import STALLS, simulate
 from support.vectors import INT32_MAX, packed_input, q16_rows, scale_pair, scales
@@ -83,3 +84,19 @@ def test_scale(stall: float) -> None:
     cases.append(case(np.array([1]), scales(rng, 1, -40, -40)[0]))
     results = run_stretch(NormScale(), [operands for operands, _ in cases], ["scale"], stall)
     assert [scale_pair(s) for (s,) in results] == [wanted for _, wanted in cases]
+
+
+def test_limit_of_eps() -> None:
+    """A unit more or less of eps' shows where it decides a rounding: at either side of the limit of t."""
+    squares = (1 << 30) + (1 << 14) + (1 << 13) - 1
+    operands, wanted = [], []
+    for exponent in range(-8, 4):
+        eps = Scale(65504, exponent)
+        factors = {"position": 31, "top": 1 << 15, "factor": 0, "zero": 0}
+        operands.append({"squares": squares, "factors": factors, "eps": packed_input(eps)})
+        r = tables.rsqrt(rhu(squares + quantize.rms_eps(eps, 16), 14))
+        scale = mul(Scale(1 << 15, 15), normalized(r, -16))
+        wanted.append((int(scale.m), int(scale.e)))
+    results = run_stretch(NormScale(), operands, ["scale"], 0.0)
+    assert [scale_pair(s) for (s,) in results] == wanted
+    assert len(set(wanted)) > 1
