@@ -29,6 +29,8 @@ __all__ = [
     "unpack_scale",
 ]
 
+INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
+
 SHIFT_MIN = -16
 """Lower limit of the right shift of a product: beyond it, everything but zero saturates."""
 
@@ -76,8 +78,10 @@ def limit(x: Value, low: int, high: int) -> Value:
 
 def sat32(x: Value) -> Value:
     """``x``, signed and wider than 32 bits, limited to the range of int32."""
-    beyond = x[31:] != x[-1].replicate(len(x) - 31)
-    return Mux(beyond, Cat((~x[-1]).replicate(31), x[-1]), x[:32]).as_signed()
+    fits = x[31:].all() | ~x[31:].any()
+    return Mux(
+        fits, x[:32].as_signed(), Mux(x[-1], Const(INT32_MIN, signed(32)), Const(INT32_MAX, signed(32)))
+    )
 
 
 def magnitude(x: Value) -> Value:
@@ -222,7 +226,7 @@ class ShiftedProduct(wiring.Component):
         beyond = Signal(reset_less=True)
         rounded = Signal(signed(33))
         result = Signal(signed(32), reset_less=True)
-        saturated = Cat((~negative).replicate(31), negative)
+        saturated = Mux(negative, Const(INT32_MIN, signed(32)), Const(INT32_MAX, signed(32)))
         m.d.comb += [
             self.result.eq(result),
             # One bit below the result's lowest is kept for rounding.
@@ -237,7 +241,7 @@ class ShiftedProduct(wiring.Component):
                 # Cycle 2: shift, and notice what does not fit.
                 kept.eq(shifted[:33].as_signed()),
                 negative.eq(shifted[-1]),
-                beyond.eq(shifted[32:] != shifted[-1].replicate(len(shifted) - 32)),
+                beyond.eq(shifted[32:].any() & ~shifted[32:].all()),
                 # Cycle 3: round and saturate.
                 result.eq(Mux(beyond | (rounded[32] != rounded[31]), saturated, rounded)),
             ]

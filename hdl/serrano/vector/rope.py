@@ -82,12 +82,15 @@ class Rotator(wiring.Component):
         m.d.comb += self.o.payload.eq(result)
         with m.If(control.advance):
             m.d.sync += result.eq(beats.o)
-            for lane in range(config.lanes):
-                kind = beats.o.tag.kind
-                mean = Mux(kind == HeadKind.K, beats.o.kmeans[lane], 0)
-                turned = Mux(kind == HeadKind.V, beats.o.values[lane], rotated[lane])
-                # Cycle 5: the mean.
-                m.d.sync += result.values[lane].eq(sat32(turned - mean.shift_left(8)))
+        for lane in range(config.lanes):
+            kind = beats.o.tag.kind
+            mean = Mux(kind == HeadKind.K, beats.o.kmeans[lane], 0)
+            turned = Mux(kind == HeadKind.V, beats.o.values[lane], rotated[lane])
+            less = Signal(signed(34), name=f"less_{lane}")
+            m.d.comb += less.eq(turned - mean.shift_left(8))
+            # Cycle 5: without the mean.
+            with m.If(control.advance):
+                m.d.sync += result.values[lane].eq(sat32(less))
         return m
 
     def _build_rotation(self, m: Module, enable: Value, values: Any, pairs: Any) -> data.View:
@@ -97,6 +100,8 @@ class Rotator(wiring.Component):
         for pair in range(lanes // 2):
             products = Signal(data.ArrayLayout(signed(48), 4), name=f"products_{pair}", reset_less=True)
             sums = Signal(data.ArrayLayout(signed(49), 2), name=f"sums_{pair}", reset_less=True)
+            rounded = [Signal(signed(35), name=f"rounded_{2 * pair + k}") for k in range(2)]
+            m.d.comb += [rounded[k].eq(round_shift(sums[k], 15)) for k in range(2)]
             a, b = values[2 * pair], values[2 * pair + 1]
             cos, sin = pairs[pair].cos, pairs[pair].sin
             with m.If(enable):
@@ -107,7 +112,7 @@ class Rotator(wiring.Component):
                     products[3].eq(b * cos),
                     sums[0].eq(products[0] - products[1]),
                     sums[1].eq(products[2] + products[3]),
-                    rotated[2 * pair].eq(sat32(round_shift(sums[0], 15))),
-                    rotated[2 * pair + 1].eq(sat32(round_shift(sums[1], 15))),
+                    rotated[2 * pair].eq(sat32(rounded[0])),
+                    rotated[2 * pair + 1].eq(sat32(rounded[1])),
                 ]
         return rotated
