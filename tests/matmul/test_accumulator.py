@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AccumulatorColumn: accumulation, rounding shifts, halves, results, latency and interval."""
+
+import random
+
+from serrano.config import preset
+from serrano.layouts import Half
+from serrano.matmul.accumulator import AccumulatorColumn
+from support.streams import simulate
+
+CONFIG = preset("tiny")
+
+
+def rhu(x: int, n: int) -> int:
+    return (x + (1 << n >> 1)) >> n
+
+
+def test_random_sums_at_the_smallest_interval() -> None:
+    dut = AccumulatorColumn(CONFIG)
+    rng = random.Random(4)
+    state: dict[int, int] = {}
+    expected = []
+
+    async def put(ctx, value: int, **tag) -> None:
+        ctx.set(dut.sum, value)
+        ctx.set(dut.tag_i, {"valid": 1, "tag": tag})
+        await ctx.tick()
+        assert ctx.get(dut.tag_o.valid)
+
+    async def bench(ctx) -> None:
+        # Three accumulators in turn: each is used again after `interval` cycles.
+        for step in range(180):
+            address = step % dut.interval
+            first = address not in state or rng.random() < 0.1
+            shift = rng.choice([0, 0, 1, 5, 40, 63])
+            value = rng.choice([-(1 << 17), (1 << 17) - 1, rng.randrange(-(1 << 17), 1 << 17)])
+            emit = rng.random() < 0.3 and len(expected) < 60
+            await put(ctx, value, address=address, first=first, shift=shift, emit=emit)
+            state[address] = (0 if first else rhu(state[address], shift)) + value
+            if emit:
+                expected.append(state[address])
+        ctx.set(dut.tag_i, {})
+        await ctx.tick().repeat(dut.latency)
+        ctx.set(dut.fetch, 1)
+        for place, value in enumerate(expected):
+            ctx.set(dut.fetch_address, place)
+            await ctx.tick()
+            assert ctx.get(dut.result) == value
+
+    simulate(dut, bench)
+
+
+def test_halves() -> None:
+    dut = AccumulatorColumn(CONFIG)
+
+    async def bench(ctx) -> None:
+        for high, low in ((130_000, -130_000), (-131_072, 131_071)):
+            for value, half in ((high, Half.HIGH), (low, Half.LOW)):
+                ctx.set(dut.sum, value)
+                ctx.set(dut.tag_i, {"valid": 1, "tag": {"first": 1, "emit": 1, "half": half}})
+                await ctx.tick()
+        ctx.set(dut.tag_i, {})
+        await ctx.tick().repeat(dut.latency)
+        ctx.set(dut.fetch, 1)
+        for place, value in enumerate((256 * 130_000 - 130_000, -256 * 131_072 + 131_071)):
+            ctx.set(dut.fetch_address, place)
+            await ctx.tick()
+            assert ctx.get(dut.result) == value
+
+    simulate(dut, bench)
+
+
+def test_latency() -> None:
+    dut = AccumulatorColumn(CONFIG)
+
+    async def bench(ctx) -> None:
+        ctx.set(dut.tag_i, {"valid": 1, "tag": {"first": 1, "emit": 1}})
+        for cycle in range(4):
+            assert ctx.get(dut.written) == (cycle == dut.latency)
+            await ctx.tick()
+            ctx.set(dut.tag_i, {})
+
+    simulate(dut, bench)
