@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checking packets and starting the unpacking of their weights, ahead of their execution."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from serrano.config import AcceleratorConfig
+from serrano.faults import FaultCode
+from serrano.schedule.descriptor import ModelInfo
+from serrano.schedule.recovery import PacketFault
+from serrano.stream import StreamFIFO
+from serrano.tape.packets import WITH_PAYLOAD, Header, Opcode
+from serrano.tape.unpacker import UnpackCommand
+
+__all__ = ["Issuer"]
+
+AHEAD = 4
+"""Headers kept ahead of execution."""
+
+TO_LOGITS = 1
+"""Flag of a MATMUL whose outputs are logits."""
+
+
+class Issuer(wiring.Component):
+    """Hands headers on, and lets the unpacker begin with a packet's weights before the packet is executed.
+
+    The dimensions of every packet are compared with the model's. Weights behind an ATTEND wait until
+    ``attended``: the array's tiles are loaded in the order of execution, and ATTEND's own come from the KV
+    cache.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    model : ``In(ModelInfo)``
+        The loaded model.
+    headers : ``In(stream.Signature(Header))``
+        Headers from the tape.
+    attended : ``In(1)``
+        The ATTEND being executed has loaded its last tile.
+    unpack : ``Out(stream.Signature(UnpackCommand(config)))``
+        Commands for the unpacker.
+    packets : ``Out(stream.Signature(Header))``
+        Packets to be executed.
+    fault : ``Out(PacketFault)``
+        Held from the first packet whose dimensions are wrong.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        super().__init__(
+            {
+                "model": In(ModelInfo),
+                "headers": In(stream.Signature(Header)),
+                "attended": In(1),
+                "unpack": Out(stream.Signature(UnpackCommand(config))),
+                "packets": Out(stream.Signature(Header)),
+                "fault": Out(PacketFault),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.fifo = fifo = StreamFIFO(Header, AHEAD)
+        wiring.connect(m, fifo.o, wiring.flipped(self.packets))
+        header, n = self.headers.payload, self.config.n
+        carries, fits = Signal(), Signal()
+        unpacked, waiting = Signal(), Signal()
+        k_width = self.model.kv_heads * self.model.head_pad
+        m.d.comb += [
+            carries.eq(Cat(header.opcode == opcode.value for opcode in WITH_PAYLOAD).any()),
+            fits.eq(self._fits()),
+            self.unpack.payload.blocks.eq((header.n_out + n - 1) // n),
+            self.unpack.payload.tiles.eq((header.k + n - 1) // n),
+            self.unpack.payload.kmean_blocks.eq(
+                Mux(header.opcode == Opcode.QKV.value, (k_width + n - 1) // n, 0)
+            ),
+            fifo.i.payload.eq(header),
+        ]
+        with m.If(self.attended):
+            m.d.sync += waiting.eq(0)
+        with m.If(self.headers.valid & ~waiting & ~self.fault.valid):
+            with m.If(~fits):
+                m.d.sync += [
+                    self.fault.valid.eq(1),
+                    self.fault.code.eq(FaultCode.PACKET_DIMENSION),
+                    self.fault.index.eq(header.index),
+                ]
+            with m.Else():
+                # The unpacker may be busy with an earlier packet: the header goes ahead, and stays here.
+                m.d.comb += [
+                    fifo.i.valid.eq(~unpacked),
+                    self.unpack.valid.eq(carries & (unpacked | fifo.i.ready)),
+                    self.headers.ready.eq((unpacked | fifo.i.ready) & (~carries | self.unpack.ready)),
+                ]
+                m.d.sync += unpacked.eq((unpacked | fifo.i.ready) & ~self.headers.ready)
+                with m.If(self.headers.ready & (header.opcode == Opcode.ATTEND.value)):
+                    m.d.sync += waiting.eq(1)
+        return m
+
+    def _fits(self) -> Value:
+        """Whether ``k`` and ``n_out`` are those of such a packet of the loaded model."""
+        header, model = self.headers.payload, self.model
+        k, n_out = header.k, header.n_out
+        width = model.heads * model.head_pad
+        qkv_width = width + ((model.kv_heads * model.head_pad) << 1)
+        from_dim = k == model.dim
+        logits = (header.flags & TO_LOGITS) != 0
+        rules = {
+            Opcode.EMBED: (k == 0) & (n_out == model.dim),
+            Opcode.NORM: from_dim & (n_out == 0),
+            Opcode.QKV: from_dim & (n_out == qkv_width),
+            Opcode.ATTEND: (k == 0) & (n_out == width),
+            Opcode.MATMUL: Mux(
+                logits,
+                from_dim & (n_out == model.vocab),
+                ((k == width) | (k == model.ffn)) & (n_out == model.dim),
+            ),
+            Opcode.GATE_UP: from_dim & (n_out == model.ffn << 1),
+            Opcode.SAMPLE: (k == 0) & (n_out == model.vocab),
+            Opcode.END: (k == 0) & (n_out == 0),
+        }
+        return Cat((header.opcode == opcode.value) & rule for opcode, rule in rules.items()).any()

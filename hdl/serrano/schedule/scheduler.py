@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Serving requests: from a submitted prompt to the completion of its last token, step by step."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from serrano.bus import ReadPort, WordReader
+from serrano.config import AcceleratorConfig
+from serrano.faults import FaultCode
+from serrano.kvcache.commands import Opcode, Status
+from serrano.kvcache.payloads import KVPort
+from serrano.schedule.descriptor import ModelInfo
+from serrano.schedule.embed import EmbedCommand
+from serrano.schedule.rings import Completion, Request
+
+__all__ = ["Scheduler", "StepCommand"]
+
+SEQUENCE = 0
+"""The one sequence that is open at a time."""
+
+
+class StepCommand(data.StructLayout):
+    """A step: ``rows`` tokens of ``sequence`` from ``position`` on; ``sample``: the last one is sampled."""
+
+    def __init__(self, config: AcceleratorConfig):
+        super().__init__(
+            {
+                "sequence": ceil_log2(config.sequences_max),
+                "rows": range(config.rows_max + 1),
+                "position": 32,
+                "sample": 1,
+            }
+        )
+
+
+class Scheduler(wiring.Component):
+    """Serves requests one after another, without the host.
+
+    A request is checked, its sequence opened and given blocks for the prompt and all new tokens, so that
+    no later command can run short. Each step takes one token, of the prompt or the one sampled last,
+    reserves its slot, runs, and is committed. The completion of a token is written after its step has
+    committed. A step that fails is tried once more if ``retry`` is set with ``failed``; otherwise the
+    request ends with the fault's code. Whatever happens, the sequence is freed.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    model : ``In(ModelInfo)``
+        The loaded model.
+    requests : ``In(stream.Signature({"request", "error"}))``
+        Requests.
+    ring_free, ring_size : ``In(32)``
+        Free records and size of the completion ring.
+    completions : ``Out(stream.Signature(Completion))``
+        Completion records.
+    memory : ``Out(ReadPort(config))``
+        Port to memory, for prompts.
+    kv : ``Out(KVPort())``
+        Commands to the KV controller.
+    step : ``Out(stream.Signature(StepCommand(config)))``
+        Steps to be executed.
+    embed : ``Out(stream.Signature(EmbedCommand(config)))``
+        Rows of the step.
+    tokens : ``In(stream.Signature({"row", "token"}))``
+        Sampled tokens.
+    done : ``In(1)``
+        The step has been executed, all its packets were right and all its writes are acknowledged.
+    failed, retry, code : ``In(1)``, ``In(1)``, ``In(FaultCode)``
+        The step was given up, whether it may be tried again, and why.
+    busy : ``Out(1)``
+        A request is being served.
+    running : ``Out(1)``
+        A step is running: from its begin to the begin of the next one, or to the end of the request.
+    begin : ``Out(1)``
+        A step begins.
+    committed : ``Out(1)``
+        A step has been committed.
+    position : ``Out(32)``
+        Position of the step's token.
+    ended : ``Out(1)``
+        A request has ended.
+    refused : ``Out({"valid", "code", "detail"})``
+        A request is refused: code, and status of the KV controller if that is the reason.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        token = data.StructLayout({"row": ceil_log2(config.rows_max), "token": 32})
+        super().__init__(
+            {
+                "model": In(ModelInfo),
+                "requests": In(stream.Signature(data.StructLayout({"request": Request, "error": 1}))),
+                "ring_free": In(32),
+                "ring_size": In(32),
+                "completions": Out(stream.Signature(Completion)),
+                "memory": Out(ReadPort(config)),
+                "kv": Out(KVPort()),
+                "step": Out(stream.Signature(StepCommand(config))),
+                "embed": Out(stream.Signature(EmbedCommand(config))),
+                "tokens": In(stream.Signature(token)),
+                "done": In(1),
+                "failed": In(1),
+                "retry": In(1),
+                "code": In(FaultCode),
+                "busy": Out(1),
+                "running": Out(1),
+                "begin": Out(1),
+                "committed": Out(1),
+                "position": Out(32),
+                "ended": Out(1),
+                "refused": Out(data.StructLayout({"valid": 1, "code": FaultCode, "detail": 8})),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.words = self._words = words = WordReader(self.config)
+        wiring.connect(m, words.memory, wiring.flipped(self.memory))
+        self._request = Signal(Request)
+        self._token = Signal(32)
+        self._produced = Signal(32)
+        self._failure = Signal(FaultCode)
+        self._status = Signal(8)
+        self._opened, self._reserved, self._retried, self._sample = Signal(), Signal(), Signal(), Signal()
+        m.d.comb += [
+            words.command.payload.address.eq(self._request.prompt + (self.position << 2)),
+            words.command.payload.words.eq(1),
+            self._sample.eq(self.position + 1 >= self._request.prompt_tokens),
+        ]
+        with m.FSM(name="request") as self._fsm:
+            self._build_admission(m)
+            self._build_step(m)
+            self._build_completion(m)
+            self._build_end(m)
+        m.d.comb += self.busy.eq(~self._fsm.ongoing("IDLE"))
+        return m
+
+    def _fail(self, m: Module, code: Any, detail: Any = 0) -> None:
+        m.d.sync += self._failure.eq(code)
+        m.d.comb += [
+            self.refused.valid.eq(1),
+            self.refused.code.eq(code),
+            self.refused.detail.eq(detail),
+        ]
+        m.next = "ABORT"
+
+    def _kv(self, m: Module, state: str, opcode: Opcode, following: str, argument: Any = 0) -> None:
+        """States ``state`` and ``state``_WAIT: issue a command, go to ``following`` if the answer is OK."""
+        command = self.kv.commands
+        with m.State(state):
+            m.d.comb += [
+                command.valid.eq(1),
+                command.payload.opcode.eq(opcode),
+                command.payload.seq.eq(SEQUENCE),
+                command.payload.tenant.eq(self._request.tenant),
+                command.payload.arg0.eq(argument),
+            ]
+            with m.If(command.ready):
+                m.next = f"{state}_WAIT"
+        with m.State(f"{state}_WAIT"):
+            m.d.comb += self.kv.responses.ready.eq(1)
+            with m.If(self.kv.responses.valid):
+                self._kv_answer(m, state, opcode, following)
+
+    def _kv_answer(self, m: Module, state: str, opcode: Opcode, following: str) -> None:
+        status = self.kv.responses.payload.status
+        # What is given back at the end is given back whatever the answer.
+        ending = state in ("DROP", "CLOSE")
+        with m.If((status == Status.OK) | ending):
+            match opcode:
+                case Opcode.OPEN:
+                    m.d.sync += self._opened.eq(1)
+                case Opcode.APPEND:
+                    m.d.sync += self._reserved.eq(1)
+                case Opcode.COMMIT | Opcode.ABORT:
+                    m.d.sync += self._reserved.eq(0)
+                case Opcode.FREE:
+                    m.d.sync += self._opened.eq(0)
+            m.next = following
+        with m.Else():
+            if opcode is Opcode.ALLOC:
+                short = (status == Status.NO_SPACE) | (status == Status.NEVER_FITS)
+                code = Mux(short, FaultCode.REQUEST_SPACE.value, FaultCode.KV_COMMAND.value)
+            else:
+                code = FaultCode.KV_COMMAND
+            self._fail(m, code, status)
+
+    def _build_admission(self, m: Module) -> None:
+        entry, request, model = self.requests.payload, self._request, self.model
+        total = Signal(33)
+        m.d.comb += total.eq(request.prompt_tokens + request.max_new)
+        with m.State("IDLE"):
+            m.d.comb += self.requests.ready.eq(1)
+            m.d.sync += [
+                request.eq(entry.request),
+                self.position.eq(0),
+                self._produced.eq(0),
+                self._failure.eq(FaultCode.NONE),
+                self.running.eq(0),
+            ]
+            with m.If(self.requests.valid):
+                with m.If(entry.error):
+                    m.d.sync += self._failure.eq(FaultCode.BUS_SLVERR)
+                    m.next = "ABORT"
+                with m.Else():
+                    m.next = "CHECK"
+        with m.State("CHECK"):
+            with m.If((request.prompt_tokens == 0) | (request.max_new == 0)):
+                self._fail(m, FaultCode.REQUEST_EMPTY)
+            with m.Elif(total > model.context):
+                self._fail(m, FaultCode.REQUEST_LENGTH)
+            with m.Elif(request.prompt[:2] != 0):
+                self._fail(m, FaultCode.REQUEST_ADDRESS)
+            with m.Elif(request.max_new >= self.ring_size):
+                self._fail(m, FaultCode.REQUEST_RING)
+            with m.Elif(request.max_new < self.ring_free):
+                m.next = "OPEN"
+        self._kv(m, "OPEN", Opcode.OPEN, "ALLOCATE")
+        self._kv(m, "ALLOCATE", Opcode.ALLOC, "PROMPT", total)
+
+    def _build_step(self, m: Module) -> None:
+        words, token = self._words, self.tokens
+        with m.State("PROMPT"):
+            m.d.comb += words.command.valid.eq(1)
+            with m.If(words.command.ready):
+                m.next = "PROMPT_WAIT"
+        with m.State("PROMPT_WAIT"):
+            m.d.comb += words.words.ready.eq(1)
+            with m.If(words.words.valid):
+                m.d.sync += self._token.eq(words.words.payload.value)
+                m.next = "TOKEN"
+                with m.If(words.words.payload.error):
+                    m.d.sync += self._failure.eq(FaultCode.BUS_SLVERR)
+                    m.next = "ABORT"
+        with m.State("TOKEN"):
+            m.d.sync += self._retried.eq(0)
+            with m.If(self._token >= self.model.vocab):
+                self._fail(m, FaultCode.REQUEST_TOKEN)
+            with m.Else():
+                m.next = "RESERVE"
+        self._kv(m, "RESERVE", Opcode.APPEND, "STEP", 1)
+        with m.State("STEP"):
+            m.d.comb += [
+                self.step.valid.eq(1),
+                self.step.payload.sequence.eq(SEQUENCE),
+                self.step.payload.rows.eq(1),
+                self.step.payload.position.eq(self.position),
+                self.step.payload.sample.eq(self._sample),
+                self.begin.eq(self.step.ready),
+            ]
+            with m.If(self.step.ready):
+                m.d.sync += self.running.eq(1)
+                m.next = "ROW"
+        with m.State("ROW"):
+            m.d.comb += [
+                self.embed.valid.eq(1),
+                self.embed.payload.row.eq(0),
+                self.embed.payload.token.eq(self._token),
+                self.embed.payload.position.eq(self.position),
+            ]
+            with m.If(self.failed):
+                self._build_failure(m)
+            with m.Elif(self.embed.ready):
+                m.next = "EXECUTE"
+        with m.State("EXECUTE"):
+            m.d.comb += token.ready.eq(1)
+            with m.If(token.valid):
+                m.d.sync += self._token.eq(token.payload.token)
+            with m.If(self.failed):
+                self._build_failure(m)
+            with m.Elif(self.done):
+                m.next = "COMMIT"
+
+    def _build_failure(self, m: Module) -> None:
+        m.d.sync += self._retried.eq(1)
+        with m.If(self.retry & ~self._retried):
+            m.next = "RELEASE"
+        with m.Else():
+            m.d.sync += self._failure.eq(self.code)
+            m.next = "ABORT"
+
+    def _build_completion(self, m: Module) -> None:
+        request, record = self._request, self.completions
+        last = Signal()
+        m.d.comb += last.eq((self._produced + 1 == request.max_new) | (self._token == request.eos))
+        self._kv(m, "COMMIT", Opcode.COMMIT, "COMMITTED", 1)
+        with m.State("COMMITTED"):
+            m.d.comb += self.committed.eq(1)
+            m.d.sync += self.position.eq(self.position + 1)
+            with m.If(self._sample):
+                m.next = "COMPLETE"
+            with m.Else():
+                m.next = "PROMPT"
+        with m.State("COMPLETE"):
+            m.d.comb += [
+                record.valid.eq(1),
+                record.payload.id.eq(request.id),
+                record.payload.token.eq(self._token),
+                record.payload.status.eq(FaultCode.NONE),
+                record.payload.has_token.eq(1),
+                record.payload.ended.eq(last),
+            ]
+            with m.If(record.ready):
+                m.d.sync += self._produced.eq(self._produced + 1)
+                m.next = "TOKEN"
+                with m.If(last):
+                    m.next = "CLOSE"
+
+    def _build_end(self, m: Module) -> None:
+        record = self.completions
+        # A failed step drops its reservation and is tried again, or ends its request.
+        self._kv(m, "RELEASE", Opcode.ABORT, "RESERVE")
+        with m.State("ABORT"):
+            m.d.sync += self.running.eq(0)
+            m.next = "REPORT"
+            with m.If(self._opened):
+                m.next = "CLOSE"
+            with m.If(self._reserved):
+                m.next = "DROP"
+        self._kv(m, "DROP", Opcode.ABORT, "CLOSE")
+        self._kv(m, "CLOSE", Opcode.FREE, "REPORT")
+        with m.State("REPORT"):
+            m.d.sync += self.running.eq(0)
+            m.d.comb += [
+                record.valid.eq(self._failure != FaultCode.NONE),
+                record.payload.id.eq(self._request.id),
+                record.payload.status.eq(self._failure),
+                record.payload.ended.eq(1),
+            ]
+            with m.If(record.ready | ~record.valid):
+                m.d.comb += self.ended.eq(1)
+                m.next = "IDLE"
