@@ -3,6 +3,7 @@
 
 from .commands import IMPLEMENTED, Opcode, Stat, Status
 from .controller import Controller
+from .gather import Gather
 from .payloads import (
     BLOCK_SIZE,
     AppendCommand,
@@ -23,6 +24,7 @@ __all__ = [
     "IMPLEMENTED",
     "AppendCommand",
     "Controller",
+    "Gather",
     "GatherCommand",
     "KVCommand",
     "KVGeometry",

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading the records of a sequence through its block table."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from serrano.bus import ReadPort
+from serrano.config import AcceleratorConfig
+from serrano.primitives.multiplier import Multiplier
+from serrano.stream import StreamFIFO
+from serrano.stream.pipeline import delayed
+
+from .commands import Status
+from .mask import RecordMask, RecordTask
+from .payloads import (
+    BLOCK_SIZE,
+    RECORD_BITS,
+    SLOT_BITS,
+    GatherCommand,
+    KVGeometry,
+    RecordBeat,
+    TranslatePort,
+    block_bits,
+    entry_bits,
+    record_bytes,
+    record_length_bits,
+)
+
+__all__ = ["Gather"]
+
+AHEAD = 8
+"""Records whose addresses are known before they are asked for."""
+
+IN_FLIGHT = 32
+"""Records asked for whose data is under way."""
+
+_WANTED = data.StructLayout({"low": SLOT_BITS + 1, "high": SLOT_BITS + 1, "final": 1, "record": RECORD_BITS})
+"""A record whose block is being looked up."""
+
+
+class Gather(wiring.Component):
+    """Streams the records of one (layer, KV head) for a range of tokens, wherever their blocks lie.
+
+    For each block that holds a token of ``first .. first + count - 1``, in order, the whole record is given,
+    bytes of other tokens being zero. Look-ups and addresses run ahead of the data, from one command into the
+    next, so that the memory port does not wait for them. A record whose block is not there is not read: it is
+    given as zeros with ``error`` set, so that the number of beats never differs. ``error`` also marks beats
+    for which the memory reported one.
+
+    The address of a record is ``base + block * block_bytes + record * record_bytes``.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    geometry : ``In(KVGeometry(config))``
+        Addresses and sizes.
+    command : ``In(stream.Signature(GatherCommand(config)))``
+        What to read.
+    translate : ``Out(TranslatePort(config))``
+        To the controller.
+    memory : ``Out(ReadPort(config))``
+        Port to memory.
+    room : ``In(1)``
+        The consumer has room for one more record than it was promised.
+    claim : ``Out(1)``
+        A record is promised: it will come. From the next cycle on ``room`` takes it into account.
+    records : ``Out(stream.Signature(RecordBeat(config)))``
+        The records.
+    ended : ``Out({"valid", "status"})``
+        Valid for one cycle with the last beat of a command: OK, the first look-up's status that was not, or
+        BUS_ERROR. In a command without tokens, as soon as those before it have ended.
+    idle : ``Out(1)``
+        No command is being executed.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        super().__init__(
+            {
+                "geometry": In(KVGeometry(config)),
+                "command": In(stream.Signature(GatherCommand(config))),
+                "translate": Out(TranslatePort(config)),
+                "memory": Out(ReadPort(config)),
+                "room": In(1),
+                "claim": Out(1),
+                "records": Out(stream.Signature(RecordBeat(config))),
+                "ended": Out(data.StructLayout({"valid": 1, "status": Status})),
+                "idle": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        config = self.config
+        m.submodules.mask = mask = RecordMask(config)
+        m.submodules.tasks = tasks = StreamFIFO(RecordTask, IN_FLIGHT)
+        m.submodules.runs = runs = StreamFIFO(_Run(config), AHEAD)
+        m.d.comb += mask.head_dim.eq(self.geometry.head_dim)
+        wiring.connect(m, tasks.o, mask.tasks)
+        wiring.connect(m, wiring.flipped(self.memory.data), mask.data)
+        wiring.connect(m, mask.records, wiring.flipped(self.records))
+
+        # A run that is ready is asked for once there is room for its record.
+        run, request = runs.o.payload, self.memory.request
+        good, may = Signal(), Signal()
+        m.d.comb += [
+            good.eq(run.task.status == Status.OK),
+            may.eq(runs.o.valid & self.room & tasks.i.ready),
+            request.valid.eq(may & good),
+            request.payload.address.eq(run.address),
+            request.payload.bytes.eq(record_bytes(self.geometry.head_dim)),
+            self.claim.eq(may & (request.ready | ~good)),
+            runs.o.ready.eq(self.claim),
+            tasks.i.valid.eq(self.claim),
+            tasks.i.payload.eq(run.task),
+        ]
+        # Records from their look-up to the address leaving, and to the last beat.
+        looked_up, under_way = Signal(range(AHEAD + 1)), Signal(range(AHEAD + IN_FLIGHT + 1))
+        asked, given = Signal(), Signal()
+        m.d.comb += given.eq(mask.tasks.valid & mask.tasks.ready)
+        m.d.sync += [
+            looked_up.eq(looked_up + asked - self.claim),
+            under_way.eq(under_way + asked - given),
+        ]
+        empty = self._build_front(m, runs, asked, looked_up, under_way)
+        self._build_end(m, mask, given, empty)
+        return m
+
+    def _build_front(
+        self, m: Module, runs: StreamFIFO, asked: Signal, looked_up: Signal, under_way: Signal
+    ) -> Signal:
+        """From commands to runs of memory: one record per cycle, nothing that waits behind the look-up."""
+        config, geometry = self.config, self.geometry
+        command, request = self.command.payload, self.translate.request
+        m.submodules.wanted = wanted = StreamFIFO(_WANTED, AHEAD)
+        following = Signal(_WANTED)
+        index, final = Signal(entry_bits(config)), Signal(entry_bits(config))
+        high = Signal(SLOT_BITS + 1)
+        seq = Signal.like(command.seq)
+        end = Signal(range(2 * config.context_max + 1))
+        empty = Signal()
+        m.d.comb += [
+            end.eq(command.first + command.count - 1),
+            request.payload.seq.eq(seq),
+            request.payload.index.eq(index),
+            wanted.i.payload.eq(following),
+            wanted.i.payload.final.eq(index == final),
+            wanted.i.payload.high.eq(Mux(index == final, high, BLOCK_SIZE)),
+            wanted.i.valid.eq(asked),
+            asked.eq(request.valid & request.ready),
+        ]
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += [self.command.ready.eq(1), self.idle.eq(under_way == 0)]
+                m.d.sync += [
+                    seq.eq(command.seq),
+                    index.eq(command.first >> SLOT_BITS),
+                    final.eq(end >> SLOT_BITS),
+                    high.eq(end[:SLOT_BITS] + 1),
+                    following.low.eq(command.first[:SLOT_BITS]),
+                    following.record.eq(command.record),
+                ]
+                with m.If(self.command.valid):
+                    m.next = "LOOK_UP"
+                    with m.If(command.count == 0):
+                        m.next = "EMPTY"
+            with m.State("LOOK_UP"):
+                m.d.comb += request.valid.eq(looked_up != AHEAD)
+                with m.If(asked):
+                    m.d.sync += [index.eq(index + 1), following.low.eq(0)]
+                    with m.If(index == final):
+                        m.next = "IDLE"
+            with m.State("EMPTY"):
+                m.d.comb += empty.eq(under_way == 0)
+                with m.If(empty):
+                    m.next = "IDLE"
+
+        # Products, in the cycle of the answer and the following ones; then their sum.
+        latency = config.multiplier_latency
+        answer, this = self.translate.response, wanted.o.payload
+        m.submodules.block_offset = block_offset = Multiplier(
+            block_bits(config) + 1, len(geometry.block_bytes) + 1, latency=latency
+        )
+        m.submodules.record_offset = record_offset = Multiplier(
+            RECORD_BITS + 1, record_length_bits(config) + 1, latency=latency
+        )
+        stage: Any = Signal(_Run(config))
+        valid = Signal(latency + 1)
+        m.d.comb += [
+            block_offset.a.eq(answer.block),
+            block_offset.b.eq(geometry.block_bytes),
+            record_offset.a.eq(this.record),
+            record_offset.b.eq(record_bytes(geometry.head_dim)),
+            wanted.o.ready.eq(answer.valid),
+            stage.task.low.eq(this.low),
+            stage.task.high.eq(this.high),
+            stage.task.final.eq(this.final),
+            stage.task.status.eq(answer.status),
+        ]
+        stage = delayed(m, stage, latency, enable=Const(1), name="product")
+        m.d.sync += [
+            valid.eq(Cat(answer.valid, valid)),
+            runs.i.payload.task.eq(stage.task),
+            runs.i.payload.address.eq(geometry.base + block_offset.p + record_offset.p),
+        ]
+        m.d.comb += runs.i.valid.eq(valid[-1])
+        return empty
+
+    def _build_end(self, m: Module, mask: RecordMask, given: Signal, empty: Signal) -> None:
+        """The status of a command: that of the first thing that went wrong."""
+        held, status = Signal(Status), Signal(Status)
+        task, beat = mask.tasks.payload, mask.data
+        m.d.comb += status.eq(held)
+        with m.If(held == Status.OK):
+            with m.If(mask.tasks.valid & (task.status != Status.OK)):
+                m.d.comb += status.eq(task.status)
+            with m.Elif(beat.valid & beat.ready & beat.payload.error):
+                m.d.comb += status.eq(Status.BUS_ERROR)
+        ends = given & task.final
+        m.d.sync += [
+            held.eq(Mux(ends, Status.OK, status)),
+            self.ended.valid.eq(ends | empty),
+            self.ended.status.eq(Mux(empty, Status.OK, status)),
+        ]
+
+
+class _Run(data.StructLayout):
+    """A record whose address is known."""
+
+    def __init__(self, config: AcceleratorConfig):
+        super().__init__({"address": config.address_bits, "task": RecordTask})

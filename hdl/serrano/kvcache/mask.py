@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Blanking the tokens of a record that a reader must not see."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from serrano.bus import ReadBeat
+from serrano.config import AcceleratorConfig
+
+from .commands import Status
+from .payloads import SLOT_BITS, RecordBeat, last_shift
+
+__all__ = ["RecordMask", "RecordTask"]
+
+PIECE_BITS = 5
+"""The smallest chunk is 16 tokens times 2 bytes; every chunk is a multiple of that."""
+
+
+class RecordTask(data.Struct):
+    """A record to come: its tokens from ``low`` up to, not including, ``high`` are wanted.
+
+    If ``status`` is not OK, no data comes for it. ``final`` marks a command's last record.
+    """
+
+    low: unsigned(SLOT_BITS + 1)
+    high: unsigned(SLOT_BITS + 1)
+    status: Status
+    final: unsigned(1)
+
+
+class RecordMask(wiring.Component):
+    """Gives each record with the bytes of unwanted tokens zero.
+
+    A record is a row of *chunks* of 16 tokens each, with 2 bytes per token (K scales; V scales), or up to
+    ``n`` (K and V codes). What a byte belongs to follows from its place alone, so that one beat passes per
+    cycle (``latency`` 1). A record without data is given as zeros with ``error`` set.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    head_dim : ``In(range(head_dim_max + 1))``
+        Dimensions of a head.
+    tasks : ``In(stream.Signature(RecordTask))``
+        Records, in order; each is taken with its last beat.
+    data : ``In(stream.Signature(ReadBeat(config)))``
+        Beats of the records whose status is OK.
+    records : ``Out(stream.Signature(RecordBeat(config)))``
+        Beats of all records.
+    """
+
+    latency = 1
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        super().__init__(
+            {
+                "head_dim": In(range(config.head_dim_max + 1)),
+                "tasks": In(stream.Signature(RecordTask)),
+                "data": In(stream.Signature(ReadBeat(config))),
+                "records": Out(stream.Signature(RecordBeat(config))),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        width = self.config.port_bytes
+        task, beat, out = self.tasks.payload, self.data.payload, self.records
+        place = _Place(self.config, self.head_dim)
+        here = Signal(place.layout, init=place.start)
+        good, go, last = Signal(), Signal(), Signal()
+        keep = Signal(width)
+
+        position: Any = here
+        for start in range(0, width, place.piece):
+            span = slice(start, start + place.piece)
+            m.d.comb += keep[span].eq(place.kept(position, task.low, task.high))
+            position = place.following(m, position)
+        m.d.comb += [
+            last.eq(position.run == place.runs),
+            good.eq(task.status == Status.OK),
+            go.eq(self.tasks.valid & (self.data.valid | ~good) & (~out.valid | out.ready)),
+            self.data.ready.eq(go & good),
+            self.tasks.ready.eq(go & last),
+        ]
+        with m.If(out.ready):
+            m.d.sync += out.valid.eq(0)
+        with m.If(go):
+            m.d.sync += [out.valid.eq(1), out.payload.last.eq(last)]
+            m.d.sync += out.payload.error.eq(~good | beat.error)
+            for index in range(width):
+                m.d.sync += out.payload.bytes[index].eq(Mux(keep[index] & good, beat.bytes[index], 0))
+            with m.If(last):
+                m.d.sync += here.eq(Const(place.start, place.layout))
+            with m.Else():
+                m.d.sync += here.eq(position)
+        return m
+
+
+class _Place:
+    """Where in a record a piece of at most 32 bytes lies, and the one that follows it.
+
+    Runs are K scales, V scales, K codes and V codes; ``chunk`` counts chunks within a run, ``offset`` bytes
+    within a chunk.
+    """
+
+    runs = 4
+
+    def __init__(self, config: AcceleratorConfig, head_dim: Value):
+        self.n_bits = exact_log2(config.n)
+        self.head_dim = head_dim
+        self.last_shift = last_shift(config, head_dim)
+        self.piece = min(1 << PIECE_BITS, config.port_bytes)
+        self.layout = data.StructLayout(
+            {"run": 3, "chunk": range(config.head_chunks_max + 1), "offset": SLOT_BITS + self.n_bits}
+        )
+        self.start = {"run": 0, "chunk": 0, "offset": 0}
+
+    def _shift(self, place: Any) -> tuple[Value, Value]:
+        """Binary logarithm of the bytes per token here, and whether the chunk is the last of its run."""
+        last_chunk = place.chunk == ((self.head_dim - 1) >> self.n_bits)[: len(place.chunk)]
+        codes = place.run[1]
+        shift = Mux(codes, Mux(last_chunk, self.last_shift, self.n_bits), 1)
+        return shift, ~codes | last_chunk
+
+    def kept(self, place: Any, low: Value, high: Value) -> Value:
+        """Which bytes of the piece belong to wanted tokens."""
+        shift, _ = self._shift(place)
+        first, end = low << shift, high << shift
+        offsets = [(place.offset | byte) for byte in range(self.piece)]
+        return Cat((offset >= first) & (offset < end) for offset in offsets)
+
+    def following(self, m: Module, place: Any) -> Any:
+        """The next piece's place, run 4 behind the record's end."""
+        shift, last_chunk = self._shift(place)
+        following = Signal(self.layout, name="following")
+        end_of_chunk = place.offset + self.piece == (1 << SLOT_BITS) << shift
+        m.d.comb += following.eq(place)
+        with m.If(~end_of_chunk):
+            m.d.comb += following.offset.eq(place.offset + self.piece)
+        with m.Else():
+            m.d.comb += following.offset.eq(0)
+            with m.If(last_chunk):
+                m.d.comb += [following.run.eq(place.run + 1), following.chunk.eq(0)]
+            with m.Else():
+                m.d.comb += following.chunk.eq(place.chunk + 1)
+        return following
