@@ -2,6 +2,7 @@
 """Fork: every output gets everything, at its own pace."""
 
 import pytest
+
 from serrano.stream import Fork
 from support.streams import STALLS, collect, send, simulate
 

@@ -19,7 +19,8 @@ async def send(ctx: Any, port: Any, items: Iterable[Any], stall: float = 0.0, se
             await ctx.tick()
         ctx.set(port.payload, item)
         ctx.set(port.valid, 1)
-        await ctx.tick().until(port.ready)
+        while not (await ctx.tick().sample(port.ready))[2]:
+            pass
         ctx.set(port.valid, 0)
 
 
@@ -38,7 +39,9 @@ async def collect(
         while rng.random() < stall:
             await ctx.tick()
         ctx.set(port.ready, 1)
-        (payload,) = await ctx.tick().sample(port.payload).until(port.valid)
+        valid = False
+        while not valid:
+            _, _, valid, payload = await ctx.tick().sample(port.valid, port.payload)
         ctx.set(port.ready, 0)
         taken.append(convert(payload))
     return taken
