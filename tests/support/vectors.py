@@ -24,7 +24,13 @@ BASE = dataclasses.replace(
 )  # fmt: skip
 """The base preset's n = 16 and eight lanes, with small buffers."""
 
-CONFIGS = (SMALL, BASE)
+NARROW = dataclasses.replace(
+    preset("ulx3s"), name="narrow", rows_max=5, dim_max=40, ffn_max=48, heads_max=6, kv_width_max=48,
+    head_dim_max=24, vocab_max=100,
+)  # fmt: skip
+"""n = 8 with two lanes: four slices in a block; sizes that are no powers of two."""
+
+CONFIGS = (SMALL, NARROW, BASE)
 
 
 def q16(rng: random.Random, count: int, extreme: float = 0.1) -> list[int]:
