@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Executing the packets of a step, one after another."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import enum, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from serrano.attention.payloads import AttendCommand
+from serrano.config import AcceleratorConfig
+from serrano.kvcache.payloads import AppendCommand, GatherCommand
+from serrano.layouts import ReadRequest
+from serrano.schedule.descriptor import ModelInfo
+from serrano.schedule.issuer import TO_LOGITS
+from serrano.schedule.scheduler import StepCommand
+from serrano.tape.packets import Header, Opcode
+from serrano.vector.arithmetic import unpack_scale
+from serrano.vector.payloads import (
+    ArgmaxCommand,
+    DequantizeCommand,
+    FeedCommand,
+    HeadsCommand,
+    QuantizeCommand,
+)
+
+__all__ = ["Route", "Sequencer"]
+
+
+class Route(enum.Enum, shape=unsigned(2)):
+    """Where linear outputs go."""
+
+    RESIDUAL = 0
+    HEADS = 1
+    GATE_UP = 2
+    LOGITS = 3
+
+
+class Sequencer(wiring.Component):
+    """Reads the tape of a step and executes its packets in order, each when the one before has ended.
+
+    For each packet the units concerned get one command each; the sequencer then waits for the last result.
+    ATTEND and GATE_UP end with the quantization of what they staged. The KV records of an ATTEND are asked
+    for while the QKV before it runs. END waits until every packet of the step has been checked and every
+    write acknowledged.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    model : ``In(ModelInfo)``
+        The loaded model.
+    tape : ``In(config.address_bits)``
+        Address of the tape.
+    step : ``In(stream.Signature(StepCommand(config)))``
+        Steps.
+    done : ``Out(1)``
+        The step has been executed.
+    packet : ``Out(32)``
+        Index of the packet being executed.
+    attending : ``Out(1)``
+        The packet being executed is an ATTEND.
+    route : ``Out(Route)``
+        Where linear outputs go.
+    reader_start, residual_start, staging_start : ``Out(1)``
+        To the tape reader, the residual and the staging buffer.
+    runs : ``Out(stream.Signature(ReadRequest(config)))``
+        Runs of tape to be read.
+    packets : ``In(stream.Signature(Header))``
+        Packets.
+    feed, dequantize, heads, argmax, quantize, attend, append, gather : ``Out(stream.Signature(...))``
+        Commands.
+    embedded : ``In(1)``
+        The embeddings of all rows are in the residual.
+    beat_last, head_last, staged_last, quantized, sampled : ``In(1)``
+        The last linear output, head scale, staged value of a packet was taken; quantization has ended; the
+        last token was taken.
+    residual_idle, staging_idle : ``In(1)``
+        Nothing is on its way into the buffer.
+    writes_pending : ``In(1)``
+        Writes to KV memory are not yet acknowledged.
+    checked : ``In(32)``
+        Packets of the step found right.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        super().__init__(
+            {
+                "model": In(ModelInfo),
+                "tape": In(config.address_bits),
+                "step": In(stream.Signature(StepCommand(config))),
+                "done": Out(1),
+                "packet": Out(32),
+                "attending": Out(1),
+                "route": Out(Route),
+                "reader_start": Out(1),
+                "residual_start": Out(1),
+                "staging_start": Out(1),
+                "runs": Out(stream.Signature(ReadRequest(config))),
+                "packets": In(stream.Signature(Header)),
+                "feed": Out(stream.Signature(FeedCommand(config))),
+                "dequantize": Out(stream.Signature(DequantizeCommand(config))),
+                "heads": Out(stream.Signature(HeadsCommand(config))),
+                "argmax": Out(stream.Signature(ArgmaxCommand(config))),
+                "quantize": Out(stream.Signature(QuantizeCommand(config))),
+                "attend": Out(stream.Signature(AttendCommand(config))),
+                "append": Out(stream.Signature(AppendCommand(config))),
+                "gather": Out(stream.Signature(GatherCommand(config))),
+                "embedded": In(1),
+                "beat_last": In(1),
+                "head_last": In(1),
+                "staged_last": In(1),
+                "quantized": In(1),
+                "sampled": In(1),
+                "residual_idle": In(1),
+                "staging_idle": In(1),
+                "writes_pending": In(1),
+                "checked": In(32),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        self._current = Signal(StepCommand(self.config))
+        self._header = Signal(Header)
+        self._count = Signal(32)
+        self._ended = Signal()
+        # Records of the layers before the present one.
+        self._record = Signal(16)
+        self._build_commands(m)
+        m.d.comb += self.packet.eq(self._header.index)
+        with m.FSM() as fsm:
+            self._build_step(m)
+            self._build_packet(m)
+            self._build_projection(m)
+            self._build_attention(m)
+            self._build_end(m)
+        m.d.comb += self.attending.eq(fsm.ongoing("ATTEND") | fsm.ongoing("ATTENDING"))
+        return m
+
+    def _build_commands(self, m: Module) -> None:
+        """Payloads follow from the packet, the step and the model; the states say when they are valid."""
+        n, model, header, rows = self.config.n, self.model, self._header, self._current.rows
+        blocks = (header.n_out + n - 1) // n
+        m.d.comb += [
+            self.feed.payload.rows.eq(rows),
+            self.feed.payload.tiles.eq((header.k + n - 1) // n),
+            self.feed.payload.blocks.eq(blocks),
+            self.dequantize.payload.rows.eq(rows),
+            self.dequantize.payload.blocks.eq(blocks),
+            self.heads.payload.rows.eq(rows),
+            self.heads.payload.kv_heads.eq(model.kv_heads),
+            self.heads.payload.heads.eq(model.heads),
+            self.heads.payload.head_pad.eq(model.head_pad),
+            self.heads.payload.score.eq(unpack_scale(model.s_score)),
+            self.argmax.payload.rows.eq(rows),
+            self.argmax.payload.vocab.eq(model.vocab),
+            self.quantize.payload.rows.eq(rows),
+            self.quantize.payload.eps.eq(model.s_eps),
+            self.attend.payload.rows.eq(rows),
+            self.attend.payload.kv_heads.eq(model.kv_heads),
+            self.attend.payload.group.eq(model.group),
+            self.attend.payload.head_dim.eq(model.head_dim),
+            self.attend.payload.head_pad.eq(model.head_pad),
+            self.attend.payload.committed.eq(self._current.position),
+        ]
+
+    def _issue(self, m: Module, streams: list[Any], following: str) -> None:
+        """In the present state, give every stream its command, then go on."""
+        taken = [Signal(name=f"taken_{index}") for index in range(len(streams))]
+        finished = Const(1)
+        for flag, command in zip(taken, streams, strict=True):
+            m.d.comb += command.valid.eq(~flag)
+            m.d.sync += flag.eq(flag | command.ready)
+            finished = finished & (flag | command.ready)
+        with m.If(finished):
+            m.d.sync += [flag.eq(0) for flag in taken]
+            m.next = following
+
+    def _build_step(self, m: Module) -> None:
+        model, runs = self.model, self.runs
+        with m.State("IDLE"):
+            m.d.comb += [self.step.ready.eq(1), self.reader_start.eq(1), self.residual_start.eq(1)]
+            m.d.sync += [self._current.eq(self.step.payload), self._count.eq(0), self._record.eq(0)]
+            with m.If(self.step.valid):
+                m.next = "PROGRAM"
+        with m.State("PROGRAM"):
+            end = Mux(self._current.sample, model.program_end, model.head_offset)
+            m.d.comb += [
+                runs.valid.eq(1),
+                runs.payload.address.eq(self.tape + model.program_offset),
+                runs.payload.bytes.eq(end - model.program_offset),
+            ]
+            with m.If(runs.ready):
+                m.next = "PACKET"
+                with m.If(~self._current.sample):
+                    m.next = "PROGRAM_END"
+        with m.State("PROGRAM_END"):
+            m.d.comb += [
+                runs.valid.eq(1),
+                runs.payload.address.eq(self.tape + model.end_offset),
+                runs.payload.bytes.eq(model.program_end - model.end_offset),
+            ]
+            with m.If(runs.ready):
+                m.next = "PACKET"
+
+    def _build_packet(self, m: Module) -> None:
+        header = self.packets.payload
+        with m.State("PACKET"):
+            m.d.comb += self.packets.ready.eq(1)
+            m.d.sync += self._ended.eq(0)
+            with m.If(self.packets.valid):
+                m.d.sync += [self._header.eq(header), self._count.eq(self._count + 1)]
+                with m.Switch(header.opcode):
+                    for opcode in Opcode:
+                        with m.Case(opcode.value):
+                            m.next = opcode.name
+        with m.State("EMBED"):
+            with m.If(self.embedded):
+                m.next = "PACKET"
+        with m.State("NORM"):
+            m.d.comb += [
+                self.quantize.payload.norm.eq(1),
+                self.quantize.payload.length.eq(self.model.dim),
+            ]
+            self._issue(m, [self.quantize], "QUANTIZING")
+        with m.State("STAGED"):
+            # What ATTEND or GATE_UP has staged becomes codes.
+            m.d.comb += [
+                self.quantize.payload.staging.eq(1),
+                self.quantize.payload.length.eq(
+                    Mux(
+                        self._header.opcode == Opcode.ATTEND.value,
+                        self._header.n_out,
+                        self._header.n_out >> 1,
+                    )
+                ),
+            ]
+            self._issue(m, [self.quantize], "QUANTIZING")
+        with m.State("QUANTIZING"):
+            with m.If(self.quantized):
+                m.next = "PACKET"
+
+    def _build_projection(self, m: Module) -> None:
+        common = [self.feed, self.dequantize]
+        with m.State("MATMUL"):
+            with m.If(self._header.flags & TO_LOGITS):
+                m.d.sync += self.route.eq(Route.LOGITS)
+                m.next = "LOGITS"
+            with m.Else():
+                m.d.sync += self.route.eq(Route.RESIDUAL)
+                m.d.comb += self.residual_start.eq(1)
+                m.next = "RESIDUAL"
+        with m.State("RESIDUAL"):
+            self._issue(m, common, "ADDING")
+        with m.State("ADDING"):
+            m.d.sync += self._ended.eq(self._ended | self.beat_last)
+            with m.If(self._ended & self.residual_idle):
+                m.next = "PACKET"
+        with m.State("LOGITS"):
+            self._issue(m, [*common, self.argmax], "PACKET")
+        with m.State("SAMPLE"):
+            with m.If(self.sampled):
+                m.next = "PACKET"
+        with m.State("GATE_UP"):
+            m.d.sync += self.route.eq(Route.GATE_UP)
+            m.d.comb += self.staging_start.eq(1)
+            m.next = "GATING"
+        with m.State("GATING"):
+            self._issue(m, common, "STAGING")
+        with m.State("STAGING"):
+            m.d.sync += self._ended.eq(self._ended | self.staged_last)
+            with m.If(self._ended & self.staging_idle):
+                m.next = "STAGED"
+
+    def _build_attention(self, m: Module) -> None:
+        gather, model = self.gather, self.model
+        head = Signal(8)
+        m.d.comb += self.append.payload.record.eq(self._record)
+        with m.State("QKV"):
+            m.d.sync += [self.route.eq(Route.HEADS), head.eq(0)]
+            m.next = "HEADS"
+        with m.State("HEADS"):
+            self._issue(m, [self.feed, self.dequantize, self.heads, self.append], "GATHER")
+        with m.State("GATHER"):
+            m.d.sync += self._ended.eq(self._ended | self.head_last)
+            m.d.comb += [
+                gather.payload.seq.eq(self._current.sequence),
+                gather.payload.record.eq(self._record + head),
+                gather.payload.first.eq(0),
+                gather.payload.count.eq(self._current.position),
+                gather.valid.eq((head != model.kv_heads) & (self._current.position != 0)),
+            ]
+            with m.If(gather.valid):
+                with m.If(gather.ready):
+                    m.d.sync += head.eq(head + 1)
+            with m.Elif(self._ended):
+                m.d.sync += self._record.eq(self._record + model.kv_heads)
+                m.next = "PACKET"
+        with m.State("ATTEND"):
+            m.d.comb += self.staging_start.eq(1)
+            self._issue(m, [self.attend], "ATTENDING")
+        with m.State("ATTENDING"):
+            m.d.sync += self._ended.eq(self._ended | self.staged_last)
+            with m.If(self._ended & self.staging_idle):
+                m.next = "STAGED"
+
+    def _build_end(self, m: Module) -> None:
+        with m.State("END"):
+            with m.If((self.checked == self._count) & ~self.writes_pending):
+                m.d.comb += self.done.eq(1)
+                m.next = "IDLE"
