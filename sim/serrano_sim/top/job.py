@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run of the accelerator is to do, as the simulation's process is told, and what came of it."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from serrano.config import AcceleratorConfig
+
+from .layout import Completion, MemoryLayout, Request
+
+__all__ = [
+    "BusError",
+    "Job",
+    "MemorySettings",
+    "Phase",
+    "PhaseResult",
+    "phase_results",
+    "read_events",
+]
+
+JOB_FILE = "job.json"
+EVENTS_FILE = "events.jsonl"
+MEMORY = "memory"
+TRACE = "trace"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemorySettings:
+    """How the memory behaves: as :meth:`~serrano_sim.memory.handle.AxiMemory.configure` takes it."""
+
+    read_latency: int = 1
+    write_latency: int = 1
+    read_bandwidth: tuple[int, int] = (0, 0)
+    write_bandwidth: tuple[int, int] = (0, 0)
+    shared_port: bool = False
+    stall: float | Mapping[str, float] = 0.0
+    seed: int = 0
+
+    @classmethod
+    def of(cls, latency: int, stall: float = 0.0, seed: int = 0) -> "MemorySettings":
+        """The same latency for reads and writes, the same stalls on all channels."""
+        return cls(read_latency=latency, write_latency=latency, stall=stall, seed=seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BusError:
+    """Error responses: as :meth:`~serrano_sim.memory.handle.AxiMemory.inject_error` takes them."""
+
+    response: str
+    on: str = "both"
+    low: int = 0
+    high: int = 2**63
+    after: int = 0
+    limit: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """What happens between two visits of the host, in this order.
+
+    Parameters
+    ----------
+    pokes : sequence of (address, bytes)
+        Bytes put into memory.
+    errors : sequence of :class:`BusError`
+        Errors from now on to the end of the phase.
+    registers : mapping of :class:`str` to :class:`int`
+        Registers written, beyond the usual ones before the first phase.
+    load : :class:`bool`
+        Whether the tape is loaded.
+    requests : sequence of :class:`~serrano_sim.top.layout.Request`
+        Requests, submitted with one doorbell.
+    """
+
+    pokes: tuple[tuple[int, bytes], ...] = ()
+    errors: tuple[BusError, ...] = ()
+    registers: Mapping[str, int] = field(default_factory=dict)
+    load: bool = False
+    requests: tuple[Request, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """For a job file."""
+        values = dataclasses.asdict(self)
+        values["pokes"] = [[address, bytes(data).hex()] for address, data in self.pokes]
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Phase":
+        """From a job file."""
+        return cls(
+            pokes=tuple((address, bytes.fromhex(data)) for address, data in values["pokes"]),
+            errors=tuple(BusError(**error) for error in values["errors"]),
+            registers=values["registers"],
+            load=values["load"],
+            requests=tuple(Request(**request) for request in values["requests"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run: the accelerator, what lies in memory, how the memory behaves, and what the host does.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+    layout : :class:`~serrano_sim.top.layout.MemoryLayout`
+        Memory, filled by whoever starts the run.
+    phases : sequence of :class:`Phase`
+        What the host does. Prompts of all phases follow each other in the layout.
+    memory : :class:`MemorySettings`
+        How the memory behaves.
+    watchdog : :class:`int`
+        Value of the register WATCHDOG.
+    patience : :class:`int`
+        Cycles without a beat of the trace after which the run is given up.
+    alarm_period : :class:`int`
+        Cycles between two reports of progress.
+    check_tape : :class:`bool`
+        Whether the run fails if the accelerator's registers say that the tape does not fit.
+    """
+
+    config: AcceleratorConfig
+    layout: MemoryLayout
+    phases: tuple[Phase, ...]
+    memory: MemorySettings = MemorySettings()
+    watchdog: int = 0
+    patience: int = 1_000_000
+    alarm_period: int = 20_000
+    check_tape: bool = True
+
+    def __post_init__(self):
+        count = sum(len(phase.requests) for phase in self.phases)
+        if count != len(self.layout.prompts):
+            raise ValueError(
+                f"The layout has {len(self.layout.prompts)} prompts, the phases {count} requests"
+            )
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        """Requests of all phases, in order; a request's id is its place here."""
+        return tuple(request for phase in self.phases for request in phase.requests)
+
+    def write(self, folder: Path | str) -> None:
+        """Writes the job file."""
+        values = {
+            "config": dataclasses.asdict(self.config),
+            "layout": self.layout.to_json(),
+            "phases": [phase.to_json() for phase in self.phases],
+            "memory": dataclasses.asdict(self.memory),
+            **{name: getattr(self, name) for name in _PLAIN},
+        }
+        (Path(folder) / JOB_FILE).write_text(json.dumps(values, indent=1))
+
+    @classmethod
+    def read(cls, folder: Path | str = ".") -> "Job":
+        """Reads the job file."""
+        values = json.loads((Path(folder) / JOB_FILE).read_text())
+        return cls(
+            config=AcceleratorConfig(**values["config"]),
+            layout=MemoryLayout.from_json(values["layout"]),
+            phases=tuple(Phase.from_json(phase) for phase in values["phases"]),
+            memory=MemorySettings(**values["memory"]),
+            **{name: values[name] for name in _PLAIN},
+        )
+
+
+_PLAIN = ("watchdog", "patience", "alarm_period", "check_tape")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseResult:
+    """What came of a phase.
+
+    Parameters
+    ----------
+    loaded : :class:`bool` or ``None``
+        Whether LOAD left a model loaded; ``None`` if the phase has no LOAD.
+    load_fault : :class:`int`
+        FAULT_CODE after LOAD.
+    completions : sequence of (cycle, :class:`~serrano_sim.top.layout.Completion`)
+        Records in order, with the cycle in which they came.
+    irq : :class:`bool`
+        Whether the interrupt line was high when the last request had ended.
+    axil_handshakes : :class:`int`
+        AXI4-Lite handshakes between the doorbell and the last completion.
+    registers : mapping
+        Registers by name at the end: STATUS, IRQ, the rings', FAULT_*, KV_USED, KV_PEAK; and the counters.
+    begin, end : :class:`int`
+        Cycles of the doorbell and of the last completion.
+    """
+
+    loaded: bool | None = None
+    load_fault: int = 0
+    completions: tuple[tuple[int, Completion], ...] = ()
+    irq: bool = False
+    axil_handshakes: int = 0
+    registers: Mapping[str, int] = field(default_factory=dict)
+    begin: int = 0
+    end: int = 0
+
+    def of(self, identity: int) -> list[Completion]:
+        """The records of one request."""
+        return [record for _, record in self.completions if record.id == identity]
+
+
+def read_events(lines: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The events that the simulation's process has written, one JSON object in a line."""
+    for line in lines:
+        if line.endswith("\n"):
+            yield json.loads(line)
+
+
+def phase_results(events: Sequence[Mapping[str, Any]]) -> list[PhaseResult]:
+    """Results of the phases that have ended."""
+    results: list[PhaseResult] = []
+    current: dict[str, Any] = {"completions": []}
+    for event in events:
+        match event["event"]:
+            case "load":
+                current |= {"loaded": event["loaded"], "load_fault": event["fault"]}
+            case "completion":
+                current["completions"].append((event["cycle"], Completion(**event["record"])))
+            case "phase":
+                names = ("irq", "axil_handshakes", "registers", "begin", "end")
+                current |= {name: event[name] for name in names}
+                current["completions"] = tuple(current["completions"])
+                results.append(PhaseResult(**current))
+                current = {"completions": []}
+    return results
