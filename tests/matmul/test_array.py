@@ -51,11 +51,13 @@ def test_wave_and_earliest_reload(config: AcceleratorConfig, by_column: int) -> 
                 await tick()
             ctx.set(dut.load, 0)
             for row in pair:
+                ctx.set(dut.valid, 1)
                 ctx.set(dut.operand, row.tolist())
                 expected.append((cycle, row @ tile))
                 free = cycle + max(1, dut.reload)
                 await tick()
-            ctx.set(dut.operand, [0] * n)
+            ctx.set(dut.valid, 0)
+            ctx.set(dut.operand, [-1] * n)
         for _ in range(dut.latency + n):
             await tick()
         for start, result in expected:

@@ -13,12 +13,15 @@ from serrano.layouts import ACCUMULATOR_BITS, Half, RowTag, accumulator_depth
 from serrano.primitives.memory import OnChipMemory
 from serrano.vector.arithmetic import round_shift
 
-from .array import sum_bits
+from .array import SystolicArray, sum_bits
 
-__all__ = ["RESULTS", "AccumulatorColumn", "ColumnTag"]
+__all__ = ["AccumulatorColumn", "ColumnTag", "results_depth"]
 
-RESULTS = 64
-"""Results that a column keeps."""
+
+def results_depth(config: AcceleratorConfig) -> int:
+    """Results that a column keeps: more than are on their way when every row emits at full rate."""
+    on_their_way = SystolicArray.latency_of(config) + config.n + AccumulatorColumn.latency + 2
+    return max(64, 1 << ceil_log2(on_their_way))
 
 
 class ColumnTag(data.StructLayout):
@@ -50,7 +53,7 @@ class AccumulatorColumn(wiring.Component):
         A result is being written, ``latency`` (2) cycles after its sum.
     fetch : ``In(1)``
         Read the result at ``fetch_address``.
-    fetch_address : ``In(6)``
+    fetch_address : ``In(range(results_depth(config)))``
         See ``fetch``.
     result : ``Out(signed(40))``
         The result fetched last.
@@ -70,7 +73,7 @@ class AccumulatorColumn(wiring.Component):
                 "sum": In(signed(sum_bits(config))),
                 "written": Out(1),
                 "fetch": In(1),
-                "fetch_address": In(ceil_log2(RESULTS)),
+                "fetch_address": In(range(results_depth(config))),
                 "result": Out(signed(ACCUMULATOR_BITS)),
             }
         )
@@ -81,7 +84,7 @@ class AccumulatorColumn(wiring.Component):
         m.submodules.accumulators = accumulators = OnChipMemory(
             word, accumulator_depth(self.config), transparent=False
         )
-        m.submodules.results = results = OnChipMemory(word, RESULTS, transparent=False)
+        m.submodules.results = results = OnChipMemory(word, results_depth(self.config), transparent=False)
         tag = self.tag_i.tag
         high = Signal(signed(len(self.sum) + 8), reset_less=True)
         is_high = tag.half == Half.HIGH
@@ -108,7 +111,7 @@ class AccumulatorColumn(wiring.Component):
             addend_2.eq(addend),
         ]
         total = Signal(word)
-        tail = Signal(ceil_log2(RESULTS))
+        tail = Signal.like(self.fetch_address)
         m.d.comb += [
             total.eq(shifted + addend_2),
             accumulators.w_en.eq(stages[1].valid),

@@ -24,12 +24,17 @@ def sum_bits(config: AcceleratorConfig) -> int:
 class SystolicArray(wiring.Component):
     """``n * n`` processing elements, weight-stationary, that never stand still.
 
-    An operand row that is at the input in cycle ``u`` gives ``sum_k operand[k] * weight[k][j]`` at
-    ``sums[j]`` in cycle ``u + latency + j``: the sums leave as a diagonal wave, as everything moves inside.
+    An operand row that enters in cycle ``u`` gives ``sum_k operand[k] * weight[k][j]`` at ``sums[j]`` in
+    cycle ``u + latency + j``: the sums leave as a diagonal wave, as everything moves inside. What leaves in
+    cycles to which no row belongs means nothing.
 
     ``load`` writes ``load_vectors`` rows (or columns) of a plane: rows ``unit * load_vectors`` and on.
-    Weights move as the same wave, so a plane may be used from the cycle after its last unit, and written
-    again from cycle ``u + reload`` on, where ``u`` is the cycle of the last row that uses it.
+    Weights move as the same wave. Element (k, j) reads its weight in cycle ``u + 1 + k + j``, at the
+    multiplier's input, whatever the multiplier's latency; a unit that enters in cycle ``w`` is written into
+    it at the end of cycle ``w + 1 + j`` (by column: ``w + 1 + k``), with ``w`` later by ``k // load_vectors``
+    (``j // load_vectors``) than the tile's first unit. So a plane may be used from the cycle after its last
+    unit, and written again from cycle ``u + reload`` on, where ``u`` is the cycle of the last row that uses
+    it and ``reload`` the largest ``k - k // load_vectors``: 0 for one vector a cycle, ``n / 2`` for two.
 
     Parameters
     ----------
@@ -38,8 +43,10 @@ class SystolicArray(wiring.Component):
 
     Members
     -------
+    valid : ``In(1)``
+        A row enters.
     operand : ``In(ArrayLayout(signed(9), n))``
-        A row of operands; zeros where there is none.
+        Its operands.
     plane : ``In(1)``
         Weight plane that it uses.
     load : ``In(1)``
@@ -52,16 +59,24 @@ class SystolicArray(wiring.Component):
         Weights.
     sums : ``Out(ArrayLayout(signed(16 + log2(n)), n))``
         Sums at the bottom edge.
+
+    Raises
+    ------
+    ValueError
+        If the load path is wider than a tile.
     """
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
         n, vectors = config.n, config.load_vectors
+        if vectors > n:
+            raise ValueError(f"The load path must carry at most {n} vectors of a tile, not {vectors!r}")
         self.latency = self.latency_of(config)
         # Row k is written k // vectors cycles after row 0, and used k cycles after it.
         self.reload = max(k - k // vectors for k in range(n))
         super().__init__(
             {
+                "valid": In(1),
                 "operand": In(data.ArrayLayout(signed(OPERAND_BITS), n)),
                 "plane": In(1),
                 "load": In(1),
@@ -75,7 +90,7 @@ class SystolicArray(wiring.Component):
     @staticmethod
     def latency_of(config: AcceleratorConfig) -> int:
         """Cycles from an operand row to its sum in column 0."""
-        return config.n + config.multiplier_latency
+        return 1 + config.n + config.multiplier_latency
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -87,22 +102,30 @@ class SystolicArray(wiring.Component):
         for row in range(n):
             for column in range(n):
                 m.submodules[f"pe_{row}_{column}"] = elements[row][column]
+        # Cycle 0: rows and weights enter together, so that the distance between them stays.
+        operand = Signal.like(self.operand, reset_less=True)
+        plane, load_plane = Signal(reset_less=True), Signal(reset_less=True)
+        tile = Signal.like(self.tile.vectors, reset_less=True)
+        with m.If(self.valid):
+            m.d.sync += [operand.eq(self.operand), plane.eq(self.plane)]
+        with m.If(self.load):
+            m.d.sync += [tile.eq(self.tile.vectors), load_plane.eq(self.load_plane)]
+        # Cycle 1 and on: row k, and vector element k, go k cycles later.
         weights = [
-            [self._delay(m, self.tile.vectors[v][e], e, f"weight_{v}_{e}") for e in range(n)]
-            for v in range(vectors)
+            [self._delay(m, tile[v][e], e, f"weight_{v}_{e}") for e in range(n)] for v in range(vectors)
         ]
         for k in range(n):
             chosen = self.load & (self.unit == k // vectors)
             for by_column, target in ((0, elements[k][0].row_load_i), (1, elements[0][k].column_load_i)):
-                m.d.comb += [
-                    target.write.eq(chosen & (self.tile.by_column == by_column)),
-                    target.plane.eq(self.load_plane),
-                ]
+                write = Signal(name=f"write_{'column' if by_column else 'row'}_{k}")
+                m.d.sync += write.eq(chosen & (self.tile.by_column == by_column))
+                m.d.comb += [target.write.eq(write), target.plane.eq(load_plane)]
             m.d.comb += [
-                elements[k][0].operand_i.eq(self._delay(m, self.operand[k], k, f"operand_{k}")),
-                elements[k][0].plane_i.eq(self._delay(m, self.plane, k, f"plane_{k}")),
+                elements[k][0].operand_i.eq(self._delay(m, operand[k], k, f"operand_{k}")),
+                elements[k][0].plane_i.eq(plane),
                 self.sums[k].eq(elements[n - 1][k].sum_o),
             ]
+            plane = self._delay(m, plane, 1, f"plane_{k + 1}")
         for k in range(n):
             for j in range(n):
                 pe = elements[k][j]

@@ -6,12 +6,11 @@ from typing import Any
 from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
 
 from serrano.config import AcceleratorConfig
-from serrano.layouts import ACCUMULATOR_BITS
+from serrano.layouts import ACCUMULATOR_BITS, Half, RowTag
 
-from .accumulator import RESULTS, AccumulatorColumn, ColumnTag
+from .accumulator import AccumulatorColumn, ColumnTag, results_depth
 from .array import SystolicArray
 from .loader import TileLoader
 from .payloads import RowBeat, TileUnit
@@ -44,6 +43,11 @@ class Engine(wiring.Component):
         Emitted values; ``latency`` cycles after their row was taken, at the earliest.
     active, wait_tile, wait_results : ``Out(1)``
         A row is taken; a row waits for its tile; for room among the results, or for an accumulator.
+
+    Raises
+    ------
+    ValueError
+        If the load path is wider than a tile.
     """
 
     def __init__(self, config: AcceleratorConfig):
@@ -78,21 +82,23 @@ class Engine(wiring.Component):
             self.rows.ready.eq(loader.loaded & spaced & room),
             taken.eq(self.rows.valid & self.rows.ready),
             loader.release.eq(taken & row.last),
+            array.valid.eq(taken),
+            array.operand.eq(row.operand),
             array.plane.eq(loader.use_plane),
             self.active.eq(taken),
             self.wait_tile.eq(self.rows.valid & ~loader.loaded),
             self.wait_results.eq(self.rows.valid & loader.loaded & ~(spaced & room)),
         ]
-        with m.If(taken):
-            m.d.comb += array.operand.eq(row.operand)
         self._build_spacing(m, taken, spaced)
-        tag = Signal(ColumnTag(self.config))
-        m.d.comb += [tag.valid.eq(taken), tag.tag.eq(row.tag)]
+        tag, valid = row.tag, taken
         for cycle in range(array.latency):
-            following = Signal(ColumnTag(self.config), name=f"tag_{cycle + 1}")
-            m.d.sync += following.eq(tag)
-            tag = following
-        self._build_columns(m, array, tag, taken, room)
+            next_tag = Signal(RowTag(self.config), name=f"tag_{cycle + 1}", reset_less=True)
+            next_valid = Signal(name=f"valid_{cycle + 1}")
+            m.d.sync += [next_tag.eq(tag), next_valid.eq(valid)]
+            tag, valid = next_tag, next_valid
+        edge = Signal(ColumnTag(self.config))
+        m.d.comb += [edge.tag.eq(tag), edge.valid.eq(valid)]
+        self._build_columns(m, array, edge, taken, room)
         return m
 
     def _build_spacing(self, m: Module, taken: Signal, spaced: Signal) -> None:
@@ -108,13 +114,14 @@ class Engine(wiring.Component):
             m.d.sync += in_tile.eq(~self.rows.payload.last)
 
     def _build_columns(
-        self, m: Module, array: SystolicArray, tag: Signal, taken: Signal, room: Signal
+        self, m: Module, array: SystolicArray, edge: Signal, taken: Signal, room: Signal
     ) -> None:
         """The columns' results are written one after another and read together."""
-        stored, claimed = Signal(range(RESULTS + 1)), Signal(range(RESULTS + 1))
-        head = Signal(ceil_log2(RESULTS))
-        fetch, leave, claim = Signal(), Signal(), Signal()
-        column_tag = tag
+        depth = results_depth(self.config)
+        stored, claimed = Signal(range(depth + 1)), Signal(range(depth + 1))
+        head = Signal(range(depth))
+        fetch, leave, emits = Signal(), Signal(), Signal()
+        tag, column_tag = self.rows.payload.tag, edge
         for index in range(self.config.n):
             column = AccumulatorColumn(self.config)
             m.submodules[f"column_{index}"] = column
@@ -129,12 +136,12 @@ class Engine(wiring.Component):
         m.d.comb += [
             fetch.eq((stored != 0) & (~self.results.valid | self.results.ready)),
             leave.eq(self.results.valid & self.results.ready),
-            claim.eq(taken & self.rows.payload.tag.emit),
-            room.eq((claimed != RESULTS) | ~self.rows.payload.tag.emit),
+            emits.eq(tag.emit & (tag.half != Half.HIGH)),
+            room.eq((claimed != depth) | ~emits),
         ]
         m.d.sync += [
             stored.eq(stored + column.written - fetch),
-            claimed.eq(claimed + claim - leave),
+            claimed.eq(claimed + (taken & emits) - leave),
             head.eq(head + fetch),
             self.results.valid.eq(fetch | (self.results.valid & ~self.results.ready)),
         ]

@@ -86,11 +86,16 @@ class ProcessingElement(wiring.Component):
             multiplier.a.eq(self.operand_i),
             multiplier.b.eq(Mux(self.plane_i, weights[1], weights[0])),
         ]
+        operand = Signal(signed(OPERAND_BITS), reset_less=True)
+        plane = Signal(reset_less=True)
+        total = Signal(signed(self.sum_bits), reset_less=True)
         m.d.sync += [
-            self.operand_o.eq(self.operand_i),
-            self.plane_o.eq(self.plane_i),
+            operand.eq(self.operand_i),
+            plane.eq(self.plane_i),
+            total.eq(self.sum_i + multiplier.p),
+            # With reset: a load under way must not write into the first tile after it.
             self.row_load_o.eq(self.row_load_i),
             self.column_load_o.eq(self.column_load_i),
-            self.sum_o.eq(self.sum_i + multiplier.p),
         ]
+        m.d.comb += [self.operand_o.eq(operand), self.plane_o.eq(plane), self.sum_o.eq(total)]
         return m
