@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The paged KV cache: block manager, gather and append."""
 
+from .appender import Appender
 from .commands import IMPLEMENTED, Opcode, Stat, Status
 from .controller import Controller
 from .gather import Gather
@@ -23,6 +24,7 @@ __all__ = [
     "BLOCK_SIZE",
     "IMPLEMENTED",
     "AppendCommand",
+    "Appender",
     "Controller",
     "Gather",
     "GatherCommand",

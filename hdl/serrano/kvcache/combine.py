@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From pieces of a few bytes to writes of whole words."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from serrano.bus import WritePort, WriteRequest
+from serrano.config import AcceleratorConfig
+
+__all__ = ["Piece", "WriteCombiner"]
+
+
+class Piece(data.StructLayout):
+    """``2 ** size`` bytes for ``address``, which is a multiple of that.
+
+    Pieces of two streams may be mixed, ``scale`` telling which is which.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        super().__init__(
+            {
+                "address": config.address_bits,
+                "size": range(exact_log2(config.lanes) + 1),
+                "bytes": data.ArrayLayout(unsigned(8), config.lanes),
+                "scale": 1,
+            }
+        )
+
+
+class WriteCombiner(wiring.Component):
+    """Turns pieces into strobed writes, joining pieces of the same word that follow each other.
+
+    A piece longer than a word takes several cycles. Each of the two streams has a word that waits for more;
+    it leaves when a piece for another word comes, or with ``flush``.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    pieces : ``In(stream.Signature(Piece(config)))``
+        What to write.
+    flush : ``In(1)``
+        No more pieces come for now: let waiting words go.
+    memory : ``Out(WritePort(config))``
+        Port to memory.
+    pending : ``Out(1)``
+        Something that was taken is not yet written and acknowledged.
+    waiting : ``Out(1)``
+        Something that was taken has not left for memory.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        super().__init__(
+            {
+                "pieces": In(stream.Signature(Piece(config))),
+                "flush": In(1),
+                "memory": Out(WritePort(config)),
+                "pending": Out(1),
+                "waiting": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        request = self.memory.request
+        word = Signal(WriteRequest(self.config))
+        take = Signal()
+        self._build_words(m, word, take)
+
+        held = [Signal(WriteRequest(self.config), name=f"held_{index}") for index in range(2)]
+        full, open_, leave = Signal(2), Signal(2), Signal(2)
+        free = ~request.valid | request.ready
+        mine = Cat(~self.pieces.payload.scale, self.pieces.payload.scale) & self.pieces.valid.replicate(2)
+        with m.If(request.ready):
+            m.d.sync += request.valid.eq(0)
+        for index, waiting in enumerate(held):
+            same = full[index] & (waiting.address == word.address)
+            first = ~leave[0] if index else Const(1)
+            m.d.comb += [
+                # A piece can join, or the word before it can go.
+                open_[index].eq(~full[index] | same | (free & first)),
+                leave[index].eq(
+                    full[index] & free & first & Mux(mine[index], ~same, self.flush & ~mine.any())
+                ),
+            ]
+            with m.If(leave[index]):
+                m.d.sync += [request.valid.eq(1), request.payload.eq(waiting), full[index].eq(0)]
+            with m.If(mine[index] & take):
+                m.d.sync += [
+                    full[index].eq(1),
+                    waiting.address.eq(word.address),
+                    waiting.strobe.eq(word.strobe | Mux(same, waiting.strobe, 0)),
+                ]
+                for byte in range(self.config.port_bytes):
+                    with m.If(word.strobe[byte]):
+                        m.d.sync += waiting.bytes[byte].eq(word.bytes[byte])
+        m.d.comb += [
+            take.eq((mine & open_).any()),
+            self.waiting.eq(full.any() | request.valid),
+            self.pending.eq(self.waiting | self.memory.pending),
+        ]
+        return m
+
+    def _build_words(self, m: Module, word: Any, take: Signal) -> None:
+        """The piece's next word: its bytes in their place."""
+        width, lanes = self.config.port_bytes, self.config.lanes
+        piece = self.pieces.payload
+        width_bits = exact_log2(width)
+        step = Signal(range(max(2, lanes // width)))
+        steps = Signal(range(max(2, lanes // width)))
+        sizes = range(1, min(width_bits, exact_log2(lanes)) + 1)
+        offset = piece.address[:width_bits]
+        m.d.comb += [
+            word.address.eq(Cat(Const(0, width_bits), (piece.address >> width_bits) + step)),
+            steps.eq(((1 << piece.size) - 1) >> width_bits),
+            self.pieces.ready.eq(take & (step == steps)),
+        ]
+        with m.If(take):
+            m.d.sync += step.eq(Mux(step == steps, 0, step + 1))
+        source = Signal(data.ArrayLayout(unsigned(8), max(lanes, width)))
+        m.d.comb += Value.cast(source).eq(Value.cast(piece.bytes) >> (step << (3 + width_bits)))
+        for place in range(width):
+            for size in sizes:
+                # The largest size also stands for longer pieces.
+                with m.If((piece.size >= size) if size == sizes[-1] else (piece.size == size)):
+                    m.d.comb += [
+                        word.bytes[place].eq(source[place % (1 << size)]),
+                        word.strobe[place].eq(offset >> size == place >> size),
+                    ]
