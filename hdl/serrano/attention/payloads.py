@@ -14,17 +14,26 @@ from serrano.config import GROUP_TOKENS, AcceleratorConfig
 from serrano.layouts import ACCUMULATOR_BITS, PackedScale, Scale
 
 __all__ = [
+    "AttendCommand",
     "Final",
     "GroupMaxima",
+    "Item",
+    "ItemWeights",
     "NormalizeCommand",
+    "Operation",
     "RowTotal",
     "ScoreBeat",
     "SoftmaxItem",
     "TokenWeight",
     "WeightBeat",
+    "chunk_count",
     "item_row_bits",
     "item_row_count",
+    "kv_words",
+    "query_words",
+    "record_slots",
     "results_layout",
+    "serial_bits",
 ]
 
 MAXIMUM_BITS = 21
@@ -45,6 +54,90 @@ def item_row_count(config: AcceleratorConfig) -> range:
 def results_layout(config: AcceleratorConfig) -> data.ArrayLayout:
     """What leaves the array for one row."""
     return data.ArrayLayout(signed(ACCUMULATOR_BITS), config.n)
+
+
+def record_slots(config: AcceleratorConfig) -> int:
+    """Records that are kept at a time, and items whose weights are: more than K runs ahead of V."""
+    return config.lookahead + 2
+
+
+def serial_bits(config: AcceleratorConfig) -> int:
+    """Width of the serial number of a record, which tells those kept at a time apart."""
+    return (record_slots(config) + 1).bit_length()
+
+
+def query_words(config: AcceleratorConfig) -> int:
+    """Words of ``n`` codes that hold a token's q heads; a head of ``n / 2`` channels takes a whole one."""
+    return max(config.dim_max // config.n, min(config.heads_max, 2 * config.dim_max // config.n))
+
+
+def kv_words(config: AcceleratorConfig) -> int:
+    """Words of ``n`` codes that hold the k heads, or the v heads, of a token."""
+    return max(config.kv_width_max // config.n, min(config.heads_max, 2 * config.kv_width_max // config.n))
+
+
+def chunk_count(config: AcceleratorConfig) -> range:
+    """Shape of the number of chunks of ``n`` channels of a head."""
+    return range(config.head_chunks_max + 1)
+
+
+class AttendCommand(data.StructLayout):
+    """Attention of the ``rows`` (count) tokens of a step, which all belong to one sequence.
+
+    ``kv_heads`` KV heads of ``group`` query heads each (counts), of ``head_dim`` channels; the output has
+    ``head_pad`` channels for each head. The sequence has ``committed`` tokens in memory; the step's tokens
+    follow them. ``rows * group`` is at most ``attention_rows_max``.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        super().__init__(
+            {
+                "rows": range(config.rows_max + 1),
+                "kv_heads": range(config.heads_max + 1),
+                "group": item_row_count(config),
+                "head_dim": range(config.head_dim_max + 1),
+                "head_pad": range(config.head_dim_max + 1),
+                "committed": range(config.context_max),
+            }
+        )
+
+
+class Item(data.StructLayout):
+    """One group of 16 tokens of one KV head.
+
+    Its first ``base`` tokens are committed (all if there are more than 16), those after them are the step's,
+    from its first on; with a negative ``base`` the step's token ``-base`` comes first. ``first`` and ``last``
+    of its head; ``final`` if it is the last of the last head, too. With ``memory`` it has a record: number
+    ``serial``, in slot ``slot``.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        super().__init__(
+            {
+                "head": ceil_log2(config.heads_max),
+                "base": signed(ceil_log2(config.context_max) + 2),
+                "first": 1,
+                "last": 1,
+                "final": 1,
+                "memory": 1,
+                "slot": ceil_log2(record_slots(config)),
+                "serial": serial_bits(config),
+            }
+        )
+
+
+class Operation(data.StructLayout):
+    """The passes of an item's K through the array, or with ``values`` those of its V."""
+
+    def __init__(self, config: AcceleratorConfig):
+        super().__init__({"values": 1, "item": Item(config)})
+
+
+class ItemWeights(data.StructLayout):
+    """Weights of a row for a token tile, and the shift of the row's outputs."""
+
+    def __init__(self, config: AcceleratorConfig):
+        super().__init__({"p": data.ArrayLayout(unsigned(16), config.n), "shift": 6})
 
 
 class SoftmaxItem(data.Struct):

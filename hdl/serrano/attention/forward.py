@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The step's own keys and values, which are not in memory yet."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from serrano.config import AcceleratorConfig
+from serrano.layouts import PackedScale
+from serrano.primitives.memory import OnChipMemory
+from serrano.vector.arithmetic import pack_scale
+from serrano.vector.payloads import HeadCodes, HeadKind, HeadScale
+
+from .payloads import chunk_count, kv_words
+
+__all__ = ["ForwardBuffer", "ForwardReadPort", "PairReadPort"]
+
+
+class ForwardReadPort(wiring.Signature):
+    """Read port for ``load_vectors`` adjacent rows of a chunk of k, or with ``values`` of v.
+
+    The first row is ``row``, which may be negative; rows that the buffer does not have read as anything. In a
+    cycle with ``en`` the reader asks; ``data`` has the answer from the next cycle on, until the next read.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        vector = data.ArrayLayout(signed(8), config.n)
+        super().__init__(
+            {
+                "en": Out(1),
+                "values": Out(1),
+                "row": Out(signed(ceil_log2(config.rows_max + config.load_vectors) + 1)),
+                "head": Out(ceil_log2(config.heads_max)),
+                "chunk": Out(ceil_log2(max(2, config.head_chunks_max))),
+                "data": In(data.ArrayLayout(vector, config.load_vectors)),
+            }
+        )
+
+
+class PairReadPort(wiring.Signature):
+    """Read port for the packed scales of k and v of a head, timed as :class:`ForwardReadPort`."""
+
+    def __init__(self, config: AcceleratorConfig):
+        super().__init__(
+            {
+                "en": Out(1),
+                "row": Out(ceil_log2(config.rows_max)),
+                "head": Out(ceil_log2(config.heads_max)),
+                "data": In(data.ArrayLayout(PackedScale, 2)),
+            }
+        )
+
+
+class ForwardBuffer(wiring.Component):
+    """Keeps k and v of the step's rows, codes and packed scales, for the tokens that are not committed.
+
+    Takes what is k or v from the streams, always ready. There are ``load_vectors`` banks; row ``r`` is in
+    bank ``r mod load_vectors``, so that any ``load_vectors`` adjacent rows come in one read.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    chunks : ``In(range)``
+        Chunks of a head (count); constant from the first codes to the last read.
+    codes : ``In(stream.Signature(HeadCodes(config)))``
+        Codes of all kinds.
+    scales : ``In(stream.Signature(HeadScale(config)))``
+        Scales of all kinds; those of k and v have packed form.
+    read : ``In(ForwardReadPort(config))``
+        Reads codes.
+    read_scales : ``In(PairReadPort(config))``
+        Reads scales.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        super().__init__(
+            {
+                "chunks": In(chunk_count(config)),
+                "codes": In(stream.Signature(HeadCodes(config))),
+                "scales": In(stream.Signature(HeadScale(config))),
+                "read": In(ForwardReadPort(config)),
+                "read_scales": In(PairReadPort(config)),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        config = self.config
+        scale, pair = self.scales.payload, self.read_scales
+        m.submodules.scales_memory = scales = OnChipMemory(
+            data.ArrayLayout(PackedScale, 2),
+            config.rows_max * kv_words(config),
+            granularity=1,
+            transparent=False,
+        )
+        packed = Value.cast(pack_scale(scale.scale))
+        m.d.comb += [
+            self.codes.ready.eq(1),
+            self.scales.ready.eq(1),
+            scales.w_en[0].eq(self.scales.valid & (scale.kind == HeadKind.K)),
+            scales.w_en[1].eq(self.scales.valid & (scale.kind == HeadKind.V)),
+            scales.w_addr.eq(scale.row * kv_words(config) + scale.head),
+            Value.cast(scales.w_data).eq(packed.replicate(2)),
+            scales.r_en.eq(pair.en),
+            scales.r_addr.eq(pair.row * kv_words(config) + pair.head),
+            pair.data.eq(scales.r_data),
+        ]
+        # The bank of the first row of the read whose answer is there.
+        turn = Signal(range(max(2, config.load_vectors)), reset_less=True)
+        with m.If(self.read.en):
+            m.d.sync += turn.eq(self.read.row[: ceil_log2(config.load_vectors)])
+        banks = [self._build_bank(m, bank) for bank in range(config.load_vectors)]
+        for vector in range(config.load_vectors):
+            order = [banks[(first + vector) % config.load_vectors] for first in range(config.load_vectors)]
+            m.d.comb += Value.cast(self.read.data[vector]).eq(Array(order)[turn])
+        return m
+
+    def _build_bank(self, m: Module, bank: int) -> Value:
+        config, beat, read = self.config, self.codes.payload, self.read
+        vectors, words = config.load_vectors, kv_words(config)
+        bits = ceil_log2(vectors)
+        depth = -(-config.rows_max // vectors)
+        m.submodules[f"bank_{bank}"] = memory = OnChipMemory(
+            data.ArrayLayout(signed(8), config.n),
+            max(2, 2 * depth * words),
+            granularity=config.lanes,
+            transparent=False,
+        )
+        chunk_bits, lane_bits = ceil_log2(config.n), ceil_log2(config.lanes)
+        write = self.codes.valid & (beat.kind != HeadKind.Q)
+        if bits:
+            write &= beat.row[:bits] == bank
+        # Of the rows that are asked for, the one that is in this bank; with its place in it.
+        row = Signal(signed(len(read.row) + 1), name=f"row_{bank}")
+        place = Signal(range(max(2, depth)), name=f"place_{bank}")
+        if bits:
+            m.d.comb += row.eq(read.row + (bank - read.row)[:bits])
+        else:
+            m.d.comb += row.eq(read.row)
+        m.d.comb += place.eq(Mux((row < 0) | (row >= config.rows_max), 0, row >> bits))
+
+        def address(values: Value, place: Value, head: Value, chunk: Value) -> Value:
+            return (Mux(values, depth, 0) + place) * words + head * self.chunks + chunk
+
+        m.d.comb += [
+            memory.w_en.eq(Mux(write, 1 << beat.column[lane_bits:chunk_bits], 0)),
+            memory.w_addr.eq(
+                address(beat.kind == HeadKind.V, beat.row >> bits, beat.head, beat.column[chunk_bits:])
+            ),
+            Value.cast(memory.w_data).eq(Value.cast(beat.codes).replicate(config.n // config.lanes)),
+            memory.r_en.eq(read.en),
+            memory.r_addr.eq(address(read.values, place, read.head, read.chunk)),
+        ]
+        return Value.cast(memory.r_data)

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The order of items, and of the array's operations on them."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from serrano.config import GROUP_TOKENS, AcceleratorConfig
+
+from .payloads import AttendCommand, Item, Operation, record_slots
+
+__all__ = ["ItemIterator", "ItemOrder"]
+
+
+class ItemIterator(wiring.Component):
+    """Goes through the items of a command: head after head, groups in ascending order.
+
+    Serial numbers and slots of records go on from one command to the next.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    command : ``In(AttendCommand(config))``
+        The command; constant from ``start`` until the last item.
+    start : ``In(1)``
+        Begin with the first item.
+    step : ``In(1)``
+        Go on to the next item.
+    valid : ``Out(1)``
+        There is an item.
+    item : ``Out(Item(config))``
+        It.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        super().__init__(
+            {
+                "command": In(AttendCommand(config)),
+                "start": In(1),
+                "step": In(1),
+                "valid": Out(1),
+                "item": Out(Item(config)),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        item, command = self.item, self.command
+        head, base = Signal.like(item.head), Signal.like(item.base)
+        slot, serial = Signal.like(item.slot), Signal.like(item.serial)
+        m.d.comb += [
+            item.head.eq(head),
+            item.base.eq(base),
+            item.first.eq(base == command.committed),
+            item.last.eq(base + command.rows <= GROUP_TOKENS),
+            item.final.eq(item.last & (head == command.kv_heads - 1)),
+            item.memory.eq(base > 0),
+            item.slot.eq(slot),
+            item.serial.eq(serial),
+        ]
+        with m.If(self.start):
+            m.d.sync += [self.valid.eq(1), head.eq(0), base.eq(command.committed)]
+        with m.Elif(self.step):
+            m.d.sync += base.eq(base - GROUP_TOKENS)
+            with m.If(item.last):
+                m.d.sync += [head.eq(head + 1), base.eq(command.committed)]
+            with m.If(item.final):
+                m.d.sync += self.valid.eq(0)
+            with m.If(item.memory):
+                last_slot = slot == record_slots(self.config) - 1
+                m.d.sync += [serial.eq(serial + 1), slot.eq(Mux(last_slot, 0, slot + 1))]
+        return m
+
+
+class ItemOrder(wiring.Component):
+    """K and V of all items, in the order in which the array takes them.
+
+    K runs ahead of V by ``A = lookahead`` items: K(0) .. K(A - 1), then K(i) and V(i - A) in turn, then the
+    remaining V. Whoever follows the order has an instance of its own.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    command : ``In(AttendCommand(config))``
+        The command; constant from ``start`` until the last operation.
+    start : ``In(1)``
+        Begin.
+    operations : ``Out(stream.Signature(Operation(config)))``
+        The operations.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        super().__init__(
+            {
+                "command": In(AttendCommand(config)),
+                "start": In(1),
+                "operations": Out(stream.Signature(Operation(config))),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.keys = keys = ItemIterator(self.config)
+        m.submodules.values = values = ItemIterator(self.config)
+        operations = self.operations
+        lead = Signal(range(self.config.lookahead + 2))
+        taken, turn = Signal(), Signal()
+        for iterator in (keys, values):
+            m.d.comb += [iterator.command.eq(self.command), iterator.start.eq(self.start)]
+        m.d.comb += [
+            turn.eq((lead == self.config.lookahead + 1) | ~keys.valid),
+            operations.valid.eq(values.valid),
+            operations.payload.values.eq(turn),
+            operations.payload.item.eq(Mux(turn, Value.cast(values.item), Value.cast(keys.item))),
+            taken.eq(operations.valid & operations.ready),
+            keys.step.eq(taken & ~turn),
+            values.step.eq(taken & turn),
+        ]
+        m.d.sync += lead.eq(lead + keys.step - values.step)
+        return m

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The step's queries."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from serrano.config import AcceleratorConfig
+from serrano.layouts import Scale
+from serrano.primitives.memory import OnChipMemory
+from serrano.vector.payloads import HeadCodes, HeadKind, HeadScale
+
+from .payloads import chunk_count, query_words
+
+__all__ = ["QueryBuffer", "QueryReadPort", "ScaleReadPort"]
+
+
+class QueryReadPort(wiring.Signature):
+    """Read port for the ``n`` codes of a chunk of a head, as the reader sees it.
+
+    In a cycle with ``en`` the reader asks; ``data`` has the answer from the next cycle on, until the next
+    read.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        super().__init__(
+            {
+                "en": Out(1),
+                "row": Out(ceil_log2(config.rows_max)),
+                "head": Out(ceil_log2(config.heads_max)),
+                "chunk": Out(ceil_log2(max(2, config.head_chunks_max))),
+                "data": In(data.ArrayLayout(signed(8), config.n)),
+            }
+        )
+
+
+class ScaleReadPort(wiring.Signature):
+    """Read port for the scale of a head, timed as :class:`QueryReadPort`."""
+
+    def __init__(self, config: AcceleratorConfig):
+        super().__init__(
+            {
+                "en": Out(1),
+                "row": Out(ceil_log2(config.rows_max)),
+                "head": Out(ceil_log2(config.heads_max)),
+                "data": In(Scale),
+            }
+        )
+
+
+class QueryBuffer(wiring.Component):
+    """Keeps q of the step's rows: codes ``[rows_max, heads, chunks, n]`` and scales ``[rows_max, heads]``.
+
+    Takes what is q from the streams, always ready. A head of ``n / 2`` channels takes a whole word, of which
+    the upper half means nothing.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    chunks : ``In(range)``
+        Chunks of a head (count); constant from the first codes to the last read.
+    codes : ``In(stream.Signature(HeadCodes(config)))``
+        Codes of all kinds.
+    scales : ``In(stream.Signature(HeadScale(config)))``
+        Scales of all kinds.
+    read : ``In(QueryReadPort(config))``
+        Reads codes.
+    read_scale : ``In(ScaleReadPort(config))``
+        Reads scales.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        super().__init__(
+            {
+                "chunks": In(chunk_count(config)),
+                "codes": In(stream.Signature(HeadCodes(config))),
+                "scales": In(stream.Signature(HeadScale(config))),
+                "read": In(QueryReadPort(config)),
+                "read_scale": In(ScaleReadPort(config)),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        config = self.config
+        words = query_words(config)
+        slices = config.n // config.lanes
+        m.submodules.codes_memory = codes = OnChipMemory(
+            data.ArrayLayout(signed(8), config.n),
+            config.rows_max * words,
+            granularity=config.lanes,
+            transparent=False,
+        )
+        m.submodules.scales_memory = scales = OnChipMemory(
+            Scale, max(2, config.rows_max * config.heads_max), transparent=False
+        )
+        beat, scale = self.codes.payload, self.scales.payload
+        chunk_bits = ceil_log2(config.n)
+        lane_bits = ceil_log2(config.lanes)
+
+        def address(row: Value, head: Value, chunk: Value) -> Value:
+            return row * words + head * self.chunks + chunk
+
+        m.d.comb += [
+            self.codes.ready.eq(1),
+            codes.w_en.eq(
+                Mux(
+                    self.codes.valid & (beat.kind == HeadKind.Q),
+                    1 << beat.column[lane_bits:chunk_bits],
+                    0,
+                )
+            ),
+            codes.w_addr.eq(address(beat.row, beat.head, beat.column[chunk_bits:])),
+            Value.cast(codes.w_data).eq(Value.cast(beat.codes).replicate(slices)),
+            codes.r_en.eq(self.read.en),
+            codes.r_addr.eq(address(self.read.row, self.read.head, self.read.chunk)),
+            self.read.data.eq(codes.r_data),
+            self.scales.ready.eq(1),
+            scales.w_en.eq(self.scales.valid & (scale.kind == HeadKind.Q)),
+            scales.w_addr.eq(scale.row * config.heads_max + scale.head),
+            scales.w_data.eq(scale.scale),
+            scales.r_en.eq(self.read_scale.en),
+            scales.r_addr.eq(self.read_scale.row * config.heads_max + self.read_scale.head),
+            self.read_scale.data.eq(scales.r_data),
+        ]
+        return m

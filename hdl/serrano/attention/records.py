@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""KV records between memory and the array."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from serrano.config import GROUP_TOKENS, AcceleratorConfig
+from serrano.kvcache.payloads import RecordBeat
+from serrano.layouts import PackedScale
+from serrano.primitives.memory import OnChipMemory
+
+from .payloads import record_slots, serial_bits
+
+__all__ = ["HEADER_BYTES", "RecordBuffer", "RecordReadPort", "RecordScalesPort", "record_units"]
+
+HEADER_BYTES = 4 * GROUP_TOKENS
+"""Bytes of a record's scales."""
+
+
+def record_units(config: AcceleratorConfig) -> int:
+    """Load-path units of the largest record."""
+    return -(-(HEADER_BYTES + 2 * GROUP_TOKENS * config.head_dim_max) // config.load_bytes)
+
+
+class RecordReadPort(wiring.Signature):
+    """Read port for ``load_bytes`` bytes of a record, as the reader sees it.
+
+    ``present`` says in the same cycle whether unit ``unit`` of the record with number ``serial`` has come. In
+    a cycle with ``en`` the reader asks for the unit in slot ``slot``; ``data`` has it from the next cycle on,
+    until the next read.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        super().__init__(
+            {
+                "en": Out(1),
+                "slot": Out(ceil_log2(record_slots(config))),
+                "serial": Out(serial_bits(config)),
+                "unit": Out(ceil_log2(record_units(config))),
+                "present": In(1),
+                "data": In(data.ArrayLayout(signed(8), config.load_bytes)),
+            }
+        )
+
+
+class RecordScalesPort(wiring.Signature):
+    """Read port for the scales of a record, timed as :class:`RecordReadPort`."""
+
+    def __init__(self, config: AcceleratorConfig):
+        scales = data.ArrayLayout(PackedScale, GROUP_TOKENS)
+        super().__init__(
+            {
+                "en": Out(1),
+                "slot": Out(ceil_log2(record_slots(config))),
+                "serial": Out(serial_bits(config)),
+                "present": In(1),
+                "data": In(data.StructLayout({"k": scales, "v": scales})),
+            }
+        )
+
+
+class RecordBuffer(wiring.Component):
+    """A ring of ``lookahead + 2`` records, each in a slot as large as the largest record.
+
+    A record is read while it still comes. It begins only if a slot is free; slots are freed in the order in
+    which they were filled. Records are numbered, modulo a power of two that tells those in the ring apart;
+    the scales at the head of each are kept a second time, in a memory that gives all of them at once.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    records : ``In(stream.Signature(RecordBeat(config)))``
+        Records, the last beat of each marked.
+    free_records : ``Out(range)``
+        Slots into which nothing has been written. Who has asked for fewer records than this which have not
+        begun to come, can ask for another: it will be taken without a pause.
+    free : ``In(1)``
+        The oldest record is not needed any more.
+    read : ``In(RecordReadPort(config))``
+        Reads codes.
+    read_scales : ``In(RecordScalesPort(config))``
+        Reads scales.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        super().__init__(
+            {
+                "records": In(stream.Signature(RecordBeat(config))),
+                "free_records": Out(range(record_slots(config) + 1), init=record_slots(config)),
+                "free": In(1),
+                "read": In(RecordReadPort(config)),
+                "read_scales": In(RecordScalesPort(config)),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        config = self.config
+        slots, units = record_slots(config), record_units(config)
+        beats_per_unit = config.load_bytes // config.port_bytes
+        header_beats = max(1, HEADER_BYTES // config.port_bytes)
+        bits = ceil_log2(beats_per_unit)
+        m.submodules.codes = codes = OnChipMemory(
+            unsigned(8 * config.load_bytes),
+            slots * units,
+            granularity=8 * config.port_bytes,
+            transparent=False,
+        )
+        m.submodules.scales = scales = OnChipMemory(
+            unsigned(8 * HEADER_BYTES), slots, granularity=8 * HEADER_BYTES // header_beats, transparent=False
+        )
+        base = Array(slot * units for slot in range(slots))
+        slot, serial = Signal(range(slots)), Signal(serial_bits(config))
+        beat = Signal(range(units * beats_per_unit))
+        inside, write, claim, end = Signal(), Signal(), Signal(), Signal()
+        content = Value.cast(self.records.payload.bytes)
+        m.d.comb += [
+            self.records.ready.eq(inside | (self.free_records != 0)),
+            write.eq(self.records.valid & self.records.ready),
+            claim.eq(write & ~inside),
+            end.eq(write & self.records.payload.last),
+            codes.w_en.eq(write << beat[:bits]),
+            codes.w_addr.eq(base[slot] + beat[bits:]),
+            codes.w_data.eq(content.replicate(beats_per_unit)),
+            scales.w_en.eq(Mux(write & (beat < header_beats), 1 << beat[: ceil_log2(header_beats)], 0)),
+            scales.w_addr.eq(slot),
+            scales.w_data.eq(content.replicate(header_beats)),
+        ]
+        m.d.sync += self.free_records.eq(self.free_records - claim + self.free)
+        with m.If(write):
+            m.d.sync += [beat.eq(beat + 1), inside.eq(1)]
+        with m.If(end):
+            last_slot = slot == slots - 1
+            m.d.sync += [
+                beat.eq(0),
+                inside.eq(0),
+                serial.eq(serial + 1),
+                slot.eq(Mux(last_slot, 0, slot + 1)),
+            ]
+        read, pair = self.read, self.read_scales
+
+        def present(wanted: Value, so_far: Value) -> Value:
+            """Of a record before the one that is coming, or of that one and come ``so_far``."""
+            behind = (serial - wanted)[: len(serial)]
+            return Mux(behind == 0, so_far, behind <= slots)
+
+        m.d.comb += [
+            read.present.eq(present(read.serial, read.unit < beat[bits:])),
+            codes.r_en.eq(read.en),
+            codes.r_addr.eq(base[read.slot] + read.unit),
+            read.data.eq(codes.r_data),
+            pair.present.eq(present(pair.serial, beat >= header_beats)),
+            scales.r_en.eq(pair.en),
+            scales.r_addr.eq(pair.slot),
+            pair.data.eq(scales.r_data),
+        ]
+        return m

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Results of the array on their way to softmax or to the normalizer."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from serrano.config import AcceleratorConfig
+
+from .payloads import (
+    AttendCommand,
+    Operation,
+    ScoreBeat,
+    chunk_count,
+    item_row_count,
+    results_layout,
+)
+from .queries import ScaleReadPort
+
+__all__ = ["ResultRouter"]
+
+
+class ResultRouter(wiring.Component):
+    """Follows the operations and hands their results on: scores, with the row's scale, and outputs.
+
+    K gives the scores of its item, token tile by token tile; V gives the outputs of a head, chunk by chunk,
+    in the head's last item, and nothing in the others. One result per cycle; a result passes in the same
+    cycle.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    command : ``In(AttendCommand(config))``
+        The command; constant while operations are on their way.
+    item_rows : ``In(range)``
+        Rows of an item (count).
+    chunks : ``In(range)``
+        Chunks of a head (count).
+    operations : ``In(stream.Signature(Operation(config)))``
+        The operations; taken with their last result.
+    results : ``In(stream.Signature(ArrayLayout(signed(40), n)))``
+        Results of the array.
+    read_scale : ``Out(ScaleReadPort(config))``
+        Reads scales of q.
+    scores : ``Out(stream.Signature(ScoreBeat(config)))``
+        For each item, token tile, row.
+    outputs : ``Out(stream.Signature(ArrayLayout(signed(40), n)))``
+        For each head, chunk, row.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        super().__init__(
+            {
+                "command": In(AttendCommand(config)),
+                "item_rows": In(item_row_count(config)),
+                "chunks": In(chunk_count(config)),
+                "operations": In(stream.Signature(Operation(config))),
+                "results": In(stream.Signature(results_layout(config))),
+                "read_scale": Out(ScaleReadPort(config)),
+                "scores": Out(stream.Signature(ScoreBeat(config))),
+                "outputs": Out(stream.Signature(results_layout(config))),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        config = self.config
+        values, item = self.operations.payload.values, self.operations.payload.item
+        row = Signal.like(self.item_rows)
+        member, token = Signal.like(self.command.group), Signal.like(self.read_scale.row)
+        turns = Signal(range(max(config.group_tiles, config.head_chunks_max) + 1))
+        turn = Signal.like(turns)
+        known, moved, last_row, end = Signal(), Signal(), Signal(), Signal()
+        is_scores = Signal()
+        m.d.comb += [
+            is_scores.eq(self.operations.valid & ~values),
+            turns.eq(Mux(values, self.chunks, config.group_tiles)),
+            self.scores.valid.eq(self.results.valid & is_scores & known),
+            self.scores.payload.sums.eq(self.results.payload),
+            self.scores.payload.scale.eq(self.read_scale.data),
+            self.outputs.valid.eq(self.results.valid & self.operations.valid & values & item.last),
+            self.outputs.payload.eq(self.results.payload),
+            moved.eq((self.scores.valid & self.scores.ready) | (self.outputs.valid & self.outputs.ready)),
+            self.results.ready.eq(moved),
+            last_row.eq(row == self.item_rows - 1),
+            end.eq(moved & last_row & (turn == turns - 1)),
+            self.operations.ready.eq(end | (values & ~item.last)),
+            # The scale is read ahead: that of the first row, then with each result that of the next one.
+            self.read_scale.en.eq(is_scores & (~known | moved)),
+            self.read_scale.row.eq(token),
+            self.read_scale.head.eq(item.head * self.command.group + member),
+        ]
+        m.d.sync += known.eq(is_scores & ~end)
+        with m.If(moved):
+            m.d.sync += row.eq(row + 1)
+            with m.If(last_row):
+                m.d.sync += [row.eq(0), turn.eq(turn + 1)]
+        with m.If(self.read_scale.en):
+            m.d.sync += member.eq(member + 1)
+            with m.If(member == self.command.group - 1):
+                m.d.sync += [member.eq(0), token.eq(token + 1)]
+                with m.If(token == self.command.rows - 1):
+                    m.d.sync += token.eq(0)
+        with m.If(end):
+            m.d.sync += [turn.eq(0), member.eq(0), token.eq(0)]
+        return m

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What softmax has to know of each item: the scales of its tokens, from memory and from the step itself."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from serrano.config import GROUP_TOKENS, AcceleratorConfig
+
+from .forward import PairReadPort
+from .order import ItemIterator
+from .payloads import AttendCommand, SoftmaxItem
+from .records import RecordScalesPort
+
+__all__ = ["ItemScales"]
+
+
+class ItemScales(wiring.Component):
+    """Collects the scales of one item after the other.
+
+    An item takes three cycles and one for each token of the step in it, apart from the time it waits for the
+    head of its record and for its reader.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    command : ``In(AttendCommand(config))``
+        The command; constant from ``start`` until the last item.
+    start : ``In(1)``
+        Begin.
+    records : ``Out(RecordScalesPort(config))``
+        Scales of committed tokens.
+    forward : ``Out(PairReadPort(config))``
+        Scales of the step's tokens.
+    items : ``Out(stream.Signature(SoftmaxItem))``
+        The items.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        super().__init__(
+            {
+                "command": In(AttendCommand(config)),
+                "start": In(1),
+                "records": Out(RecordScalesPort(config)),
+                "forward": Out(PairReadPort(config)),
+                "items": Out(stream.Signature(SoftmaxItem)),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.iterator = iterator = ItemIterator(self.config)
+        item, payload = iterator.item, self.items.payload
+        # The token whose scales are being asked for, and the one whose scales are there.
+        token = Signal(range(GROUP_TOKENS + 1))
+        place = Signal(range(GROUP_TOKENS))
+        arrived = Signal()
+        row = Signal.like(item.base)
+        k_scales, v_scales = (
+            Signal.like(payload.k_scales, name=name, reset_less=True) for name in ("k_scales", "v_scales")
+        )
+        m.d.comb += [
+            iterator.command.eq(self.command),
+            iterator.start.eq(self.start),
+            iterator.step.eq(self.items.valid & self.items.ready),
+            row.eq(token - item.base),
+            self.records.slot.eq(item.slot),
+            self.records.serial.eq(item.serial),
+            self.forward.row.eq(row),
+            self.forward.head.eq(item.head),
+            payload.k_scales.eq(k_scales),
+            payload.v_scales.eq(v_scales),
+            payload.first.eq(item.first),
+            payload.last.eq(item.last),
+            payload.count.eq(item.base + 1),
+        ]
+        m.d.sync += [arrived.eq(self.forward.en), place.eq(token)]
+        with m.If(arrived):
+            m.d.sync += [k_scales[place].eq(self.forward.data[0]), v_scales[place].eq(self.forward.data[1])]
+        with m.FSM():
+            with m.State("MEMORY"):
+                m.d.sync += token.eq(Mux(item.base < 0, 0, item.base))
+                m.d.comb += self.records.en.eq(iterator.valid & item.memory & self.records.present)
+                with m.If(self.records.en):
+                    m.next = "LOAD"
+                with m.Elif(iterator.valid & ~item.memory):
+                    m.next = "FORWARD"
+            with m.State("LOAD"):
+                m.d.sync += [k_scales.eq(self.records.data.k), v_scales.eq(self.records.data.v)]
+                m.next = "FORWARD"
+                with m.If(item.base >= GROUP_TOKENS):
+                    m.next = "OFFER"
+            with m.State("FORWARD"):
+                m.d.comb += self.forward.en.eq((token < GROUP_TOKENS) & (row < self.command.rows))
+                m.d.sync += token.eq(token + 1)
+                with m.If(~self.forward.en):
+                    m.next = "OFFER"
+            with m.State("OFFER"):
+                m.d.comb += self.items.valid.eq(1)
+                with m.If(self.items.ready):
+                    m.next = "MEMORY"
+        return m
