@@ -229,8 +229,8 @@ class Controller(wiring.Component):
             m.next = "TAKE"
             with m.If(index == final):
                 m.next = "UPDATE"
+        held = tables.r_state
         with m.State("UPDATE"), m.Switch(command.opcode):
-            held = tables.r_state
             with m.Case(Opcode.ALLOC):
                 m.d.comb += state.entries.eq(held.entries + check.missing)
                 _finish(m, parts, check.missing)
@@ -258,39 +258,40 @@ class Controller(wiring.Component):
         with m.State("LOOKUP"):
             m.d.comb += [tables.entry_index.eq(index), tables.entry_r_en.eq(1)]
             m.next = "APPLY"
-        with m.State("APPLY"), m.Switch(command.opcode):
+        with m.State("APPLY"):
             m.d.comb += pool.block.eq(tables.entry_block)
-            with m.Case(Opcode.FREE):
-                m.d.comb += [pool.go.eq(1), pool.operation.eq(PoolOperation.DROP)]
-                m.d.sync += index.eq(index - 1)
-                m.next = "LOOKUP"
-                with m.If(index == final):
-                    m.next = "RELEASED"
-            with m.Case(Opcode.COMMIT):
-                partial = index == (check.committed >> SLOT_BITS)
-                m.d.comb += [
-                    pool.go.eq(1),
-                    pool.operation.eq(PoolOperation.MARK),
-                    pool.written.eq(Mux(partial, check.committed[:SLOT_BITS], BLOCK_SIZE)),
-                ]
-                m.d.sync += index.eq(index + 1)
-                m.next = "LOOKUP"
-                with m.If(index == final):
-                    m.next = "UPDATE"
-            with m.Case(Opcode.TRANSLATE):
-                slot = Cat(command.arg0[:SLOT_BITS], tables.entry_block)
-                m.d.comb += requesters.response.status.eq(
-                    Mux(tables.entry_block == 0, Status.NOT_MAPPED, Status.OK)
-                )
-                _finish(m, parts, Mux(tables.entry_block == 0, 0, slot), write=False)
-            with m.Case(Opcode.STAT):
-                m.d.comb += [
-                    pool.go.eq(1),
-                    pool.operation.eq(PoolOperation.READ),
-                    pool.block.eq(command.arg1),
-                ]
-                m.d.sync += entry.eq(tables.entry_block)
-                m.next = "ANSWER"
+            with m.Switch(command.opcode):
+                with m.Case(Opcode.FREE):
+                    m.d.comb += [pool.go.eq(1), pool.operation.eq(PoolOperation.DROP)]
+                    m.d.sync += index.eq(index - 1)
+                    m.next = "LOOKUP"
+                    with m.If(index == final):
+                        m.next = "RELEASED"
+                with m.Case(Opcode.COMMIT):
+                    partial = index == (check.committed >> SLOT_BITS)
+                    m.d.comb += [
+                        pool.go.eq(1),
+                        pool.operation.eq(PoolOperation.MARK),
+                        pool.written.eq(Mux(partial, check.committed[:SLOT_BITS], BLOCK_SIZE)),
+                    ]
+                    m.d.sync += index.eq(index + 1)
+                    m.next = "LOOKUP"
+                    with m.If(index == final):
+                        m.next = "UPDATE"
+                with m.Case(Opcode.TRANSLATE):
+                    slot = Cat(command.arg0[:SLOT_BITS], tables.entry_block)
+                    m.d.comb += requesters.response.status.eq(
+                        Mux(tables.entry_block == 0, Status.NOT_MAPPED, Status.OK)
+                    )
+                    _finish(m, parts, Mux(tables.entry_block == 0, 0, slot), write=False)
+                with m.Case(Opcode.STAT):
+                    m.d.comb += [
+                        pool.go.eq(1),
+                        pool.operation.eq(PoolOperation.READ),
+                        pool.block.eq(command.arg1),
+                    ]
+                    m.d.sync += entry.eq(tables.entry_block)
+                    m.next = "ANSWER"
         with m.State("RELEASED"):
             m.d.comb += tables.w_open.eq(0)
             _finish(m, parts, released + pool.freed)

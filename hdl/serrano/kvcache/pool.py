@@ -120,7 +120,8 @@ class BlockPool(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        depth = self.config.blocks_max
+        # An unused number may be looked up: it has a place.
+        depth = 1 << self.number
         m.submodules.states = states = OnChipMemory(self.layout, depth, transparent=False)
         m.submodules.followers = followers = OnChipMemory(self.number, depth, transparent=False)
         m.submodules.predecessors = predecessors = OnChipMemory(self.number, depth, transparent=False)
@@ -231,12 +232,11 @@ class BlockPool(wiring.Component):
             m.d.comb += [states.r_en.eq(1), states.r_addr.eq(index)]
             m.d.sync += [index.eq(index + 1), reading.eq(index != last_block)]
         with m.If(writing):
-            cleared = Signal(self.layout)
             m.d.comb += [
-                cleared.generation.eq(Mux(warm, self._advanced(self.state.generation), 0)),
                 states.w_en.eq(1),
                 states.w_addr.eq(place),
-                states.w_data.eq(cleared),
+                states.w_data.eq(Const(0, len(Value.cast(self.state)))),
+                states.w_data.generation.eq(Mux(warm, self._advanced(self.state.generation), 0)),
                 followers.w_en.eq(1),
                 followers.w_addr.eq(place),
                 followers.w_data.eq(Mux((place != 0) & (place < last), place + 1, 0)),

@@ -156,7 +156,7 @@ class SequenceTables(wiring.Component):
     def _look_up(self, m: Module, table: OnChipMemory, states: OnChipMemory, opened: Signal) -> None:
         config = self.config
         block = block_bits(config)
-        m.submodules.owners = owners = OnChipMemory(TENANT_BITS, config.blocks_max, transparent=False)
+        m.submodules.owners = owners = OnChipMemory(TENANT_BITS, 1 << block, transparent=False)
         step = data.StructLayout(
             {"chosen": self.count, "index": entry_bits(config), "open": 1, "block": block, "tenant": 8}
         )
