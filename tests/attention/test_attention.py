@@ -68,3 +68,54 @@ def test_n4(case, stall):
     config = reference.small(4, 2, attention_rows_max=8, head_dim_max=16, kv_width_max=32)
     rng = np.random.default_rng(sum(case))
     run(config, [step.make(rng, config, *case)], stall)
+
+
+@pytest.mark.parametrize("stall", STALLS)
+def test_n8(stall):
+    """A load path as wide as one vector, and a port of two bytes."""
+    config = reference.small(8, 2, attention_rows_max=8, head_dim_max=16, kv_width_max=32)
+    rng = np.random.default_rng(8)
+    run(config, [step.make(rng, config, 1, 2, 12, 18, 2), step.make(rng, config, 2, 1, 4, 3, 1)], stall)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [(1, 1, 8, 5, 1), (1, 8, 8, 37, 1), (2, 4, 48, 16, 1), (1, 1, 64, 37, 3), (1, 2, 18, 21, 3)],
+    ids=str,
+)
+def test_n16(case):
+    config = reference.small(16, 8, attention_rows_max=8, dim_max=384, kv_width_max=96)
+    rng = np.random.default_rng(sum(case))
+    run(config, [step.make(rng, config, *case)], 0.3)
+
+
+@pytest.mark.parametrize("stall", STALLS)
+def test_on_the_array(stall):
+    """Several steps in a row on the real array, of different shapes; the ring of records goes round."""
+    config = reference.small(4, 2, attention_rows_max=8, head_dim_max=16, kv_width_max=32, lookahead=2)
+    rng = np.random.default_rng(9)
+    shapes = [(2, 2, 8, 35, 1), (1, 1, 6, 80, 2), (1, 8, 2, 17, 1), (2, 1, 16, 14, 4), (2, 1, 4, 0, 1)]
+    run(config, [step.make(rng, config, *shape) for shape in shapes], stall, engine=True)
+
+
+def test_on_the_array_n16():
+    config = reference.small(16, 8, attention_rows_max=8, head_dim_max=32, kv_width_max=32)
+    rng = np.random.default_rng(10)
+    run(config, [step.make(rng, config, 1, 4, 24, 19, 2)], engine=True)
+
+
+@pytest.mark.parametrize("lookahead", [1, 4])
+def test_many_short_heads(lookahead):
+    """Heads of one item each: K runs ahead over several heads, and so do their finals."""
+    config = reference.small(4, 2, attention_rows_max=2, head_dim_max=4, kv_width_max=64, lookahead=lookahead)
+    rng = np.random.default_rng(11)
+    run(config, [step.make(rng, config, 12, 1, 4, 9, 2)], 0.5)
+
+
+@pytest.mark.parametrize(
+    ("s_q", "s_kv"), [((-80, -79), (-40, -39)), ((20, 28), (12, 24)), ((-30, -4), (-30, 20))]
+)
+def test_extreme_scales(s_q, s_kv):
+    config = reference.small(4, 2, attention_rows_max=4, head_dim_max=8, kv_width_max=16)
+    rng = np.random.default_rng(12)
+    run(config, [step.make(rng, config, 1, 2, 8, 38, 2, s_q, s_kv)])
