@@ -39,7 +39,7 @@ def test_random_commands(verilog, tmp_path, blocks: int, seed: int) -> None:
     seen = json.loads((tmp_path / "coverage.json").read_text())
     assert sum(seen.values()) == 3000
     for opcode in Opcode:
-        assert seen[f"{opcode.name} OK"] > 20
+        assert seen[f"{opcode.name} OK"] > 10
     refused = {name.split()[1] for name in seen} - {"OK"}
     assert refused >= {
         "BAD_CMD", "BAD_SEQ", "TENANT", "SEQ_BUSY", "ZERO_LEN", "TABLE_FULL", "NO_SPACE", "NOT_RESERVED",

@@ -47,7 +47,8 @@ def test_one_response_each_in_order(stall: float) -> None:
             served.append(command.seq)
             while rng.random() < stall:
                 await ctx.tick()
-            ctx.set(dut.response, {"status": Status.NO_SPACE, "aux": 2 * command.arg0, "tag": 77})
+            ctx.set(dut.status, Status.NO_SPACE)
+            ctx.set(dut.aux, 2 * command.arg0)
             ctx.set(dut.respond, 1)
             await ctx.tick()
             ctx.set(dut.respond, 0)

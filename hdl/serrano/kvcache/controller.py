@@ -172,7 +172,7 @@ class Controller(wiring.Component):
             with m.State("BLOCKS"):
                 m.next = "JUDGE"
             with m.State("JUDGE"):
-                m.d.comb += requesters.response.status.eq(check.status)
+                m.d.comb += requesters.status.eq(check.status)
                 m.d.sync += released.eq(0)
                 with m.If(check.status != Status.OK):
                     m.d.comb += requesters.respond.eq(1)
@@ -280,7 +280,7 @@ class Controller(wiring.Component):
                         m.next = "UPDATE"
                 with m.Case(Opcode.TRANSLATE):
                     slot = Cat(command.arg0[:SLOT_BITS], tables.entry_block)
-                    m.d.comb += requesters.response.status.eq(
+                    m.d.comb += requesters.status.eq(
                         Mux(tables.entry_block == 0, Status.NOT_MAPPED, Status.OK)
                     )
                     _finish(m, parts, Mux(tables.entry_block == 0, 0, slot), write=False)
@@ -315,7 +315,7 @@ def _finish(m: Module, parts: _Parts, aux: Any, *, write: bool = True) -> None:
     """The command's last cycle: its response, and the sequence's new state."""
     m.d.comb += [
         parts.requesters.respond.eq(1),
-        parts.requesters.response.aux.eq(aux),
+        parts.requesters.aux.eq(aux),
         parts.tables.w_en.eq(int(write)),
     ]
     m.next = "IDLE"

@@ -9,8 +9,8 @@ from amaranth.lib.wiring import In, Out
 
 from serrano.config import AcceleratorConfig
 
-from .commands import READ_ONLY
-from .payloads import KVCommand, KVPort, KVResponse
+from .commands import READ_ONLY, Status
+from .payloads import KVCommand, KVPort
 
 __all__ = ["Requesters"]
 
@@ -41,8 +41,10 @@ class Requesters(wiring.Component):
         It is taken; only with ``offered``, and not again before its response.
     respond : ``In(1)``
         The response to the command that was taken last is given.
-    response : ``In(KVResponse)``
-        This response; ``tag`` is filled in here.
+    status : ``In(Status)``
+        Its status.
+    aux : ``In(32)``
+        Its auxiliary value.
     """
 
     def __init__(self, config: AcceleratorConfig):
@@ -56,7 +58,8 @@ class Requesters(wiring.Component):
                 "command": Out(KVCommand),
                 "take": In(1),
                 "respond": In(1),
-                "response": In(KVResponse),
+                "status": In(Status),
+                "aux": In(32),
             }
         )
 
@@ -83,8 +86,9 @@ class Requesters(wiring.Component):
             with m.If(self.respond & (served == index)):
                 m.d.sync += [
                     port.responses.valid.eq(1),
-                    port.responses.payload.eq(self.response),
                     port.responses.payload.tag.eq(tag),
+                    port.responses.payload.status.eq(self.status),
+                    port.responses.payload.aux.eq(self.aux),
                 ]
         m.d.comb += [
             # Both wait: the other one's turn.
