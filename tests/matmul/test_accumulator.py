@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """AccumulatorColumn: accumulation, rounding shifts, halves, results, latency and interval."""
 
+import dataclasses
 import random
+
+import pytest
 
 from serrano.config import preset
 from serrano.layouts import Half
-from serrano.matmul.accumulator import AccumulatorColumn
+from serrano.matmul import Engine
+from serrano.matmul.accumulator import AccumulatorColumn, results_depth
 from support.streams import simulate
 
 CONFIG = preset("tiny")
+LARGE = dataclasses.replace(preset("base"), name="large", n=64)
 
 
 def rhu(x: int, n: int) -> int:
@@ -81,3 +86,40 @@ def test_latency() -> None:
             ctx.set(dut.tag_i, {})
 
     simulate(dut, bench)
+
+
+@pytest.mark.parametrize("extreme", [(1 << 21) - 1, -(1 << 21)])
+def test_shift_of_forty_bits(extreme: int) -> None:
+    """Accumulate up to the limits of 40 bits, then divide, step by step."""
+    dut = AccumulatorColumn(LARGE)
+    total = 1019 * 257 * extreme
+    assert abs(total).bit_length() == 39
+
+    async def put(ctx, value: int, half: Half, **tag) -> None:
+        ctx.set(dut.sum, value)
+        ctx.set(dut.tag_i, {"valid": 1, "tag": {"half": half, **tag}})
+        await ctx.tick()
+
+    async def bench(ctx) -> None:
+        for step in range(1019):
+            for half in (Half.HIGH, Half.LOW):
+                await put(ctx, extreme, half, address=0, first=step == 0)
+            ctx.set(dut.tag_i, {})
+            await ctx.tick()
+        await ctx.tick()
+        value = total
+        ctx.set(dut.fetch, 1)
+        for place, shift in enumerate((0, 1, 0, 2, 3, 1, 5, 7, 11, 39)):
+            await put(ctx, 1, Half.WHOLE, address=0, shift=shift, emit=1)
+            value = rhu(value, shift) + 1
+            ctx.set(dut.tag_i, {})
+            ctx.set(dut.fetch_address, place)
+            await ctx.tick().repeat(dut.latency + 1)
+            assert ctx.get(dut.result) == value
+
+    simulate(dut, bench)
+
+
+def test_results_cover_the_way_to_them() -> None:
+    for config in (CONFIG, preset("base"), dataclasses.replace(LARGE, multiplier_latency=3)):
+        assert results_depth(config) >= Engine(config).latency

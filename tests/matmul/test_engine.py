@@ -2,6 +2,7 @@
 """Engine against exact integers: every way of loading, accumulating and emitting, and the rates."""
 
 import dataclasses
+import itertools
 import random
 
 import numpy as np
@@ -11,11 +12,13 @@ from serrano.config import AcceleratorConfig, preset
 from serrano.layouts import Half
 from serrano.matmul import Engine
 from serrano_sim.golden.fixed import rhu
+from serrano_sim.golden.matmul import tile_product
 from support.streams import STALLS, collect, send, simulate
 
 TINY = preset("tiny")
 NARROW = dataclasses.replace(preset("ulx3s"), name="narrow")
 SLOW = dataclasses.replace(TINY, name="slow multiplier", multiplier_latency=3)
+WIDE = dataclasses.replace(TINY, name="whole tiles", port_bytes=16)
 BASE = preset("base")
 
 
@@ -38,26 +41,26 @@ class Job:
                 self.units.append({"vectors": part.tolist(), "by_column": by_column})
             count = rows or pick.randrange(1, config.rows_max + 1)
             two_bytes = pick.random() < 0.4
-            for row in range(count):
-                self._row(config, rng, pick, tile, row, two_bytes, row == count - 1, state)
+            # Few accumulators, in any order: most are used again at once.
+            addresses = pick.sample(range(config.rows_max + 1), count)
+            for row, address in enumerate(addresses):
+                self._row(config, rng, pick, tile, address, two_bytes, row == count - 1, state)
 
-    def _row(self, config, rng, pick, tile, row, two_bytes, last, state) -> None:
+    def _row(self, config, rng, pick, tile, address, two_bytes, last, state) -> None:
         n = config.n
         high = pick.choice([np.full(n, 255), rng.integers(0, 256, n)])
         low = pick.choice([np.full(n, 255), rng.integers(0, 256, n)]) if two_bytes else None
         operand = high if two_bytes else pick.choice([np.full(n, -128), rng.integers(-128, 128, n)])
-        # Tiles with and without halves have accumulators of their own.
-        address = row + config.rows_max * two_bytes
         first = address not in state or pick.random() < 0.2
         shift = 0 if pick.random() < 0.5 else pick.choice([1, 2, 7, 39, 63])
         emit = pick.random() < 0.4
         tag = {"address": address, "first": first, "emit": emit, "shift": shift, "half": Half.WHOLE}
-        total = operand @ tile if low is None else (256 * high + low) @ tile
+        total = tile_product(operand[None], tile)[0]
         if two_bytes:
+            total = 256 * total + tile_product(low[None], tile)[0]
             # Nothing but `half` counts in a HIGH row.
-            self.rows.append(
-                {"operand": high.tolist(), "tag": {"address": address, "half": Half.HIGH}, "last": 0}
-            )
+            ignored = {"address": address ^ 1, "first": 1, "shift": 5, "emit": pick.randrange(2)}
+            self.rows.append({"operand": high.tolist(), "tag": {**ignored, "half": Half.HIGH}, "last": 0})
             tag["half"], operand = Half.LOW, low
         self.rows.append({"operand": operand.tolist(), "tag": tag, "last": last})
         old = np.zeros(n, dtype=np.int64) if first else rhu(np.array(state[address]), shift)
@@ -82,16 +85,12 @@ def check(config: AcceleratorConfig, job: Job, stalls: tuple[float, float, float
     simulate(dut, tiles, rows, results)
 
 
-@pytest.mark.parametrize("config", [TINY, NARROW, SLOW], ids=lambda config: config.name)
-@pytest.mark.parametrize("stall_tiles", STALLS)
-@pytest.mark.parametrize("stall_rows", STALLS)
-@pytest.mark.parametrize("stall_results", [0.0, 0.5, 0.9])
-def test_random_jobs(
-    config: AcceleratorConfig, stall_tiles: float, stall_rows: float, stall_results: float
-) -> None:
-    job = Job(config, 17, 40)
+@pytest.mark.parametrize("config", [TINY, NARROW, SLOW, WIDE], ids=lambda config: config.name)
+@pytest.mark.parametrize("stalls", [*itertools.product(STALLS, repeat=3), (0.0, 0.0, 0.9)])
+def test_random_jobs(config: AcceleratorConfig, stalls: tuple[float, float, float]) -> None:
+    job = Job(config, 17, 30)
     assert job.results
-    check(config, job, (stall_tiles, stall_rows, stall_results))
+    check(config, job, stalls)
 
 
 @pytest.mark.parametrize("stalls", [(0.0, 0.0, 0.0), (0.5, 0.5, 0.5)])
@@ -120,8 +119,11 @@ def test_results_are_never_lost() -> None:
     simulate(dut, tiles, rows, results)
 
 
-def measure(config: AcceleratorConfig, rows: int, by_column: int, tiles: int) -> tuple[int, int]:
-    """Cycles from the first to the last of ``tiles`` tiles of ``rows`` rows, all ready; and the latency."""
+def measure(config: AcceleratorConfig, rows: int, by_column: int, tiles: int, first: int) -> tuple[int, int]:
+    """Cycles from the first to the last row of ``tiles`` tiles of ``rows`` rows, all ready; and the latency.
+
+    Every tile uses the same accumulators; with ``first`` it starts them anew.
+    """
     dut = Engine(config)
     issued, results = [], []
 
@@ -131,7 +133,7 @@ def measure(config: AcceleratorConfig, rows: int, by_column: int, tiles: int) ->
         ctx.set(dut.rows.valid, 1)
         ctx.set(dut.results.ready, 1)
         ctx.set(dut.rows.payload.tag.emit, 1)
-        ctx.set(dut.rows.payload.tag.first, 1)
+        ctx.set(dut.rows.payload.tag.first, first)
         cycle = 0
         while len(issued) < rows * tiles:
             ctx.set(dut.rows.payload.tag.address, len(issued) % rows)
@@ -149,25 +151,45 @@ def measure(config: AcceleratorConfig, rows: int, by_column: int, tiles: int) ->
 
 @pytest.mark.parametrize("by_column", [0, 1])
 @pytest.mark.parametrize(
-    ("config", "rows", "per_tile"),
+    ("config", "rows", "first", "per_tile"),
     [
-        (TINY, 4, 4),
-        (TINY, 1, 3),
-        (NARROW, 16, 16),
-        (NARROW, 8, 8),
-        (NARROW, 1, 8),
-        (BASE, 16, 16),
-        (BASE, 1, 8),
+        (TINY, 4, 0, 4),
+        (TINY, 3, 0, 3),
+        (TINY, 2, 0, 3),
+        (TINY, 1, 0, 3),
+        (TINY, 2, 1, 2.5),
+        (TINY, 1, 1, 2),
+        (SLOW, 2, 1, 2.5),
+        (WIDE, 4, 0, 4),
+        (WIDE, 1, 1, 2),
+        (NARROW, 16, 0, 16),
+        (NARROW, 8, 0, 8),
+        (NARROW, 1, 0, 8),
+        (BASE, 16, 0, 16),
+        (BASE, 8, 0, 11.5),
+        (BASE, 1, 0, 8),
     ],
     ids=lambda value: getattr(value, "name", value),
 )
-def test_rate(config: AcceleratorConfig, rows: int, per_tile: int, by_column: int) -> None:
-    tiles = 30
-    cycles, _ = measure(config, rows, by_column, tiles)
+def test_rate(config: AcceleratorConfig, rows: int, first: int, per_tile: float, by_column: int) -> None:
+    """A tile takes as long as its rows, its units, half of a plane's round, or the accumulators' interval."""
+    units, vectors = config.tile_units, config.load_vectors
+    reload = max(1, *(k - k // vectors for k in range(config.n)))
+    interval = 0 if first or rows > 2 else 3
+    assert per_tile == max(rows, units, (units + rows - 1 + reload) / 2, interval)
+    tiles = 31 if config.n < 16 else 11
+    cycles, _ = measure(config, rows, by_column, tiles, first)
     assert cycles == per_tile * (tiles - 1) + rows
 
 
-@pytest.mark.parametrize("config", [TINY, SLOW, BASE], ids=lambda config: config.name)
+@pytest.mark.parametrize("config", [TINY, NARROW, SLOW, BASE], ids=lambda config: config.name)
 def test_latency(config: AcceleratorConfig) -> None:
-    _, latency = measure(config, 4, 0, 20)
+    _, latency = measure(config, 4, 0, 20, 1)
     assert latency == Engine(config).latency
+
+
+def test_load_path_wider_than_a_tile() -> None:
+    config = dataclasses.replace(TINY, port_bytes=32)
+    message = r"^The load path must carry at most the 4 vectors of a tile, not 8$"
+    with pytest.raises(ValueError, match=message):
+        Engine(config)

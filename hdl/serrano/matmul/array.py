@@ -69,8 +69,6 @@ class SystolicArray(wiring.Component):
     def __init__(self, config: AcceleratorConfig):
         self.config = config
         n, vectors = config.n, config.load_vectors
-        if vectors > n:
-            raise ValueError(f"The load path must carry at most {n} vectors of a tile, not {vectors!r}")
         self.latency = self.latency_of(config)
         # Row k is written k // vectors cycles after row 0, and used k cycles after it.
         self.reload = max(k - k // vectors for k in range(n))

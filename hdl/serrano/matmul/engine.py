@@ -22,11 +22,10 @@ class Engine(wiring.Component):
     """Multiplies rows by tiles and accumulates.
 
     For every row of a tile, ``s[j] = sum_k operand[k] * tile[k][j]`` goes into the accumulators as the
-    row's tag says; the values of rows with ``emit`` come out in order. The first row of a tile waits until
-    the tile is loaded, a row with ``emit`` until there is room for its result, and tiles start at least
-    ``AccumulatorColumn.interval`` cycles apart, so that an accumulator may be used once by every tile.
-    Tiles that follow one another and use the same accumulators must use them in the same order, all with
-    or all without halves.
+    row's tag says; the values of rows with ``emit`` come out in order. A row waits until its tile is
+    loaded, with ``emit`` until there is room for its result, and until its accumulator was last used at
+    least ``AccumulatorColumn.interval`` cycles ago. Otherwise a row is taken in every cycle. A LOW row
+    follows its HIGH row in the same tile, with no row between them.
 
     Parameters
     ----------
@@ -89,7 +88,7 @@ class Engine(wiring.Component):
             self.wait_tile.eq(self.rows.valid & ~loader.loaded),
             self.wait_results.eq(self.rows.valid & loader.loaded & ~(spaced & room)),
         ]
-        self._build_spacing(m, taken, spaced)
+        self._build_spacing(m, row.tag, taken, spaced)
         tag, valid = row.tag, taken
         for cycle in range(array.latency):
             next_tag = Signal(RowTag(self.config), name=f"tag_{cycle + 1}", reset_less=True)
@@ -101,17 +100,17 @@ class Engine(wiring.Component):
         self._build_columns(m, array, edge, taken, room)
         return m
 
-    def _build_spacing(self, m: Module, taken: Signal, spaced: Signal) -> None:
-        """At the start of a tile, wait until the one before has started long enough ago."""
-        in_tile = Signal()
-        age = Signal(range(AccumulatorColumn.interval), init=AccumulatorColumn.interval - 1)
-        m.d.comb += spaced.eq(in_tile | (age == AccumulatorColumn.interval - 1))
-        with m.If(taken & ~in_tile):
-            m.d.sync += age.eq(0)
-        with m.Elif(age != AccumulatorColumn.interval - 1):
-            m.d.sync += age.eq(age + 1)
-        with m.If(taken):
-            m.d.sync += in_tile.eq(~self.rows.payload.last)
+    def _build_spacing(self, m: Module, tag: Signal, taken: Signal, spaced: Signal) -> None:
+        """A row waits while the new value of its accumulator is on its way; ``first`` needs no old one."""
+        conflict = Const(0)
+        address, uses = tag.address, taken & (tag.half != Half.HIGH)
+        for cycle in range(1, AccumulatorColumn.interval):
+            recent = Signal.like(tag.address, name=f"recent_{cycle}", reset_less=True)
+            used = Signal(name=f"used_{cycle}")
+            m.d.sync += [recent.eq(address), used.eq(uses)]
+            conflict = conflict | (used & (recent == tag.address))
+            address, uses = recent, used
+        m.d.comb += spaced.eq(~conflict | tag.first | (tag.half == Half.HIGH))
 
     def _build_columns(
         self, m: Module, array: SystolicArray, edge: Signal, taken: Signal, room: Signal

@@ -11,9 +11,20 @@ __all__ = ["RowBeat", "TileUnit"]
 
 
 class TileUnit(data.StructLayout):
-    """``load_vectors`` adjacent rows of a tile, or columns of it with ``by_column``."""
+    """``load_vectors`` adjacent rows of a tile, or columns of it with ``by_column``.
+
+    Raises
+    ------
+    ValueError
+        If the load path is wider than a tile.
+    """
 
     def __init__(self, config: AcceleratorConfig):
+        if not config.tile_units:
+            raise ValueError(
+                f"The load path must carry at most the {config.n} vectors of a tile, "
+                f"not {config.load_vectors!r}"
+            )
         vector = data.ArrayLayout(signed(8), config.n)
         super().__init__({"vectors": data.ArrayLayout(vector, config.load_vectors), "by_column": 1})
 
