@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The order of items and operations."""
+
+import pytest
+
+from attention import reference
+from serrano.attention.order import ItemIterator, ItemOrder
+from support.streams import STALLS, collect, simulate
+
+
+def command(kv_heads, committed, rows):
+    return {
+        "rows": rows,
+        "kv_heads": kv_heads,
+        "group": 1,
+        "head_dim": 8,
+        "head_pad": 8,
+        "committed": committed,
+    }
+
+
+def items_of(config, commands):
+    """Items of each command, as the contract says."""
+    serial, every = 0, []
+    for one in commands:
+        groups = -(-(one["committed"] + one["rows"]) // 16)
+        items = []
+        for head in range(one["kv_heads"]):
+            for group in range(groups):
+                memory = 16 * group < one["committed"]
+                last = group == groups - 1
+                items.append(
+                    {
+                        "head": head,
+                        "base": one["committed"] - 16 * group,
+                        "first": group == 0,
+                        "last": last,
+                        "final": last and head == one["kv_heads"] - 1,
+                        "memory": memory,
+                        "slot": serial % (config.lookahead + 2),
+                        "serial": serial,
+                    }
+                )
+                serial += memory
+        every.append(items)
+    return every
+
+
+def fields(item):
+    return {name: getattr(item, name) for name in ("head", "base", "first", "last", "final", "memory")}
+
+
+def matches(config, got, want):
+    assert fields(got) == {name: want[name] for name in fields(got)}
+    if want["memory"]:
+        assert got.slot == want["slot"]
+        assert got.serial == want["serial"] % (1 << len(format(config.lookahead + 3, "b")))
+
+
+COMMANDS = [command(2, 0, 1), command(3, 16, 1), command(1, 95, 4), command(2, 15, 1), command(1, 33, 16)]
+
+
+@pytest.mark.parametrize("lookahead", [1, 2, 4])
+def test_iterator(lookahead):
+    config = reference.small(16, 8, lookahead=lookahead)
+    dut = ItemIterator(config)
+
+    async def bench(ctx):
+        for one, items in zip(COMMANDS, items_of(config, COMMANDS), strict=True):
+            ctx.set(dut.command, one)
+            assert not ctx.get(dut.valid)
+            ctx.set(dut.start, 1)
+            await ctx.tick()
+            ctx.set(dut.start, 0)
+            for want in items:
+                assert ctx.get(dut.valid)
+                matches(config, ctx.get(dut.item), want)
+                await ctx.tick()
+                matches(config, ctx.get(dut.item), want)
+                ctx.set(dut.step, 1)
+                await ctx.tick()
+                ctx.set(dut.step, 0)
+
+    simulate(dut, bench)
+
+
+@pytest.mark.parametrize("stall", STALLS)
+@pytest.mark.parametrize("lookahead", [1, 4])
+def test_order(lookahead, stall):
+    config = reference.small(4, 2, lookahead=lookahead, rows_max=16)
+    dut = ItemOrder(config)
+
+    async def bench(ctx):
+        for one, items in zip(COMMANDS, items_of(config, COMMANDS), strict=True):
+            order = [(0, index) for index in range(min(lookahead, len(items)))]
+            for index in range(lookahead, len(items)):
+                order += [(0, index), (1, index - lookahead)]
+            order += [(1, index) for index in range(max(0, len(items) - lookahead), len(items))]
+            ctx.set(dut.command, one)
+            ctx.set(dut.start, 1)
+            await ctx.tick()
+            ctx.set(dut.start, 0)
+            for (values, index), got in zip(
+                order, await collect(ctx, dut.operations, len(order), stall), strict=True
+            ):
+                assert got.values == values
+                matches(config, got.item, items[index])
+            assert not ctx.get(dut.operations.valid)
+
+    simulate(dut, bench)
