@@ -2,7 +2,7 @@
 """A run against the golden model: every traced tensor, every token, every committed byte of KV memory."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,7 +20,9 @@ from .layout import Completion, Request, blocks_of, kv_noise
 from .simulate import JobResult
 from .trace import Kind, Step
 
-__all__ = ["Difference", "Verdict", "check"]
+__all__ = ["Difference", "Progress", "Verdict", "check"]
+
+Progress = Callable[[int, int], None]
 
 SEQUENCE = 0
 # Refused before blocks were allocated. A bus error without a step is one of the prompt.
@@ -79,10 +81,11 @@ class Difference:
         def value(number: int | None) -> str:
             return "nothing" if number is None else str(number)
 
-        return (
-            f"step {self.step} (position {self.position}), packet {self.packet} ({self.name}), row"
-            f" {self.row}, {self.what}: expected {value(self.expected)}, found {value(self.found)}"
-        )
+        place = f"step {self.step} (position {self.position}), packet {self.packet} ({self.name})"
+        if self.expected is None and self.found is None:
+            return f"{place}: {self.what}"
+        values = f"expected {value(self.expected)}, found {value(self.found)}"
+        return f"{place}, row {self.row}, {self.what}: {values}"
 
 
 @dataclass
@@ -98,6 +101,8 @@ class Verdict:
     violations : list of :class:`str`
         What is wrong apart from results: registers touched while the accelerator works, the interrupt, the
         counters.
+    faults : list of :class:`str`
+        Faults that the accelerator reported, for whoever did not provoke them to fill in.
     tokens : list of list of :class:`int`
         The golden model's tokens of each request, as far as the hardware committed steps.
     steps : list of list of :class:`~serrano_sim.top.trace.Step`
@@ -109,6 +114,7 @@ class Verdict:
     difference: Difference | None = None
     problems: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
     tokens: list[list[int]] = field(default_factory=list)
     steps: list[list[Step]] = field(default_factory=list)
     elements_compared: int = 0
@@ -123,7 +129,8 @@ class Verdict:
     @property
     def errors(self) -> list[str]:
         """All that is wrong, one line each."""
-        return [*([str(self.difference)] if self.difference else []), *self.problems, *self.violations]
+        difference = [str(self.difference)] if self.difference else []
+        return [*self.faults, *difference, *self.problems, *self.violations]
 
 
 class _Shapes:
@@ -195,7 +202,7 @@ class _StepCheck:
         return self._structure(min(shown), "results of a packet that has none") if shown else None
 
     def _structure(self, packet: int, what: str) -> Difference:
-        return Difference(self.step.index, self.step.position, packet, "?", 0, 0, what, None, None)
+        return Difference(self.step.index, self.step.position, packet, "order", 0, 0, what, None, None)
 
     def _differ(
         self, result: Result, row: int, element: int, what: str, expected: int | None, found: int | None
@@ -210,7 +217,7 @@ class _StepCheck:
         strange = np.flatnonzero(beats["kind"] != kind)
         if len(strange):
             found = int(beats["kind"][strange[0]])
-            return self._differ(result, 0, 0, f"kind of beat (expected {kind.name})", int(kind), found)
+            return self._differ(result, 0, 0, f"kind of beat ({kind.name})", int(kind), found)
         expected = np.asarray(result.values).reshape(self.step.rows, -1)
         columns = self.shapes.columns(result, expected.shape[1])
         width = round_up(int(columns[-1]) + 1, self.shapes.n)
@@ -238,8 +245,9 @@ class _StepCheck:
 class _Check:
     """The comparison of a whole run, request after request, with a mirror of the device's free list."""
 
-    def __init__(self, result: JobResult, model: Model):
-        self.result, self.model = result, model
+    def __init__(self, result: JobResult, model: Model, progress: Progress):
+        self.result, self.model, self.progress = result, model, progress
+        self.done = self.total = 0
         layout, self.n = result.job.layout, result.job.config.n
         self.shapes = _Shapes(model, self.n)
         self.golden: list[Result] = []
@@ -263,7 +271,7 @@ class _Check:
         except ValueError as error:
             verdict.problems.append(str(error))
             return verdict
-        number = 0
+        number, self.total = 0, len(steps)
         for phase, found in zip(self.result.job.phases, self.result.phases, strict=True):
             if phase.load:
                 self.free = deque(range(1, self.result.job.layout.kv_blocks))
@@ -326,6 +334,8 @@ class _Check:
                 verdict.problems.append(f"{where}: it {'must' if sample else 'must not'} sample")
                 return False
             self.golden.clear()
+            self.done += 1
+            self.progress(self.done, self.total)
             logits = self.decoder.step(fed[step.position : end], SEQUENCE, sample)
             check = _StepCheck(step, self.shapes)
             verdict.difference = check.first_difference(self.golden)
@@ -391,7 +401,7 @@ def kv_place(model: Model, n: int, offset: int) -> str:
     return f"layer {layer}, KV head {head}, {what}"
 
 
-def check(result: JobResult, model: Model) -> Verdict:
+def check(result: JobResult, model: Model, progress: Progress = lambda done, total: None) -> Verdict:
     """Compares a run with the golden model.
 
     Everything that the trace shows of committed steps, the tokens in the completion ring, the committed bytes
@@ -404,5 +414,7 @@ def check(result: JobResult, model: Model) -> Verdict:
         The run.
     model : :class:`~serrano_sim.golden.model.Model`
         The model of the job's tape.
+    progress : callable
+        Called before each step with its number, from 1, and how many there are.
     """
-    return _Check(result, model).run()
+    return _Check(result, model, progress).run()

@@ -85,8 +85,8 @@ class Device:
         await self._write("CONTROL", SNAPSHOT)
         values = {}
         for name, _ in COUNTERS:
-            low, high = (await self._read(f"COUNTER_{name.upper()}_{half}") for half in ("LO", "HI"))
-            values[name] = low | high << 32
+            low = await self._read(f"COUNTER_{name.upper()}_LO")
+            values[name] = low | await self._read(f"COUNTER_{name.upper()}_HI") << 32
         return values
 
     # A job
@@ -144,8 +144,8 @@ class Device:
             self.memory.inject_error(**vars(error))
         for name, value in phase.registers.items():
             await self._write(name, value)
-        if phase.load:
-            await self._load()
+        if phase.load and not await self._load() and phase.requests:
+            raise AssertionError(f"no model was loaded; {await self._state()}")
         if not phase.requests:
             begin = end = self.memory.cycles
             handshakes, irq = 0, bool(int(self._irq.value))
@@ -161,7 +161,8 @@ class Device:
             raise AssertionError(f"IRQ is {await self._read('IRQ'):#x} after it was cleared")
         self._report("phase", irq=irq, axil_handshakes=handshakes, registers=registers, begin=begin, end=end)
 
-    async def _load(self) -> None:
+    async def _load(self) -> bool:
+        """Loads the tape, and sets the counters to zero; whether a model is loaded now."""
         await self._write("CONTROL", LOAD)
         if not await self._wait_irq():
             raise AssertionError(f"no interrupt after LOAD; {await self._state()}")
@@ -172,6 +173,8 @@ class Device:
         self._report("load", loaded=bool(status & 2), fault=fault, irq=pending)
         # What the load left is told apart from what the requests leave.
         await self._write("IRQ", pending)
+        await self._write("CONTROL", CLEAR_COUNTERS)
+        return bool(status & 2)
 
     async def _wait_irq(self) -> bool:
         """Waits until the interrupt line is high; False if patience ends first."""

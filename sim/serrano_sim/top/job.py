@@ -40,6 +40,10 @@ class MemorySettings:
     stall: float | Mapping[str, float] = 0.0
     seed: int = 0
 
+    def __post_init__(self):
+        for name in ("read_bandwidth", "write_bandwidth"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
     @classmethod
     def of(cls, latency: int, stall: float = 0.0, seed: int = 0) -> "MemorySettings":
         """The same latency for reads and writes, the same stalls on all channels."""

@@ -148,7 +148,7 @@ class Recording:
         if len(stray):
             raise ValueError(f"Trace has a beat before the first step: {describe(self.beats[stray[0]])}")
         counters = self._counters()
-        ends = [*begins[1:], len(kinds)]
+        ends = [*begins, len(kinds)][1:]
         steps = []
         for index, (start, end) in enumerate(zip(begins, ends, strict=True)):
             beats, cycles = self.beats[start:end], self.cycles[start:end]

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an accelerator would show and write, played back from the golden model.
+
+Written apart from the comparison: every beat is made by itself, element by element.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+from serrano.csr.registers import constants
+from serrano.csr.table import COUNTERS, register
+from serrano.emit.boundary import Port
+from serrano_sim.golden.decoder import Decoder
+from serrano_sim.golden.sample import greedy
+from serrano_sim.memory.handle import AxiMemory
+from serrano_sim.top.design import Design, write_ports
+from serrano_sim.top.layout import Completion, blocks_of
+from serrano_sim.top.simulate import load_result, prepare
+from serrano_sim.top.trace import record_dtype
+
+LANES = 8
+FAKE = Path(__file__).parents[1] / "sim" / "fake_top.sv"
+TRACE, WRITE, DONE, WAIT, FAULT, HANG, REGISTER = range(1, 8)
+STEP_CYCLES = 1000
+
+
+def beat(kind, packet, row, column, values, lanes=LANES):
+    record = np.zeros((), record_dtype(lanes))
+    record["kind"], record["packet"], record["row"], record["column"] = kind, packet, row, column
+    record["values"][: len(values)] = np.array(values, dtype=np.int64).astype(np.uint32).view(np.int32)
+    return record
+
+
+def place(model, n, opcode, element):
+    """Column of an element of a golden result."""
+    head_dim = model.head_dim
+    if head_dim >= n:
+        pad = -(-head_dim // n) * n
+    else:
+        pad = next(size for size in (2, 4, 8, 16, 32) if size >= head_dim and 2 * size >= n)
+    if opcode.name in ("QKV", "ATTEND"):
+        return element // head_dim * pad + element % head_dim
+    return element
+
+
+def kind_of(opcode, layer):
+    if opcode.name == "MATMUL":
+        return 4 if layer == 0xFFFF else 1
+    return {"EMBED": 1, "NORM": 2, "QKV": 3, "ATTEND": 2, "GATE_UP": 2, "SAMPLE": 5}[opcode.name]
+
+
+def packet_beats(model, n, packet, opcode, layer, result, lanes=LANES):
+    """The beats of one packet, in order of rows and columns."""
+    beats, kind = [], kind_of(opcode, layer)
+    for row, values in enumerate(result.reshape(len(result), -1)):
+        last = place(model, n, opcode, len(values) - 1)
+        padded = [0] * (-(-(last + 1) // n) * n)
+        for element, value in enumerate(values):
+            padded[place(model, n, opcode, element)] = int(value)
+        for column in range(0, len(padded), lanes):
+            beats.append(beat(kind, packet, row, column, padded[column : column + lanes], lanes))
+    return beats
+
+
+class Script:
+    """Actions of the fake accelerator for one job without faults, with the golden model's results."""
+
+    def __init__(self, job, model, step_cycles=STEP_CYCLES):
+        self.step_cycles = step_cycles
+        self.job, self.model, self.n = job, model, job.config.n
+        self.lanes = job.config.lanes
+        self.actions = []
+        self.results = []
+        self.decoder = Decoder(model, self.n, job.layout.kv_blocks, trace=self._keep)
+        self.number = 0
+        self.cycles = 0
+        self.steps = 0
+        self.tokens = []
+        self.free = list(range(1, job.layout.kv_blocks))
+
+    def _keep(self, packet, opcode, layer, result):
+        if opcode.name == "SAMPLE":
+            logits = self.results[-1][3]
+            result = np.stack([result, logits[np.arange(len(result)), result]], axis=1)
+        self.results.append((packet, opcode, layer, np.array(result)))
+
+    def trace(self, record):
+        self.actions.append((TRACE, int.from_bytes(record.tobytes(), "little")))
+        self.cycles += 1
+
+    def show(self, kind, column, values):
+        self.trace(beat(kind, 0, 0, column, values, self.lanes))
+
+    def write(self, address, data, strobe=0xFFFF):
+        self.actions.append((WRITE, address | int.from_bytes(data, "little") << 40 | strobe << 168))
+
+    def counters(self):
+        """Both partitions add up; how the parts lie does not matter."""
+        values = dict.fromkeys((name for name, _ in COUNTERS), 0)
+        values |= {"cycles": self.steps * self.step_cycles, "steps": self.steps, "tokens": len(self.tokens)}
+        values |= {"array_busy": self.steps * 600, "array_serial": self.steps * (self.step_cycles - 600)}
+        values |= {"port_weights": self.steps * 900, "port_latency": self.steps * (self.step_cycles - 900)}
+        values |= {"bytes_weights": self.steps * 14400, "rows_issued": self.steps * 600}
+        for index, (name, _) in enumerate(COUNTERS):
+            self.show(8, index, [values[name] & 0xFFFFFFFF, values[name] >> 32])
+
+    def step(self, position, token, sample):
+        """A step of exactly step_cycles cycles from commit to commit, if nothing is written within."""
+        self.results.clear()
+        start = self.cycles
+        logits = self.decoder.step([token], 0, sample)
+        self.show(6, 0, [position, sample])
+        for packet, opcode, layer, result in self.results:
+            for record in packet_beats(self.model, self.n, packet, opcode, layer, result, self.lanes):
+                self.trace(record)
+        self.steps += 1
+        # A wait of w cycles takes one cycle more.
+        wait = self.step_cycles - (self.cycles - start) - 1 - len(COUNTERS) - 1
+        assert wait > 0
+        self.actions.append((WAIT, wait))
+        self.cycles += wait + 1
+        self.show(7, 0, [position + 1])
+        self.counters()
+        return int(greedy(logits)[-1]) if sample else None
+
+    def complete(self, **fields):
+        self.number += 1
+        record = Completion(**fields, number=self.number)
+        self.write(self.job.layout.complete_address + 16 * (self.number - 1), record.pack())
+
+    def set_register(self, name, value):
+        self.actions.append((REGISTER, register(name).offset // 4 | value << 10))
+
+    def keep_kv(self):
+        """Writes what the sequence has in KV memory."""
+        image, mask = self.decoder.kv.image.reshape(-1, 16), self.decoder.kv.written().reshape(-1, 16)
+        for index in np.flatnonzero(mask.any(axis=1)):
+            strobe = int(np.packbits(mask[index], bitorder="little").view("<u2")[0])
+            self.write(self.job.layout.kv_address + 16 * int(index), image[index].tobytes(), strobe)
+
+    def request(self, identity, request):
+        count = blocks_of(request.tokens)
+        table, self.free = self.free[:count], self.free[count:]
+        self.free += reversed(table)
+        self.decoder.open(0, table)
+        fed = list(request.prompt)
+        made = []
+        while len(made) < request.max_new and (not made or made[-1] != request.eos):
+            position = self.decoder.kv.length(0)
+            sample = position + 1 >= len(request.prompt)
+            token = self.step(position, fed[position], sample)
+            if sample:
+                fed.append(token)
+                made.append(token)
+                self.tokens.append(token)
+        self.keep_kv()
+        for index, token in enumerate(made):
+            self.complete(id=identity, token=token, status=0, ended=index == len(made) - 1)
+        self.decoder.close(0)
+
+    def write_to(self, folder):
+        """Writes playback and registers into a run's folder."""
+        values = dict.fromkeys(range(1024), 0)
+        for name, value in constants(self.job.config).items():
+            values[register(name).offset // 4] = value
+        values[register("KV_PEAK").offset // 4] = 7
+        lines = [f"{value:08x}" for value in values.values()]
+        (Path(folder) / "registers.hex").write_text("\n".join(lines) + "\n")
+        actions = [*self.actions, (DONE, 0), (HANG, 0)]
+        lines = [f"{what | value << 8:082x}" for what, value in actions]
+        (Path(folder) / "playback.hex").write_text("\n".join(lines) + "\n")
+
+
+def script(job, model, step_cycles=STEP_CYCLES):
+    """The script of a job: its requests one after another, in blocks from the free list."""
+    made = Script(job, model, step_cycles)
+    for identity, request in enumerate(job.requests):
+        made.request(identity, request)
+    return made
+
+
+def fake_design(folder):
+    """The fake accelerator as a design."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = FAKE.read_text()
+    file = folder / FAKE.name
+    file.write_text(text)
+    found = re.findall(r"^    (input|output) +\w+ +(?:\[ *(\d+):0\])? *(\w+)", text, re.MULTILINE)
+    ports = [Port(name, direction, int(high or 0) + 1) for direction, high, name in found]
+    write_ports(folder, [file], ports)
+    return Design((file,), tuple(ports))
+
+
+def write_recording(folder, cycles, records, lanes, name="trace"):
+    """A file as the trace sink writes it."""
+    size = record_dtype(lanes).itemsize
+    header = np.zeros(8, dtype="<u8")
+    header[:5] = 0x3145434152545253, 1, 8 * size, 8 + -(-size // 8) * 8, len(records)
+    lines = [
+        int(cycle).to_bytes(8, "little") + record.tobytes().ljust(int(header[3]) - 8, b"\0")
+        for cycle, record in zip(cycles, records, strict=True)
+    ]
+    (Path(folder) / f"{name}.trace").write_bytes(header.tobytes() + b"".join(lines))
+
+
+def play(job, tape, actions, folder, registers=None):
+    """Plays a script without any simulation and returns the result, as a run would leave it."""
+    path = prepare(job, tape, folder)
+    memory = AxiMemory("memory", folder=path)
+    cycle, cycles, records = 1000, [], []
+    events = [{"event": "load", "loaded": True, "fault": 0, "cycle": cycle, "seconds": 0.0}]
+    found = 0
+    for what, data in actions:
+        cycle += 1
+        if what == TRACE:
+            raw = data.to_bytes(record_dtype(job.config.lanes).itemsize, "little")
+            cycles.append(cycle)
+            records.append(np.frombuffer(raw, record_dtype(job.config.lanes))[0])
+        elif what == WAIT:
+            cycle += data
+        elif what == WRITE:
+            address, strobe = data & (1 << 40) - 1, data >> 168
+            mask = np.unpackbits(np.array([strobe], "<u2").view(np.uint8), bitorder="little").astype(bool)
+            view = memory.array(address, np.uint8, 16)
+            view[mask] = np.frombuffer((data >> 40 & (1 << 128) - 1).to_bytes(16, "little"), np.uint8)[mask]
+            while record := job.layout.completion(memory, found + 1):
+                found += 1
+                events.append({"event": "completion", "record": vars(record), "cycle": cycle, "seconds": 0.5})
+    end = {"event": "phase", "irq": True, "axil_handshakes": 0, "begin": 1000, "end": cycle}
+    end["registers"] = {"KV_PEAK": 7, "FAULT_CODE": 0} | (registers or {})
+    events += [end | {"cycle": cycle, "seconds": 1.0}]
+    write_recording(path, cycles, records, job.config.lanes)
+    (path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    return load_result(path, tape)
