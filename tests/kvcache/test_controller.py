@@ -175,19 +175,27 @@ def test_cycles_of_commands() -> None:
             return count
 
         for blocks in (1, 2, 16, 64):
-            assert await cycles(Opcode.OPEN.value, 1, 7, 0, 0) <= 8
+            assert await cycles(Opcode.OPEN.value, 1, 7, 0, 0) == 5
             assert await cycles(Opcode.ALLOC.value, 1, 7, 16 * blocks, 0) == 6 + 2 * blocks
-            assert await cycles(Opcode.TRANSLATE.value, 1, 7, 16 * blocks - 1, 0) <= 8
+            assert await cycles(Opcode.TRANSLATE.value, 1, 7, 16 * blocks - 1, 0) == 7
             assert await cycles(Opcode.FREE.value, 1, 7, 0, 0) == 6 + 2 * blocks
         await cycles(Opcode.OPEN.value, 1, 7, 0, 0)
-        for tokens in (1, 15, 16, 16, 3):
-            # Without and with the allocation of a block or two.
-            assert await cycles(Opcode.APPEND.value, 1, 7, tokens, 0) <= 10
-            assert await cycles(Opcode.COMMIT.value, 1, 7, tokens, 0) <= 10
+        for tokens, allocated, written in (
+            (1, 1, 1),
+            (14, 0, 1),
+            (2, 1, 2),
+            (16, 1, 2),
+            (15, 0, 1),
+            (40, 3, 3),
+        ):
+            assert await cycles(Opcode.APPEND.value, 1, 7, tokens, 0) == 6 + 2 * allocated
+            assert await cycles(Opcode.COMMIT.value, 1, 7, tokens, 0) == 6 + 2 * written
         await cycles(Opcode.APPEND.value, 1, 7, 1, 0)
-        assert await cycles(Opcode.ABORT.value, 1, 7, 0, 0) <= 8
+        assert await cycles(Opcode.ABORT.value, 1, 7, 0, 0) == 6
         for kind in Stat:
-            assert await cycles(Opcode.STAT.value, 1, 0, kind.value, 0) <= 8
+            assert await cycles(Opcode.STAT.value, 1, 0, kind.value, 0) == 8
+        for opcode in (Opcode.SHARE, Opcode.OPEN, Opcode.ALLOC, Opcode.ABORT):
+            assert (await execute(ctx, dut.host, (opcode.value, 1, 7, 0, 0)))[2] == 5
 
     simulate(dut, bench)
 

@@ -36,11 +36,11 @@ class Controller(wiring.Component):
 
     Commands are executed one at a time, each as a whole; one whose status is not OK changes nothing.
     ``initialize`` closes all sequences and makes a new pool of ``blocks`` blocks; the controller does the
-    same after reset, and takes commands meanwhile but executes them afterwards.
+    same after reset. Commands that come meanwhile are executed afterwards.
 
-    From the cycle in which a command is taken to the one with its response, with ``b`` blocks allocated or
-    released, or in which tokens are committed: ALLOC and APPEND ``7 + 2b``, COMMIT and FREE ``7 + 2b``, the
-    others at most 8; more only if the other requester's command comes first.
+    From the cycle in which a command is taken to that of its response: ALLOC, APPEND, COMMIT and FREE take
+    ``6 + 2 * b`` cycles, ``b`` being the blocks allocated, released, or getting tokens; ABORT 6, TRANSLATE 7,
+    STAT 8, OPEN and everything refused 5. The other requester's command may come before.
 
     Parameters
     ----------
