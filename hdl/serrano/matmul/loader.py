@@ -33,9 +33,14 @@ class TileLoader(wiring.Component):
     -------
     tiles : ``In(stream.Signature(TileUnit(config)))``
         Tiles.
-    load, load_plane, unit, tile : ``Out(1)``, ``Out(1)``, ``Out(range(tile_units))``,
-    ``Out(TileUnit(config))``
-        To the array.
+    load : ``Out(1)``
+        Write ``tile`` into plane ``load_plane`` of the array.
+    load_plane : ``Out(1)``
+        See ``load``.
+    unit : ``Out(range(tile_units))``
+        Which unit of its tile it is.
+    tile : ``Out(TileUnit(config))``
+        Unit of the tile.
     loaded : ``Out(1)``
         The tile in ``use_plane`` is complete.
     use_plane : ``Out(1)``
