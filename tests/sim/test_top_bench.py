@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 
 from serrano.config import preset
+from serrano.csr.table import REGISTERS
 from serrano_sim.golden.synthetic import random_model, write_tape
 from serrano_sim.runner import SimulationError
 from serrano_sim.top.compare import check
+from serrano_sim.top.device import END_REGISTERS
 from serrano_sim.top.job import MemorySettings
 from serrano_sim.top.layout import Request
-from serrano_sim.top.simulate import Options, load_result, plan_job, prepare, simulate
+from serrano_sim.top.simulate import BENCH, Options, load_result, plan_job, prepare, simulate
 from support.playback import DONE, HANG, TRACE, WRITE, fake_design, script
+from support.top import flipped
 
 CONFIG = preset("base")
-BENCH = "serrano_sim.cocotb.bench_top"
 MODEL = random_model(3, dim=36, ffn=44, layers=2, heads=4, kv_heads=2, head_dim=8, vocab=45, context=64)
 TAPE = write_tape(MODEL, CONFIG.n, CONFIG.tape_align)
 REQUEST = Request((5, 7, 11), 4)
@@ -134,3 +136,20 @@ def test_end_flag_and_tokens(design, tmp_path):
     assert "5 tokens" not in verdict.errors[0]
     assert verdict.errors[0].startswith(f"request 0: tokens {result.tokens[0]} in memory, ")
     assert np.array_equal(result.tokens[0][:4], verdict.tokens[0])
+
+
+def test_names():
+    assert BENCH == "serrano_sim.cocotb.bench_top"
+    assert set(END_REGISTERS) <= {entry.name for entry in REGISTERS}
+
+
+def test_a_flipped_constant(design, tmp_path):
+    """Of the stand-in: the offset of CONTROL becomes that of STATUS, and LOAD does nothing any more."""
+    pattern = r"CONTROL = 10'h([0-9a-f]+)"
+    other = flipped(design, tmp_path / "flipped", pattern)
+    assert "CONTROL = 10'h021" in other.files[0].read_text()
+    assert other.ports == design.ports
+    with pytest.raises(SimulationError, match="no interrupt after LOAD"):
+        play(other, tmp_path / "run", patience=20_000, alarm_period=10_000)
+    with pytest.raises(ValueError, match=r"matches 1 times, not 2$"):
+        flipped(design, tmp_path / "none", pattern, 1)

@@ -29,7 +29,8 @@ class Display:
 
     def __init__(self, console: Console, prompt: str, wanted: int):
         self.console, self.wanted = console, wanted
-        self.text = Text(prompt, style="dim")
+        self.text = Text()
+        self.text.append(prompt, style="dim")
         self.tokens = 0
         self._status = Spinner("dots", text="")
         self._live = Live(console=console, refresh_per_second=10, transient=False)

@@ -15,7 +15,7 @@ from .figures import Figures
 
 __all__ = ["build_report", "show_summary"]
 
-BAR = 32
+BAR, NAME = 32, 34
 ARRAY_TEXT = {
     "busy": "a row entered the array",
     "wait_tape": "its weights were not there yet",
@@ -96,8 +96,8 @@ def build_report(
 def _bars(title: str, cycles: Mapping[str, int], names: Mapping[str, str]) -> Table:
     total = sum(cycles.values())
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
-    for justify in ("left", "left", "right", "right"):
-        table.add_column(justify=justify, no_wrap=True)
+    for justify, width in (("left", NAME), ("left", BAR), ("right", 6), ("right", 11)):
+        table.add_column(justify=justify, no_wrap=True, min_width=width)
     table.show_header = False
     for name, value in cycles.items():
         share = value / total if total else 0.0
@@ -108,8 +108,8 @@ def _bars(title: str, cycles: Mapping[str, int], names: Mapping[str, str]) -> Ta
 
 def _facts(report: Mapping[str, Any]) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(style="dim")
-    table.add_column(justify="right")
+    table.add_column(style="dim", min_width=NAME)
+    table.add_column(justify="right", min_width=11)
     table.add_column(style="dim")
     run = report["run"]
     rows = [
