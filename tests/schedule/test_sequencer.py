@@ -76,6 +76,8 @@ def run(position: int, sample: bool, stall: float) -> tuple[list[tuple], list[tu
                 ctx.set(dut.residual_idle, 1)
             elif route is Route.GATE_UP:
                 await pulse(ctx, dut.staged_last)
+            elif route is Route.LOGITS:
+                await pulse(ctx, dut.beat_last)
 
     async def memory(ctx) -> None:
         for _ in range(1 if sample else 2):

@@ -63,6 +63,8 @@ class Sequencer(wiring.Component):
         Index of the packet being executed.
     attending : ``Out(1)``
         The packet being executed is an ATTEND.
+    sampling : ``Out(1)``
+        The packet being executed is a SAMPLE.
     route : ``Out(Route)``
         Where linear outputs go.
     reader_start, residual_start, staging_start : ``Out(1)``
@@ -96,6 +98,7 @@ class Sequencer(wiring.Component):
                 "done": Out(1),
                 "packet": Out(32),
                 "attending": Out(1),
+                "sampling": Out(1),
                 "route": Out(Route),
                 "reader_start": Out(1),
                 "residual_start": Out(1),
@@ -139,7 +142,10 @@ class Sequencer(wiring.Component):
             self._build_projection(m)
             self._build_attention(m)
             self._build_end(m)
-        m.d.comb += self.attending.eq(fsm.ongoing("ATTEND") | fsm.ongoing("ATTENDING"))
+        m.d.comb += [
+            self.attending.eq(fsm.ongoing("ATTEND") | fsm.ongoing("ATTENDING")),
+            self.sampling.eq(fsm.ongoing("SAMPLE")),
+        ]
         return m
 
     def _build_commands(self, m: Module) -> None:
@@ -262,7 +268,10 @@ class Sequencer(wiring.Component):
             with m.If(self._ended & self.residual_idle):
                 m.next = "PACKET"
         with m.State("LOGITS"):
-            self._issue(m, [*common, self.argmax], "PACKET")
+            self._issue(m, [*common, self.argmax], "SCORING")
+        with m.State("SCORING"):
+            with m.If(self.beat_last):
+                m.next = "PACKET"
         with m.State("SAMPLE"):
             with m.If(self.sampled):
                 m.next = "PACKET"
