@@ -75,6 +75,10 @@ def test_ring(n, port, stall):
                 await ctx.delay(0)
                 assert state["begun"] > index + 1 or not ctx.get(port_.present)
                 assert not ctx.get(pair.present)
+            ctx.set(port_.serial, index % 8)
+            while not ctx.get(port_.complete):
+                await ctx.tick()
+            assert state["given"][index] == len(record)
             ctx.set(dut.free, 1)
             state["freed"] += 1
             await ctx.tick()

@@ -89,17 +89,20 @@ def test_units(n, port, head_dim, committed, rows, stall):
         while True:
             serial = next((s for s in images if s % 8 == ctx.get(records.serial)), None)
             present = serial is not None and cycle >= present_from[serial] + ctx.get(records.unit)
+            complete = serial is not None and cycle >= present_from[serial] + 400
             ctx.set(records.present, int(present))
+            ctx.set(records.complete, int(complete))
             sampled = await ctx.tick().sample(
                 records.en, records.slot, records.unit,
                 forward.en, forward.values, forward.row, forward.head, forward.chunk,
                 dut.wait_record, dut.free, dut.loaded,
             )  # fmt: skip
+            assert complete or not sampled[-2]
             en, slot, unit, step_en, values, row, head, chunk, waits, free, end = sampled[2:]
             cycle += 1
             freed[0] += free
             loaded[0] += end
-            assert not (waits and present)
+            assert not (waits and complete)
             if en:
                 assert present and slot == serial % 6
                 word = images[serial][unit * load : (unit + 1) * load]
@@ -135,6 +138,7 @@ def test_one_unit_per_cycle():
         ctx.set(dut.command, command)
         ctx.set(dut.chunks, 4)
         ctx.set(dut.records.present, 1)
+        ctx.set(dut.records.complete, 1)
         operations = [{"values": v, "item": {name: int(x) for name, x in i.items()}} for v, i in order]
         await send(ctx, dut.operations, operations)
 

@@ -29,9 +29,9 @@ def record_units(config: AcceleratorConfig) -> int:
 class RecordReadPort(wiring.Signature):
     """Read port for ``load_bytes`` bytes of a record, as the reader sees it.
 
-    ``present`` says in the same cycle whether unit ``unit`` of the record with number ``serial`` has come. In
-    a cycle with ``en`` the reader asks for the unit in slot ``slot``; ``data`` has it from the next cycle on,
-    until the next read.
+    ``present`` says in the same cycle whether unit ``unit`` of the record with number ``serial`` has come,
+    ``complete`` whether all of it has. In a cycle with ``en`` the reader asks for the unit in slot ``slot``;
+    ``data`` has it from the next cycle on, until the next read.
     """
 
     def __init__(self, config: AcceleratorConfig):
@@ -42,6 +42,7 @@ class RecordReadPort(wiring.Signature):
                 "serial": Out(serial_bits(config)),
                 "unit": Out(ceil_log2(record_units(config))),
                 "present": In(1),
+                "complete": In(1),
                 "data": In(data.ArrayLayout(signed(8), config.load_bytes)),
             }
         )
@@ -83,7 +84,7 @@ class RecordBuffer(wiring.Component):
         Slots into which nothing has been written. Who has asked for fewer records than this which have not
         begun to come, can ask for another: it will be taken without a pause.
     free : ``In(1)``
-        The oldest record is not needed any more.
+        The oldest record, which is complete, is not needed any more.
     read : ``In(RecordReadPort(config))``
         Reads codes.
     read_scales : ``In(RecordScalesPort(config))``
@@ -155,6 +156,7 @@ class RecordBuffer(wiring.Component):
 
         m.d.comb += [
             read.present.eq(present(read.serial, read.unit < beat[bits:])),
+            read.complete.eq(present(read.serial, Const(0))),
             codes.r_en.eq(read.en),
             codes.r_addr.eq(base[read.slot] + read.unit),
             read.data.eq(codes.r_data),

@@ -27,8 +27,8 @@ class TileFeeder(wiring.Component):
     chunk of a head, whose tokens are packed in a record, they are spread again; bytes beyond ``head_dim``,
     and tokens that there are not, are zero.
 
-    One unit per cycle, ``latency`` (3). A unit waits until its bytes of the record have come. A record is
-    freed when its V has been read.
+    One unit per cycle, ``latency`` (3). A unit waits until its bytes of the record have come, the last one of
+    V until all of the record has, which is then freed.
 
     Parameters
     ----------
@@ -86,6 +86,7 @@ class TileFeeder(wiring.Component):
         chunk = Signal.like(self.chunks)
         start = Signal.like(self.records.unit)
         taken, last_index, last_chunk, end = Signal(), Signal(), Signal(), Signal()
+        waits = Signal()
         packed = Signal(range(exact_log2(config.n) + 1))
         token = Signal(range(GROUP_TOKENS))
         from_memory = Signal()
@@ -95,8 +96,9 @@ class TileFeeder(wiring.Component):
             packed.eq(Mux(last_chunk, exact_log2(config.n) - last_shift(config, self.command.head_dim), 0)),
             token.eq(index << exact_log2(vectors)),
             from_memory.eq(item.memory & (token < item.base)),
-            control.i_valid.eq(self.operations.valid & (~from_memory | self.records.present)),
-            self.wait_record.eq(self.operations.valid & from_memory & ~self.records.present),
+            waits.eq(from_memory & ~self.records.present),
+            control.i_valid.eq(self.operations.valid & ~waits),
+            self.wait_record.eq(self.operations.valid & waits),
             taken.eq(control.i_valid & control.i_ready),
             last_index.eq(index.all()),
             end.eq(taken & last_index & last_chunk),
@@ -112,6 +114,8 @@ class TileFeeder(wiring.Component):
             self.forward.head.eq(item.head),
             self.forward.chunk.eq(chunk),
         ]
+        with m.If(operation.values & item.memory & last_index & last_chunk & ~self.records.complete):
+            m.d.comb += waits.eq(1)
         with m.If(taken):
             m.d.sync += index.eq(index + 1)
             with m.If(last_index):
