@@ -137,7 +137,7 @@ class Bench:
 def test_random_tables_and_ranges(n: int, port_bytes: int, head_dim: int, stall: float) -> None:
     config = accelerator(n, port_bytes, kv_width_max=256, head_dim_max=128)
     bench = Bench(config, head_dim, seed=n + head_dim, latency=1 if stall else 30, stall=stall)
-    budget = 2500
+    budget = 1800
     commands = []
     while budget > 0:
         commands.append(bench.random_command())
@@ -181,6 +181,48 @@ def test_bus_error() -> None:
     assert [[i for i, beat in enumerate(record) if beat[2]] for record in got] == [
         [2], [], [], [2], [], [],
     ]  # fmt: skip
+
+
+def test_a_reset_between_question_and_answer() -> None:
+    """An answer that comes after a reset of the unit alone leads to nothing."""
+    config = accelerator(4, 4)
+    reset = Signal()
+    gather = Gather(config)
+
+    class Resettable(wiring.Component):
+        def __init__(self):
+            super().__init__({})
+
+        def elaborate(self, platform):
+            m = Module()
+            m.submodules.gather = ResetInserter(reset)(gather)
+            return m
+
+    async def bench(ctx) -> None:
+        ctx.set(gather.geometry, {"head_dim": 8})
+        ctx.set(gather.room, 1)
+        ctx.set(gather.translate.request.ready, 1)
+        await send(ctx, gather.command, [{"first": 0, "count": 40}])
+        await ctx.tick()
+        ctx.set(reset, 1)
+        await ctx.tick()
+        ctx.set(reset, 0)
+        ctx.set(gather.translate.response, {"valid": 1, "block": 3, "status": Status.OK})
+        await ctx.tick()
+        ctx.set(gather.translate.response.valid, 0)
+        for _ in range(20):
+            await ctx.tick()
+            assert not ctx.get(gather.memory.request.valid)
+            assert ctx.get(gather.idle)
+        # And the unit still works.
+        await send(ctx, gather.command, [{"first": 0, "count": 1}])
+        await ctx.tick().repeat(3)
+        ctx.set(gather.translate.response.valid, 1)
+        await ctx.tick()
+        ctx.set(gather.translate.response.valid, 0)
+        await ctx.tick().until(gather.memory.request.valid)
+
+    simulate(Resettable(), bench)
 
 
 def gather_cycles(table: list[int], head_dim: int, latency: int) -> tuple[int, int]:

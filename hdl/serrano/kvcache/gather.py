@@ -137,7 +137,7 @@ class Gather(wiring.Component):
         self, m: Module, runs: StreamFIFO, asked: Signal, looked_up: Signal, under_way: Signal
     ) -> Signal:
         """From commands to runs of memory: one record per cycle, nothing that waits behind the look-up."""
-        config, geometry = self.config, self.geometry
+        config = self.config
         command, request = self.command.payload, self.translate.request
         m.submodules.wanted = wanted = StreamFIFO(_WANTED, AHEAD)
         following = Signal(_WANTED)
@@ -181,8 +181,12 @@ class Gather(wiring.Component):
                 m.d.comb += empty.eq(under_way == 0)
                 with m.If(empty):
                     m.next = "IDLE"
+        self._build_products(m, wanted, runs)
+        return empty
 
-        # Products, in the cycle of the answer and the following ones; then their sum.
+    def _build_products(self, m: Module, wanted: StreamFIFO, runs: StreamFIFO) -> None:
+        """Addresses: products in the cycle of the answer and the following ones, then their sum."""
+        config, geometry = self.config, self.geometry
         latency = config.multiplier_latency
         answer, this = self.translate.response, wanted.o.payload
         m.submodules.block_offset = block_offset = Multiplier(
@@ -191,6 +195,7 @@ class Gather(wiring.Component):
         m.submodules.record_offset = record_offset = Multiplier(
             RECORD_BITS + 1, record_length_bits(config) + 1, latency=latency
         )
+        # An answer that nobody waits for was asked for before a reset.
         stage: Any = Signal(_Run(config))
         valid = Signal(latency + 1)
         m.d.comb += [
@@ -206,12 +211,11 @@ class Gather(wiring.Component):
         ]
         stage = delayed(m, stage, latency, enable=Const(1), name="product")
         m.d.sync += [
-            valid.eq(Cat(answer.valid, valid)),
+            valid.eq(Cat(answer.valid & wanted.o.valid, valid)),
             runs.i.payload.task.eq(stage.task),
             runs.i.payload.address.eq(geometry.base + block_offset.p + record_offset.p),
         ]
         m.d.comb += runs.i.valid.eq(valid[-1])
-        return empty
 
     def _build_end(self, m: Module, mask: RecordMask, given: Signal, empty: Signal) -> None:
         """The status of a command: that of the first thing that went wrong."""

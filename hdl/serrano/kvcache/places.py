@@ -104,8 +104,9 @@ class Places(wiring.Component):
         ]
         late = delayed(m, stage, latency, enable=Const(1), name="product_stage")
         m.d.sync += [
-            valid.eq(Cat(answer.valid, valid)),
-            self.fault.valid.eq(answer.valid & ~stage.mapped),
+            # An answer that nobody waits for was asked for before a reset.
+            valid.eq(Cat(answer.valid & wanted.o.valid, valid)),
+            self.fault.valid.eq(answer.valid & wanted.o.valid & ~stage.mapped),
             self.fault.status.eq(answer.status),
         ]
         m.d.comb += [
