@@ -162,3 +162,19 @@ def test_unknown_preset(tmp_path):
     ):
         main(["huge", "-o", str(tmp_path)])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_command_line(tmp_path, capsys):
+    """The accelerator as other tools expect it: AXI's names, a reset that is active low."""
+    assert main(["tiny", "-o", str(tmp_path)]) == 0
+    text = (tmp_path / "serrano_top.v").read_text()
+    header = re.search(r"^module serrano_top\(\n(.*?)\n\);", text, re.MULTILINE | re.DOTALL)
+    ports = [name.strip(" ,") for name in header[1].split("\n")]
+    assert ports[:2] == ["aclk", "aresetn"]
+    assert {"m_axi_arvalid", "m_axi_awvalid", "s_axi_arvalid", "s_axi_awvalid", "irq"} <= set(ports)
+    assert "~ aresetn" in text
+    written = sorted(file.name for file in tmp_path.iterdir())
+    assert written == ["serrano_mem_1r1w.v", "serrano_mul.v", "serrano_top.v"]
+    *files, summary = capsys.readouterr().out.splitlines()
+    assert sorted(Path(file).name for file in files) == written
+    assert re.fullmatch(r"\d+ blocks in \d+ modules", summary)

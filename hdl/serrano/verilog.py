@@ -243,7 +243,7 @@ def _accelerator(preset: str) -> wiring.Component:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: writes ``serrano_top`` of a preset."""
+    """Command line: writes ``serrano_top`` of a preset, with AXI's names for clock and reset."""
     parser = argparse.ArgumentParser(
         prog="python -m serrano.verilog", description="Write the Verilog of a preset."
     )
@@ -253,7 +253,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--name", default="serrano_top", help="name of the outermost module (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
-    emission = generate(_accelerator(options.preset), options.name)
+    accelerator = _accelerator(options.preset)
+    emission = generate(accelerator, options.name, clock="aclk", reset="aresetn", reset_active_low=True)
     for file in emission.write(options.output):
         print(file)
     print(f"{sum(emission.modules.values())} blocks in {len(emission.modules)} modules")
