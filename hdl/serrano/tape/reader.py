@@ -117,7 +117,7 @@ class TapeReader(wiring.Component):
                 m.d.sync += [
                     self.fault.valid.eq(1),
                     self.fault.code.eq(wrong.code),
-                    self.fault.index.eq(expected),
+                    self.fault.index.eq(wrong.index),
                 ]
         with m.If(self.start):
             m.d.sync += [expected.eq(0), self.checked.eq(0)]
@@ -169,19 +169,20 @@ class TapeReader(wiring.Component):
     def _build_header_check(
         self, m: Module, complete: Value, merged: Any, has_payload: Signal, expected: Signal
     ) -> Any:
-        wrong = Signal(data.StructLayout({"valid": 1, "code": FaultCode}))
+        wrong = Signal(data.StructLayout({"valid": 1, "code": FaultCode, "index": 32}))
         known = Signal()
         carries = Signal()
         unaligned = merged.payload_bytes & (self.config.tape_align - 1)
         m.d.comb += [
             known.eq(Cat(merged.opcode == opcode.value for opcode in Opcode).any()),
             carries.eq(Cat(merged.opcode == opcode.value for opcode in WITH_PAYLOAD).any()),
+            wrong.index.eq(Mux(merged.opcode == Opcode.END.value, self.last_index, expected)),
         ]
         with m.If(complete):
             m.d.sync += expected.eq(expected + 1)
             with m.If(~known):
                 m.d.comb += [wrong.valid.eq(1), wrong.code.eq(FaultCode.PACKET_OPCODE)]
-            with m.Elif(merged.index != Mux(merged.opcode == Opcode.END.value, self.last_index, expected)):
+            with m.Elif(merged.index != wrong.index):
                 m.d.comb += [wrong.valid.eq(1), wrong.code.eq(FaultCode.PACKET_INDEX)]
             with m.Elif((carries != has_payload) | unaligned.any()):
                 m.d.comb += [wrong.valid.eq(1), wrong.code.eq(FaultCode.PACKET_LENGTH)]
