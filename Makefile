@@ -90,12 +90,12 @@ doctor: ## check the tools and packages, and name the command that mends each on
 sim: $(VENV)/.stamp ## a trained model generates text on the RTL, checked bit for bit against the golden model
 #> MODEL=           a checkpoint: a Hugging Face folder or a llama2.c file (default: the one in this repository)
 #> TOKENIZER=       its tokenizer, where it is not beside the model
-#> PROMPT=          the text to go on from
+#> PROMPT=          the text to go on from (default for the model in this repository: :kludge:)
 #> TOKENS=32        how many tokens to generate
 #> PRESET=base      hardware configuration: tiny, ulx3s, base
 #> LATENCY=60       cycles from a memory request to its answer
 #> SEED=            random stalls on the memory's channels, from this seed
-#> WAVES=1          write waveforms
+#> WAVES=1          write waveforms; another build, and much slower
 	@$(RUN) -m serrano_sim.run $(call option,--model,MODEL) $(call option,--tokenizer,TOKENIZER) \
 	  $(if $(filter undefined,$(origin PROMPT)),,--prompt "$$PROMPT") $(call option,--tokens,TOKENS) \
 	  $(call option,--preset,PRESET) $(call option,--latency,LATENCY) $(call option,--seed,SEED) \
@@ -137,7 +137,7 @@ format: $(VENV)/.stamp ## ruff: mend what it can mend, and format
 	@$(BIN)/ruff format .
 
 .PHONY: formal
-formal: $(VENV)/.stamp-formal ## prove the properties in tests/formal (installs YoWASP and z3 the first time)
+formal: $(VENV)/.stamp-formal ## prove the properties in tests/formal, which has none yet (installs YoWASP and z3 the first time)
 	@$(RUN) -m pytest $(ARGS) $(or $(TESTS),tests/formal)
 
 ##@ Other
