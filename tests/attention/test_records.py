@@ -12,10 +12,12 @@ from support.streams import STALLS, simulate
 
 
 @pytest.mark.parametrize("stall", STALLS)
-@pytest.mark.parametrize(("n", "port"), [(4, 4), (8, 2), (16, 16), (16, 32), (16, 64)])
-def test_ring(n, port, stall):
-    config = dataclasses.replace(reference.small(n, 2, head_dim_max=n, lookahead=2), port_bytes=port)
-    slots, load = 4, config.load_bytes
+@pytest.mark.parametrize(
+    ("n", "port", "lookahead"), [(4, 4, 4), (8, 2, 2), (16, 16, 2), (16, 32, 4), (16, 64, 3)]
+)
+def test_ring(n, port, lookahead, stall):
+    config = dataclasses.replace(reference.small(n, 2, head_dim_max=n, lookahead=lookahead), port_bytes=port)
+    slots, load = lookahead + 2, config.load_bytes
     rng = random.Random(n + port)
     # Of several sizes, up to the largest.
     sizes = [64 + 32 * rng.choice([2, n // 2, n]) for _ in range(14)]
