@@ -178,3 +178,23 @@ def test_command_line(tmp_path, capsys):
     *files, summary = capsys.readouterr().out.splitlines()
     assert sorted(Path(file).name for file in files) == written
     assert re.fullmatch(r"\d+ blocks in \d+ modules", summary)
+
+
+class HalfConstant(wiring.Component):
+    """Drives half of a signal with a constant, in a process."""
+
+    a: In(1)
+    o: Out(8)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.d.comb += self.o[:4].eq(9)
+        with m.If(self.a):
+            m.d.comb += self.o[4:].eq(5)
+        return m
+
+
+def test_constant_bits_of_a_process_are_carried_out() -> None:
+    text = emit_verilog(HalfConstant(), "half")
+    assert text.count("reg \\$start  = 0;") == 1
+    assert re.search(r"always @\* begin\n *if \(\\\$start \) begin end\n *o\[3:0\] = 4'h9;\n", text)

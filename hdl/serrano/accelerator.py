@@ -198,6 +198,7 @@ class Accelerator(wiring.Component):
             recovery.refused.valid.eq(scheduler.refused.valid),
             recovery.refused.code.eq(scheduler.refused.code),
             recovery.refused.detail.eq(scheduler.refused.detail),
+            recovery.refused.index.eq(self._datapath.packet),
             recovery.idle.eq(self._reads.idle & self._writes.idle),
             self._reads.stop.eq(recovery.stop),
             self._reads.flush.eq(recovery.flush),

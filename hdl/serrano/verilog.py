@@ -28,6 +28,9 @@ from .primitives.multiplier import Multiplier
 __all__ = ["Emission", "Port", "axi_port_names", "emit", "emit_verilog", "generate", "main"]
 
 _WRAPPERS = Path(__file__).parent / "primitives" / "verilog"
+_START = "\\$start "
+# A process of one constant, which has nothing to wait for and would never be carried out.
+_CONSTANT = re.compile(r"^( *)always @\* *\n? *(\S+ (?:\[[0-9:]+\] )?= \d+'h[0-9a-fx]+;)\n", re.MULTILINE)
 _TRIGGER = re.compile(r"^ *reg (\\\$auto\$verilog_backend\.cc:\S+ ) = 0;\n", re.MULTILINE)
 
 
@@ -117,7 +120,7 @@ def _to_verilog(rtlil_text: str, top: str, ports: Sequence[Port]) -> str:
         else:
             os.environ["AMARANTH_USE_YOSYS"] = previous
     text = yosys.run(["-q", "-"], script, ignore_warnings=True)
-    text = _without_triggers(text[text.index("\nmodule ") + 1 :])
+    text = _with_starts(_without_triggers(text[text.index("\nmodule ") + 1 :]))
     return _with_ordered_headers(text, {top: [port.name for port in ports]})
 
 
@@ -134,6 +137,17 @@ def _with_ordered_headers(text: str, known: Mapping[str, Sequence[str]]) -> str:
         return f"module {header[1]}(\n{listed[:-2]}\n);\n"
 
     return re.sub(r"^module (\S+) ?\(([^)]*)\);\n", order, text, flags=re.MULTILINE)
+
+
+def _with_starts(text: str) -> str:
+    """Lets processes of one constant run once in simulation, as Yosys lets those of several."""
+    modules = []
+    for module in re.split(r"(?<=^endmodule\n)", text, flags=re.MULTILINE):
+        body = _CONSTANT.sub(r"\1always @* begin\n\1  if (\\$start ) begin end\n\1  \2\n\1end\n", module)
+        if body != module and f"reg {_START}" not in body:
+            body = body.replace(");\n", f");\n  reg {_START} = 0;\n", 1)
+        modules.append(body)
+    return "".join(modules)
 
 
 def _without_triggers(text: str) -> str:
@@ -156,7 +170,7 @@ def _without_triggers(text: str) -> str:
                 module = re.sub(trigger, "", module)
                 module = module.replace(declared[0], "", 1)
             else:
-                module = module.replace(declared[1], "\\$start ")
+                module = module.replace(declared[1], _START)
         modules.append(module)
     return "".join(modules)
 

@@ -124,7 +124,11 @@ class Recovery(wiring.Component):
         found = Signal(FaultRecord(self.config))
         expired = self._build_watchdog(m)
         of_tape = Signal()
-        m.d.comb += [found.packet.eq(self.packet), found.sequence.eq(self.sequence)]
+        m.d.comb += [
+            found.packet.eq(self.packet),
+            found.sequence.eq(self.sequence),
+            found.count.eq(self.record.count + 1),
+        ]
         with m.If(self.read.valid):
             self._take_bus_fault(m, found, self.read)
             m.d.comb += of_tape.eq(self.read.client == self.tape_client)
@@ -165,9 +169,9 @@ class Recovery(wiring.Component):
         with m.If(self.clear):
             m.d.sync += self.record.eq(0)
         with m.Elif(self.recorded):
+            m.d.sync += self.record.count.eq(found.count)
             with m.If(self.record.count == 0):
                 m.d.sync += self.record.eq(found)
-            m.d.sync += self.record.count.eq(self.record.count + 1)
         return m
 
     def _build_watchdog(self, m: Module) -> Signal:
