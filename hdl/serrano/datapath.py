@@ -338,8 +338,10 @@ class Datapath(wiring.Component):
         sequencer, engine = self._sequencer, self._engine
         beats, staged, scales = self._dequantizer.beats, self._staging.writes, self._heads.scales
         wiring.connect(m, wiring.flipped(self.step), sequencer.step)
-        sampled = Signal()
-        with m.If(self.tokens.valid & self.tokens.ready):
+        sampled, last_row = Signal(), Signal.like(self.tokens.payload.row)
+        with m.If(self.step.valid & self.step.ready):
+            m.d.sync += last_row.eq(self.step.payload.rows - 1)
+        with m.If(self.tokens.valid & self.tokens.ready & (self.tokens.payload.row == last_row)):
             m.d.sync += sampled.eq(1)
         with m.If(self.done):
             m.d.sync += sampled.eq(0)
