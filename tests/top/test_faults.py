@@ -74,7 +74,7 @@ def afterwards(result: JobResult) -> None:
     last = result.phases[-1]
     assert [record.status for _, record in last.completions] == [0] * GOOD.max_new
     assert last.registers["FAULT_CODE"] == FaultCode.NONE.value
-    assert last.registers["KV_USED"] == 0 if "KV_USED" in last.registers else True
+    assert last.registers["KV_USED"] == 0
     verdict = check(result, MODEL)
     assert verdict.difference is None and not verdict.problems and verdict.logits_compared > 0
 
