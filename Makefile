@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # What the user gives is taken literally, dollar signs and quotes included, and goes to the recipes through the
 # environment: "$$PROMPT" in a recipe is safe for any text.
-USER_VARS := MODEL TOKENIZER PROMPT TOKENS PRESET LATENCY SEED WAVES TEXT ARGS TESTS OUT
+USER_VARS := MODEL TOKENIZER PROMPT PROMPT2 TOKENS PRESET LATENCY SEED WAVES TEXT FILE ARGS TESTS OUT
 $(foreach v,$(USER_VARS),$(if $(filter-out undefined,$(origin $(v))),$(eval override $(v) := $$(value $(v)))$(eval export $(v))))
 
 # option,VARIABLE: the option with its value if the variable is not empty.
@@ -36,8 +36,8 @@ RUN := env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL -u MAKEOVERRIDES $(BIN)/python
 help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 } \
-	  /^#> / { printf "                    %s\n", substr($$0, 4) }' $(firstword $(MAKEFILE_LIST))
+	  /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 } \
+	  /^#> / { printf "                        %s\n", substr($$0, 4) }' $(firstword $(MAKEFILE_LIST))
 	@echo
 
 .PHONY: venv
@@ -91,6 +91,7 @@ sim: $(VENV)/.stamp ## a trained model generates text on the RTL, checked bit fo
 #> MODEL=           a checkpoint: a Hugging Face folder or a llama2.c file (default: the one in this repository)
 #> TOKENIZER=       its tokenizer, where it is not beside the model
 #> PROMPT=          the text to go on from (default for the model in this repository: :kludge:)
+#> PROMPT2=         a second text, which uses the KV blocks of the first as far as both begin the same
 #> TOKENS=32        how many tokens to generate
 #> PRESET=base      hardware configuration: tiny, ulx3s, base
 #> LATENCY=60       cycles from a memory request to its answer
@@ -98,6 +99,7 @@ sim: $(VENV)/.stamp ## a trained model generates text on the RTL, checked bit fo
 #> WAVES=1          write waveforms; another build, and much slower
 	@$(RUN) -m serrano_sim.run $(call option,--model,MODEL) $(call option,--tokenizer,TOKENIZER) \
 	  $(if $(filter undefined,$(origin PROMPT)),,--prompt "$$PROMPT") $(call option,--tokens,TOKENS) \
+	  $(if $(filter undefined,$(origin PROMPT2)),,--prompt2 "$$PROMPT2") \
 	  $(call option,--preset,PRESET) $(call option,--latency,LATENCY) $(call option,--seed,SEED) \
 	  $(if $(filter-out 0,$(WAVES)),--waves)
 
@@ -136,9 +138,20 @@ format: $(VENV)/.stamp ## ruff: mend what it can mend, and format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+.PHONY: conformance
+conformance: $(VENV)/.stamp ## replay recorded block-manager operations against the KV controller's RTL
+#> FILE=            the recording (default: ../shared/conformance/kv-ops.jsonl)
+	@$(RUN) -m serrano_sim.conformance $(call option,--file,FILE) $(ARGS)
+
+.PHONY: bench-kvcache
+bench-kvcache: $(VENV)/.stamp ## measure the KV controller and its data path on the RTL: build/reports/kvcache.json
+#> ARGS=--quick     two minutes instead of a quarter of an hour
+	@$(RUN) -m serrano_sim.kv_bench $(ARGS)
+
 .PHONY: formal
-formal: $(VENV)/.stamp-formal ## prove the properties in tests/formal, which has none yet (installs YoWASP and z3 the first time)
-	@$(RUN) -m pytest $(ARGS) $(or $(TESTS),tests/formal)
+formal: $(VENV)/.stamp-formal ## prove the KV controller's invariants (installs YoWASP and z3 the first time)
+#> ARGS="--only NAME"   one property
+	@$(RUN) -m serrano_sim.formal $(ARGS)
 
 ##@ Other
 

@@ -9,13 +9,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGETS = "help venv doctor sim demo accuracy verilog test lint format formal train clean distclean".split()
+TARGETS = (
+    "help venv doctor sim demo accuracy verilog test lint format conformance bench-kvcache formal train clean"
+    " distclean"
+).split()
 
 
 def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess:
     """Runs make without what a make around this test, or the user, has put into the environment."""
     ours = (
-        "MAKEFLAGS MFLAGS MAKELEVEL MODEL TOKENIZER PROMPT TOKENS PRESET LATENCY SEED WAVES TEXT ARGS TESTS"
+        "MAKEFLAGS MFLAGS MAKELEVEL MODEL TOKENIZER PROMPT PROMPT2 TOKENS PRESET LATENCY SEED WAVES TEXT FILE"
+        " ARGS TESTS"
     )
     environment = {name: value for name, value in os.environ.items() if name not in ours.split()}
     command = ["make", "--no-print-directory", *arguments]
@@ -48,7 +52,18 @@ def test_help_names_every_target():
     assert re.findall(r"^  make ([a-z-]+) ", done.stdout, re.MULTILINE) == TARGETS
     phony = re.findall(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert " ".join(phony).split() == TARGETS
-    for variable in ("MODEL", "TOKENIZER", "PROMPT", "TOKENS", "PRESET", "LATENCY", "SEED", "WAVES", "TEXT"):
+    for variable in (
+        "MODEL",
+        "TOKENIZER",
+        "PROMPT",
+        "PROMPT2",
+        "TOKENS",
+        "PRESET",
+        "LATENCY",
+        "SEED",
+        "WAVES",
+        "FILE",
+    ):
         assert f"{variable}=" in done.stdout
 
 
@@ -67,6 +82,7 @@ def test_every_option_of_sim(shim):
         "TOKENIZER": "tok",
         "PROMPT": "p",
         "TOKENS": "4",
+        "PROMPT2": "it's",
         "PRESET": "tiny",
         "LATENCY": "200",
         "SEED": "7",
@@ -87,6 +103,13 @@ def test_a_prompt_arrives_as_it_was_given(shim, prompt):
     done = make("sim", f"PROMPT={prompt}", folder=shim)
     assert done.stdout == f"-m\nserrano_sim.run\n--prompt\n{prompt}\n"
     assert done.stderr == ""
+
+
+def test_recordings_and_measurements(shim):
+    done = make("conformance", "FILE=a b.jsonl", folder=shim)
+    assert done.stdout.splitlines() == ["-m", "serrano_sim.conformance", "--file", "a b.jsonl"]
+    assert dry_run("conformance").endswith("-m serrano_sim.conformance")
+    assert dry_run("bench-kvcache", "ARGS=--quick").endswith("-m serrano_sim.kv_bench --quick")
 
 
 def test_sim_needs_no_formal_tools():
