@@ -13,20 +13,29 @@ __all__ = ["SMALL", "UNKNOWN", "check_invariants", "manager", "random_command", 
 SMALL = dataclasses.replace(preset("tiny"), context_max=80, blocks_max=12, sequences_max=3)
 """Twelve blocks, three sequences of five entries: everything runs out often."""
 
-UNKNOWN = (0, 6, 7, 8, 9, 10, 13, 14, 15, 16, 18, 255)
+UNKNOWN = (0, 18, 128, 255)
 """Opcodes that are answered with BAD_CMD."""
 
 
-def manager(config: AcceleratorConfig, blocks: int, generation_bits: int = 32) -> BlockManager:
+def manager(
+    config: AcceleratorConfig, blocks: int, generation_bits: int = 32, reference_bits: int = 8
+) -> BlockManager:
     """The golden model of a controller."""
     return BlockManager(
-        blocks, config.blocks_max, config.sequences_max, config.table_entries, generation_bits
+        blocks,
+        config.blocks_max,
+        config.sequences_max,
+        config.table_entries,
+        generation_bits,
+        reference_bits,
     )
 
 
 def random_command(rng: random.Random, golden: BlockManager, seqs: list[int]) -> tuple[int, ...]:
     """A command of opcode, seq, tenant, arg0, arg1; most are legal in the golden model's state."""
-    opcode = rng.choices([*Opcode, rng.choice(UNKNOWN)], weights=[10, 14, 22, 18, 4, 7, 10, 8, 3], k=1)[0]
+    basic = [Opcode.OPEN, Opcode.ALLOC, Opcode.APPEND, Opcode.COMMIT, Opcode.ABORT, Opcode.FREE]
+    basic += [Opcode.TRANSLATE, Opcode.STAT]
+    opcode = rng.choices([*basic, rng.choice(UNKNOWN)], weights=[10, 14, 22, 18, 4, 7, 10, 8, 3], k=1)[0]
     seq = rng.choice(seqs) if rng.random() < 0.96 else rng.choice([golden.limit, 8, 256, 65535])
     sequence = golden.sequences.get(seq)
     tenant = rng.randrange(3)
