@@ -155,3 +155,44 @@ def test_sizes():
     assert (record_bytes(64), record_bytes(8, 2)) == (16 * 132, 16 * 36)
     assert block_bytes(3, 1, 8) == 960
     assert block_bytes(1, 1, 8) == 320
+
+
+def test_blocks_of_several_sequences():
+    """What is shared is read by both; a copy takes the first tokens, and nothing else of any record."""
+    rng = np.random.default_rng(25)
+    cache = KVCache(2, 3, 20, 16, blocks=8)
+    cache.open(0, [5, 1, 3])
+    every = [tokens(rng, 3, 40, 20) for _ in range(2)]
+    for layer in range(2):
+        cache.append(0, layer, *every[layer])
+    cache.commit(0, 40)
+    before = cache.image[3].copy()
+    cache.image[4] = 0xEE
+    cache.copy(3, 4, 6)
+    assert np.array_equal(cache.image[3], before)
+    cache.open(1, [5, 1, 4, 2], 38)
+    assert (cache.length(1), cache.used) == (38, 5)
+    for layer in range(2):
+        for got, wanted in zip(cache.read(1, layer, 38), every[layer], strict=True):
+            assert np.array_equal(got, wanted[:, :38])
+        # Records of 16 tokens: the copy's others are zeros.
+        for got in cache.read_group(1, layer, 1, 2):
+            assert not got[6:].any()
+    assert cache.image[4].astype(bool).sum() <= 6 * 6 * (2 * 20 + 4)
+    mask = cache.written()
+    assert [int(mask[block].sum()) // (6 * 44) for block in range(8)] == [0, 16, 0, 8, 6, 16, 0, 0]
+    cache.close(0)
+    assert cache.used == 4
+    cache.close(1)
+    assert cache.used == 0
+    cache.open(2)
+    cache.reserve(2, 7 * 16)
+    # Never used ones, then what came back: of the first sequence its own, of the second one all.
+    assert cache.table(2) == [6, 7, 3, 2, 4, 1, 5]
+    for table, length, message in (
+        ([1], 17, "Sequence 3 has no blocks for 17 tokens"),
+        ([0], 1, "There is no block 0"),
+        ([8], 1, "There is no block 8"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            cache.open(3, table, length)

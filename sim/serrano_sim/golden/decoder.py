@@ -75,9 +75,9 @@ class Decoder:
         self._qkv = [_stack(layer.k, layer.v, layer.q) for layer in model.layers]
         self._gate_up = [_stack(layer.gate, layer.up) for layer in model.layers]
 
-    def open(self, sequence: int = 0, table: Sequence[int] = ()) -> None:
-        """Makes an empty sequence, with blocks of the caller's choice to begin with."""
-        self.kv.open(sequence, table)
+    def open(self, sequence: int = 0, table: Sequence[int] = (), length: int = 0) -> None:
+        """Makes a sequence, with blocks of the caller's choice to begin with, and maybe tokens in them."""
+        self.kv.open(sequence, table, length)
 
     def close(self, sequence: int = 0) -> None:
         """Ends a sequence and frees its blocks."""

@@ -78,24 +78,44 @@ class KVCache:
         self._tables: dict[int, list[int]] = {}
         self._lengths: dict[int, int] = {}
 
-    def open(self, sequence: int, table: Sequence[int] = ()) -> None:
-        """Makes a sequence of length 0, with blocks of the caller's choice to begin with."""
+    def open(self, sequence: int, table: Sequence[int] = (), length: int = 0) -> None:
+        """Makes a sequence, with blocks of the caller's choice to begin with.
+
+        Its first `length` tokens are there already, in blocks that other sequences may have too; blocks
+        behind them must be free. Nothing of what others have may be written: the caller replaces a last block
+        that is not full by its copy.
+        """
         if sequence in self._tables:
             raise ValueError(f"Sequence {sequence} is open already")
-        for block in table:
+        filled = -(-length // BLOCK_SIZE)
+        if filled > len(table):
+            raise ValueError(f"Sequence {sequence} has no blocks for {length} tokens")
+        for block in table[filled:]:
             if block not in self._free:
                 raise ValueError(f"Block {block!r} is not free")
+        for block in table[:filled]:
+            if not NULL < block < self.blocks:
+                raise ValueError(f"There is no block {block!r}")
         if len(set(table)) != len(table):
             raise ValueError(f"A block table names each block once, not {list(table)!r}")
         for block in table:
-            self._free.remove(block)
+            if block in self._free:
+                self._free.remove(block)
         self._tables[sequence] = list(table)
-        self._lengths[sequence] = 0
+        self._lengths[sequence] = length
 
     def close(self, sequence: int) -> None:
-        """Gives the sequence's blocks back, the last one first."""
-        self._free.extend(reversed(self.table(sequence)))
+        """Gives the blocks back that no other sequence has, the last one first."""
+        table = self.table(sequence)
         del self._tables[sequence], self._lengths[sequence]
+        others = {block for other in self._tables.values() for block in other}
+        self._free.extend(block for block in reversed(table) if block not in others)
+
+    def copy(self, source: int, destination: int, tokens: int) -> None:
+        """Copies the first tokens of every record of a block into another one, and zeros for the others."""
+        rows = self._token_bytes(np.arange(tokens))
+        self.image[destination] = 0
+        self.image[destination, rows] = self.image[source, rows]
 
     def is_open(self, sequence: int) -> bool:
         """Whether the sequence exists."""
@@ -200,16 +220,20 @@ class KVCache:
         implementations.
         """
         mask = np.zeros(self.image.shape, dtype=bool)
-        every = np.concatenate([self._records(layer) for layer in range(self.layers)])
         for sequence, table in self._tables.items():
             length = self._lengths[sequence]
             for index, block in enumerate(table):
                 slots = np.arange(max(0, min(BLOCK_SIZE, length - index * BLOCK_SIZE)))
-                scale_at = (2 * slots[:, None] + np.arange(2)).reshape(-1)
-                code_at = 4 * BLOCK_SIZE + self._code_bytes_at[slots].reshape(-1)
-                at = (scale_at, scale_at + 2 * BLOCK_SIZE, code_at, code_at + self._run_bytes)
-                mask[block, every[:, None] + np.concatenate(at)] = True
+                mask[block, self._token_bytes(slots)] = True
         return mask
+
+    def _token_bytes(self, slots: Int) -> Int:
+        """Where in a block the bytes of these tokens lie, in all records: [records, bytes]."""
+        every = np.concatenate([self._records(layer) for layer in range(self.layers)])
+        scale_at = (2 * slots[:, None] + np.arange(2)).reshape(-1)
+        code_at = 4 * BLOCK_SIZE + self._code_bytes_at[slots].reshape(-1)
+        at = (scale_at, scale_at + 2 * BLOCK_SIZE, code_at, code_at + self._run_bytes)
+        return every[:, None] + np.concatenate(at)
 
     @property
     def _run_bytes(self) -> int:
