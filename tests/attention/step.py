@@ -142,6 +142,29 @@ def make(rng, config, kv_heads, group, head_dim, committed, rows, s_q=(-24, -18)
     return Step(command, codes, scales, records, staged)
 
 
+def divided(step: Step, parts: tuple[int, ...]) -> list[Step]:
+    """The same step as several commands of so many rows each; codes and scales come with the first."""
+    found, skip = [], 0
+    for rows in parts:
+        staged = {place: code for place, code in step.staged.items() if skip <= place[0] < skip + rows}
+        command = {**step.command, "skip": skip, "rows": rows}
+        first = skip == 0
+        codes, scales = (step.codes, step.scales) if first else ([], [])
+        found.append(Step(command, codes, scales, step.records, staged))
+        skip += rows
+    return found
+
+
+def moved(step: Step, row: int) -> Step:
+    """The same tokens as rows ``row`` and on of a larger step."""
+
+    def shifted(beats: list[dict]) -> list[dict]:
+        return [{**beat, "row": beat["row"] + row} for beat in beats]
+
+    staged = {(place + row, column): code for (place, column), code in step.staged.items()}
+    return Step({**step.command, "row": row}, shifted(step.codes), shifted(step.scales), step.records, staged)
+
+
 def record_beats(config: AcceleratorConfig, record: bytes) -> list[dict]:
     width = config.port_bytes
     beats = [list(record[start : start + width]) for start in range(0, len(record), width)]

@@ -26,6 +26,32 @@ def run(config, steps, stall=0.0, seed=0, engine=False, cycles=400_000):
             await send(ctx, dut.command, [one.command])
             await ctx.tick().until(dut.idle)
 
+    drive(config, dut, steps, feed, stall, rng, seed, engine, cycles)
+
+
+def run_together(config, spans, stall=0.0, seed=0, engine=False, cycles=400_000):
+    """Runs steps as the spans of one: codes and scales of all rows first, then a command for each."""
+    dut = step.AttentionWithEngine(config) if engine else Attention(config)
+    placed, row = [], 0
+    for span in spans:
+        skip = span.command.get("skip", 0)
+        placed.append(step.moved(span, row - skip))
+        row += span.command["rows"]
+    assert row <= config.rows_max
+
+    async def feed(ctx):
+        ctx.set(dut.head_pad, placed[0].command["head_pad"])
+        for one in placed:
+            await send(ctx, dut.codes, one.codes)
+            await send(ctx, dut.scales, one.scales)
+        await send(ctx, dut.command, [one.command for one in placed])
+
+    drive(config, dut, placed, feed, stall, random.Random(seed), seed, engine, cycles)
+
+
+def drive(config, dut, steps, feed, stall, rng, seed, engine, cycles):
+    """Gives the records of all steps and checks what is staged."""
+
     async def gather(ctx):
         for one in steps:
             for record in one.records:
@@ -119,3 +145,25 @@ def test_extreme_scales(s_q, s_kv):
     config = reference.small(4, 2, attention_rows_max=4, head_dim_max=8, kv_width_max=16)
     rng = np.random.default_rng(12)
     run(config, [step.make(rng, config, 1, 2, 8, 38, 2, s_q, s_kv)])
+
+
+@pytest.mark.parametrize("stall", STALLS)
+@pytest.mark.parametrize("engine", [False, True])
+def test_several_sequences(stall, engine):
+    """Rows of several sequences in one step: single ones, and chunks that begin inside of a group."""
+    config = reference.small(4, 2, rows_max=8, attention_rows_max=8, head_dim_max=8, kv_width_max=16)
+    rng = np.random.default_rng(13)
+    shapes = [(2, 2, 6, 35, 1), (2, 2, 6, 0, 1), (2, 2, 6, 14, 4), (2, 2, 6, 16, 1), (2, 2, 6, 47, 1)]
+    run_together(config, [step.make(rng, config, *shape) for shape in shapes], stall, engine=engine)
+
+
+@pytest.mark.parametrize("stall", STALLS)
+@pytest.mark.parametrize(
+    ("committed", "parts"), [(13, (2, 3)), (0, (1, 1, 1)), (31, (3, 1)), (16, (2, 2, 1))]
+)
+def test_chunk_in_parts(stall, committed, parts):
+    """A chunk with too many rows for one command: later parts attend to the rows of earlier ones."""
+    config = reference.small(4, 2, rows_max=8, attention_rows_max=6, head_dim_max=8, kv_width_max=16)
+    rng = np.random.default_rng(14)
+    whole = step.make(rng, config, 2, 2, 6, committed, sum(parts))
+    run_together(config, [step.make(rng, config, 2, 2, 6, 5, 2), *step.divided(whole, parts)], stall)

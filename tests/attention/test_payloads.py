@@ -17,6 +17,8 @@ def test_fields_hold_the_limits(name):
     config = PRESETS[name]
     command = payloads.AttendCommand(config)
     limits = {
+        "row": config.rows_max - 1,
+        "skip": config.rows_max - 1,
         "rows": config.rows_max,
         "kv_heads": config.heads_max,
         "group": config.attention_rows_max,

@@ -180,6 +180,7 @@ class Attention(wiring.Component):
             self.command.ready.eq(~busy),
             self.idle.eq(~busy),
             normalizer.command.valid.eq(left != 0),
+            head_command.row.eq(todo.row + todo.skip),
             head_command.rows.eq(item_rows),
             head_command.group.eq(todo.group),
             head_command.head_pad.eq(todo.head_pad),

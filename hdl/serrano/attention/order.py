@@ -59,7 +59,7 @@ class ItemIterator(wiring.Component):
             item.head.eq(head),
             item.base.eq(base),
             item.first.eq(base == command.committed),
-            item.last.eq(base + command.rows <= GROUP_TOKENS),
+            item.last.eq(base + command.skip + command.rows <= GROUP_TOKENS),
             item.final.eq(item.last & (head == command.kv_heads - 1)),
             item.memory.eq(base > 0),
             item.slot.eq(slot),

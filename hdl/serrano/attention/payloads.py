@@ -82,16 +82,19 @@ def chunk_count(config: AcceleratorConfig) -> range:
 
 
 class AttendCommand(data.StructLayout):
-    """Attention of the ``rows`` (count) tokens of a step, which all belong to one sequence.
+    """Attention of ``rows`` (count) tokens of one sequence.
 
-    ``kv_heads`` KV heads of ``group`` query heads each (counts), of ``head_dim`` channels; the output has
-    ``head_pad`` channels for each head. The sequence has ``committed`` tokens in memory; the step's tokens
-    follow them. ``rows * group`` is at most ``attention_rows_max``.
+    The sequence has ``committed`` tokens in memory; behind them it has rows of this step, from row ``row``
+    on, of which the first ``skip`` are only attended to (another command has attended for them). ``kv_heads``
+    KV heads of ``group`` query heads each (counts), of ``head_dim`` channels; the output has ``head_pad``
+    channels for each head. ``rows * group`` is at most ``attention_rows_max``.
     """
 
     def __init__(self, config: AcceleratorConfig):
         super().__init__(
             {
+                "row": ceil_log2(config.rows_max),
+                "skip": ceil_log2(config.rows_max),
                 "rows": range(config.rows_max + 1),
                 "kv_heads": range(config.heads_max + 1),
                 "group": item_row_count(config),
@@ -106,9 +109,9 @@ class Item(data.StructLayout):
     """One group of 16 tokens of one KV head.
 
     Its first ``base`` tokens are committed (all if there are more than 16), those after them are the step's,
-    from its first on; with a negative ``base`` the step's token ``-base`` comes first. ``first`` and ``last``
-    of its head; ``final`` if it is the last of the last head, too. With ``memory`` it has a record: number
-    ``serial``, in slot ``slot``.
+    from the sequence's first row on; with a negative ``base`` its row ``-base`` comes first. ``first`` and
+    ``last`` of its head; ``final`` if it is the last of the last head, too. With ``memory`` it has a record:
+    number ``serial``, in slot ``slot``.
     """
 
     def __init__(self, config: AcceleratorConfig):

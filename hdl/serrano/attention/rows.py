@@ -104,7 +104,7 @@ class AttentionRows(wiring.Component):
             self.operations.ready.eq(end),
             self.release.eq(end & values),
             self.queries.en.eq(taken & ~values),
-            self.queries.row.eq(token),
+            self.queries.row.eq(self.command.row + self.command.skip + token),
             self.queries.head.eq(item.head * self.command.group + member),
             self.queries.chunk.eq(chunk),
             self.weights.en.eq(taken & values),

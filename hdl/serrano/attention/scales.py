@@ -63,6 +63,7 @@ class ItemScales(wiring.Component):
         place = Signal(range(GROUP_TOKENS))
         arrived = Signal()
         row = Signal.like(item.base)
+        rows = self.command.skip + self.command.rows
         k_scales, v_scales = (
             Signal.like(payload.k_scales, name=name, reset_less=True) for name in ("k_scales", "v_scales")
         )
@@ -73,13 +74,13 @@ class ItemScales(wiring.Component):
             row.eq(token - item.base),
             self.records.slot.eq(item.slot),
             self.records.serial.eq(item.serial),
-            self.forward.row.eq(row),
+            self.forward.row.eq(self.command.row + row),
             self.forward.head.eq(item.head),
             payload.k_scales.eq(k_scales),
             payload.v_scales.eq(v_scales),
             payload.first.eq(item.first),
             payload.last.eq(item.last),
-            payload.count.eq(item.base + 1),
+            payload.count.eq(item.base + self.command.skip + 1),
         ]
         m.d.sync += [arrived.eq(self.forward.en), place.eq(token)]
         with m.If(arrived):
@@ -98,7 +99,9 @@ class ItemScales(wiring.Component):
                 with m.If(item.base >= GROUP_TOKENS):
                     m.next = "OFFER"
             with m.State("FORWARD"):
-                m.d.comb += self.forward.en.eq((token < GROUP_TOKENS) & (row < self.command.rows))
+                m.d.comb += self.forward.en.eq(
+                    (token < GROUP_TOKENS) & (row < self.command.skip + self.command.rows)
+                )
                 m.d.sync += token.eq(token + 1)
                 with m.If(~self.forward.en):
                     m.next = "OFFER"

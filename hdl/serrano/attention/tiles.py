@@ -110,7 +110,7 @@ class TileFeeder(wiring.Component):
             self.records.unit.eq(Mux(chunk == 0, self._run(operation.values), start) + (index >> packed)),
             self.forward.en.eq(taken),
             self.forward.values.eq(operation.values),
-            self.forward.row.eq(token - item.base),
+            self.forward.row.eq(self.command.row + token - item.base),
             self.forward.head.eq(item.head),
             self.forward.chunk.eq(chunk),
         ]
@@ -136,10 +136,11 @@ class TileFeeder(wiring.Component):
         config, enable = self.config, control.advance
         vectors, n = config.load_vectors, config.n
         base = self.operations.payload.item.base
+        end = base + self.command.skip + self.command.rows
         sources = []
         for vector in range(vectors):
             place = token + vector
-            sources += [place < base, (place >= base) & (place < base + self.command.rows)]
+            sources += [place < base, (place >= base) & (place < end)]
         offset = Signal(exact_log2(config.load_bytes), reset_less=True)
         front = Signal(8 * config.load_bytes, reset_less=True)
         with m.If(enable):
