@@ -99,9 +99,7 @@ class ItemScales(wiring.Component):
                 with m.If(item.base >= GROUP_TOKENS):
                     m.next = "OFFER"
             with m.State("FORWARD"):
-                m.d.comb += self.forward.en.eq(
-                    (token < GROUP_TOKENS) & (row < self.command.skip + self.command.rows)
-                )
+                m.d.comb += self.forward.en.eq((token < GROUP_TOKENS) & (row < rows))
                 m.d.sync += token.eq(token + 1)
                 with m.If(~self.forward.en):
                     m.next = "OFFER"
