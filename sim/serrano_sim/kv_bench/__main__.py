@@ -6,7 +6,9 @@ The report goes to ``build/reports/kvcache.json``. Exit status 1 if a limit is m
 
 import argparse
 import json
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -83,6 +85,13 @@ def bench(
     return results, figures
 
 
+def run_folder(root: Path) -> Path:
+    """A new folder for the runs' files."""
+    runs = root / "sim" / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix="kv_bench-", dir=runs))
+
+
 def main(
     argv: Sequence[str] | None = None,
     parts: Mapping[str, Callable[[Scope], Result]] = PARTS,
@@ -98,7 +107,7 @@ def main(
         quick=args.quick,
         commands=args.commands,
         seed=args.seed,
-        folder=root / "sim" / "kv_bench",
+        folder=run_folder(root),
         reports=root / "reports",
     )
     chosen = {name: part for name, part in parts.items() if args.only is None or name in args.only}
@@ -117,6 +126,10 @@ def main(
     file.write_text(json.dumps(report, indent=2) + "\n")
     show_figures(console, figures)
     missed = [figure.name for group in figures.values() for figure in failed(group)]
+    if missed:
+        console.print(f"files of the runs: {scope.folder}", highlight=False, soft_wrap=True)
+    else:
+        shutil.rmtree(scope.folder)
     verdict = f"limits missed: {', '.join(missed)}" if missed else "every limit that was measured is kept"
     console.print(f"{verdict}; {seconds} s", style="red" if missed else "green", highlight=False)
     return 1 if missed else 0
