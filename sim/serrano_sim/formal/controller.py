@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proofs about the controller: one whole command, from any state that satisfies the invariants."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from amaranth import *
+
+from serrano.config import AcceleratorConfig
+from serrano.kvcache import Controller, Opcode, Status
+from serrano.kvcache.payloads import KVCommand
+
+from .bench import Bench
+from .reference import Ask, Sizes, State, reference
+
+__all__ = ["CONFIG", "SIZES", "command", "initialization"]
+
+SIZES = Sizes(blocks=4, sequences=2, entries=3, reference_bits=2, generation_bits=2)
+
+CONFIG = AcceleratorConfig(
+    name="formal", n=4, port_bytes=4, lanes=2, rows_max=2, dim_max=8, ffn_max=8, heads_max=2, kv_width_max=8,
+    head_dim_max=8, vocab_max=16, context_max=16 * SIZES.entries, blocks_max=SIZES.blocks,
+    sequences_max=SIZES.sequences, attention_rows_max=2, address_bits=16, tape_fifo_bytes=64,
+    read_burst_bytes=32,
+)  # fmt: skip
+"""Four blocks, two sequences of three entries."""
+
+
+class Machine:
+    """The controller with its state as the invariants and the reference see it."""
+
+    def __init__(self, bench: Bench):
+        self.bench = bench
+        component = controller()
+        self.unit = unit = bench.open(component, "controller")
+        bench.free_inputs(component)
+        self.pool, self.tables, self.requesters = unit["pool"], unit["tables"], unit["requesters"]
+        self.states = self.pool["states"].cells
+        self.followers = self.pool["followers"].cells
+        self.predecessors = self.pool["predecessors"].cells
+        self.sequences = self.tables["states"].cells
+        self.opened = self.tables.signal("opened")
+        self.owners = self.tables["owners"].cells
+        entries = self.tables["table"].cells
+        stride = len(entries) // len(self.sequences)
+        self.table = [
+            [entries[seq * stride + index] for index in range(SIZES.entries)]
+            for seq in range(SIZES.sequences)
+        ]
+        self.idle = unit.ongoing("IDLE")
+        let = bench.let
+        self.live = [
+            [
+                let(self.opened[s] & (index >= state.first) & (index < state.entries), f"live_{s}_{index}")
+                for index in range(SIZES.entries)
+            ]
+            for s, state in enumerate(self.sequences)
+        ]
+        # The free list, from its head on.
+        self.order = [let(self.pool.head, "order_0")]
+        for place in range(1, SIZES.blocks - 1):
+            before = self.order[-1]
+            following = Array(self.followers)[before]
+            self.order.append(let(Mux(before == 0, 0, following), f"order_{place}"))
+        self.listed = let(sum(number != 0 for number in self.order), "listed")
+
+    def invariants(self) -> dict[str, Value]:
+        """Conditions on the state while no command is executed, by the names of their checks."""
+        pool, blocks, sequences = self.pool, range(SIZES.blocks), range(SIZES.sequences)
+        places = [(s, index) for s in sequences for index in range(SIZES.entries)]
+        inside = [(number < pool.size) & (number != 0) for number in blocks]
+        found: dict[str, list[Any]] = {}
+
+        # 1: references are table entries.
+        for number in blocks:
+            named = sum(self.live[s][i] & (self.table[s][i] == number) for s, i in places)
+            found.setdefault("references", []).append(self.states[number].references == named)
+        # 2: what is not held is on the list once; the list is sound in both directions.
+        free_list = found.setdefault("free_list", [])
+        free_list += [pool.free + pool.used + 1 == pool.size, self.listed == pool.free]
+        for place, number in enumerate(self.order):
+            before = self.order[place - 1] if place else Const(0)
+            free_list.append((number == 0) | (Array(self.predecessors)[number] == before))
+            behind = self.order[place + 1] if place + 1 < len(self.order) else Const(0)
+            free_list.append((number == 0) | (behind != 0) | (pool.tail == number))
+            if place + 1 == len(self.order):
+                free_list.append((number == 0) | (Array(self.followers)[number] == 0))
+        free_list.append((pool.head != 0) | (pool.tail == 0))
+        for number in blocks:
+            times = sum((listed == number) & (listed != 0) for listed in self.order)
+            free = inside[number] & (self.states[number].references == 0)
+            free_list.append(times == free)
+            links = self.followers[number] | self.predecessors[number]
+            free_list.append(free | (links == 0))
+        # 3: NULL is nobody's, and no live entry is NULL.
+        null = found.setdefault("null", [])
+        null.append((self.states[0].references == 0) & ~self.states[0].sealed & (self.states[0].written == 0))
+        null += [~self.live[s][i] | (self.table[s][i] != 0) for s, i in places]
+        null += [~self.live[s][i] | (self.table[s][i] < pool.size) for s, i in places]
+        # 4: what is reserved is nobody else's.
+        reserved = found.setdefault("reserved_blocks", [])
+        for s, i in places:
+            state, block = self.sequences[s], Array(self.states)[self.table[s][i]]
+            end = state.length + state.reserved
+            touched = self.opened[s] & (16 * i < end) & (16 * (i + 1) > state.length) & (state.reserved != 0)
+            reserved.append(~touched | (self.live[s][i] & (block.references == 1) & ~block.sealed))
+        # 5: blocks of a sequence are its tenant's.
+        tenants = found.setdefault("tenants", [])
+        for s, i in places:
+            block = Array(self.states)[self.table[s][i]]
+            tenants.append(~self.live[s][i] | (block.tenant == self.sequences[s].tenant))
+        for number in blocks[1:]:
+            tenants.append(
+                (self.states[number].references == 0) | (self.owners[number] == self.states[number].tenant)
+            )
+        # 7: what is committed is written.
+        written = found.setdefault("written", [])
+        for s, i in places:
+            state, block = self.sequences[s], Array(self.states)[self.table[s][i]]
+            tokens = Mux(state.length > 16 * (i + 1), 16, state.length - 16 * i)
+            needed = self.live[s][i] & (state.length > 16 * i)
+            written.append(~needed | (block.written >= tokens))
+        for number in blocks:
+            block = self.states[number]
+            written.append(~block.sealed | (block.written == 16))
+            written.append(block.written <= 16)
+        # What all of this rests on: lengths fit tables, and copies of the state agree.
+        sound = found.setdefault("sound", [])
+        sound += [pool.size >= 1, pool.size <= SIZES.blocks, pool.peak >= pool.used]
+        for s in sequences:
+            state = self.sequences[s]
+            closed = ~self.opened[s]
+            sound.append(closed | (state.length + state.reserved <= 16 * state.entries))
+            sound.append(closed | (state.entries <= SIZES.entries))
+            sound.append(closed | (16 * state.first <= state.length))
+            copy = self.tables["lookup_states"].cells[s]
+            sound.append(closed | (Value.cast(copy) == Value.cast(state)))
+        # A block that is not sealed is named at most once by a sequence.
+        for s in sequences:
+            for i in range(SIZES.entries):
+                for j in range(i):
+                    both = self.live[s][i] & self.live[s][j] & (self.table[s][i] == self.table[s][j])
+                    sound.append(~both | Array(self.states)[self.table[s][i]].sealed)
+        return {
+            name: self.bench.let(Cat(conditions).all(), f"inv_{name}") for name, conditions in found.items()
+        }
+
+    def quiet(self) -> Value:
+        """Nothing is under way in the pool."""
+        return ~self.pool.done & ~self.pool.initializing
+
+    def abstract(self, name: str) -> State:
+        """The state as the reference sees it."""
+        m, state = self.bench.m, State(SIZES, name)
+        for number, block in enumerate(self.states):
+            for field in ("references", "tenant", "sealed", "written", "generation"):
+                m.d.comb += getattr(state, field)[number].eq(getattr(block, field))
+        m.d.comb += [signal.eq(value) for signal, value in zip(state.order, self.order, strict=True)]
+        pool = self.pool
+        # The highest use is noted a cycle after it was reached.
+        m.d.comb += [
+            state.count.eq(pool.free),
+            state.size.eq(pool.size),
+            state.peak.eq(Mux(pool.used > pool.peak, pool.used, pool.peak)),
+        ]
+        for s, its in enumerate(self.sequences):
+            with m.If(self.opened[s]):
+                m.d.comb += [
+                    state.opened[s].eq(1),
+                    state.owner[s].eq(its.tenant),
+                    *(
+                        getattr(state, field)[s].eq(getattr(its, field))
+                        for field in ("length", "reserved", "entries", "first")
+                    ),
+                ]
+            for index in range(SIZES.entries):
+                m.d.comb += state.table[s][index].eq(Mux(self.live[s][index], self.table[s][index], 0))
+        return state
+
+
+def controller() -> Controller:
+    """The controller in the size of the proofs."""
+    sizes = {"generation_bits": SIZES.generation_bits, "reference_bits": SIZES.reference_bits}
+    known = inspect.signature(Controller).parameters
+    return Controller(CONFIG, translate_ports=2, **{k: v for k, v in sizes.items() if k in known})
+
+
+def command(bench: Bench, case: str, limit: int = 30) -> None:
+    """One command, taken in the first cycle in any state that satisfies the invariants, to its end.
+
+    ``case`` is the name of an opcode, or ``UNKNOWN`` for all numbers that are none. Requesters, look-ups and
+    ``locked`` do in every cycle what they like.
+    """
+    opcode = None if case == "UNKNOWN" else Opcode[case]
+    machine = Machine(bench)
+    m, requesters = bench.m, machine.requesters
+    status = Value.cast(requesters.status)
+    invariants = machine.invariants()
+    bench.assume(machine.idle & requesters.take & machine.quiet(), at_start=True)
+    for condition in invariants.values():
+        bench.assume(condition, at_start=True)
+    asked = Value.cast(requesters.command)
+    held = bench.past(asked, when=bench.start)
+    given = KVCommand(bench.let(Mux(bench.start, asked, held), "given"))
+    if opcode is None:
+        bench.assume(~Cat(given.opcode == known.value for known in Opcode).any())
+    else:
+        bench.assume(given.opcode == opcode.value)
+
+    # The state in the first cycle, kept, and what the command has to make of it.
+    now = machine.abstract("now")
+    before = State(SIZES, "before")
+    parts = now.parts()
+    for name, signal in before.parts().items():
+        m.d.comb += signal.eq(Mux(bench.start, parts[name], bench.past(parts[name], when=bench.start)))
+    ask = Ask(given.seq, given.tenant, given.arg0, given.arg1)
+    expected = reference(m, before, opcode, ask)
+
+    cycle = Signal(range(limit + 2))
+    ended, settled = Signal(), Signal()
+    with m.If(cycle != limit + 1):
+        m.d.sync += cycle.eq(cycle + 1)
+    responds = bench.let(requesters.respond & ~ended, "responds")
+    with m.If(responds):
+        m.d.sync += ended.eq(1)
+    # The first idle cycle after the response.
+    finish = bench.let(ended & ~settled & machine.idle, "finish")
+    with m.If(finish):
+        m.d.sync += settled.eq(1)
+    bench.check("status", ~responds | (status == expected.status))
+    bench.check("aux", ~responds | (requesters.aux == expected.aux))
+    bench.check("one_response", ~requesters.respond | ~ended | settled)
+    bench.check("state", ~finish | now.equals(expected.state))
+    refused = bench.let(finish & (bench.past(status, when=responds) != Status.OK.value), "refused")
+    bench.check("refused", ~refused | now.equals(before))
+    for name, condition in invariants.items():
+        bench.check(name, ~finish | condition)
+    bench.check("quiet", ~finish | machine.quiet())
+    bench.check("completes", (cycle <= limit) | settled)
+    _watch(bench, machine, settled)
+
+
+def _watch(bench: Bench, machine: Machine, settled: Signal) -> None:
+    """What must hold in every cycle of a command."""
+    pool, states = machine.pool, machine.states
+    memory = pool["states"].component
+    old = Array(states)[memory.w_addr]
+    new = memory.w_data
+    writes = memory.w_en & ~settled
+    grows = new.references == old.references + 1
+    shrinks = new.references + 1 == old.references
+    bench.check("no_wrap", ~writes | grows | shrinks | (new.references == old.references))
+    bench.check("generation", ~writes | (new.generation >= old.generation))
+    bench.check("null_untouched", ~writes | (memory.w_addr != 0))
+
+
+def initialization(bench: Bench, limit: int = 12) -> None:
+    """``initialize`` from any state whatever, which is also what follows reset."""
+    machine = Machine(bench)
+    m, unit = bench.m, machine.unit
+    invariants = machine.invariants()
+    wanted = unit.signal("wanted")
+    bench.assume(machine.idle & wanted & machine.quiet(), at_start=True)
+    cycle, settled = Signal(range(limit + 2)), Signal()
+    with m.If(cycle != limit + 1):
+        m.d.sync += cycle.eq(cycle + 1)
+    finish = bench.let((cycle != 0) & machine.idle & ~settled, "finish")
+    with m.If(finish):
+        m.d.sync += settled.eq(1)
+    blocks = bench.past(unit.component.blocks, when=bench.start)
+    limited = Mux(blocks > SIZES.blocks, SIZES.blocks, Mux(blocks == 0, 1, blocks))
+    for name, condition in invariants.items():
+        bench.check(name, ~finish | condition)
+    order = [Mux(place + 1 < limited, place + 1, 0) for place in range(SIZES.blocks - 1)]
+    same = Cat(mine == its for mine, its in zip(machine.order, order, strict=True)).all()
+    bench.check("fresh", ~finish | ((machine.pool.size == limited) & same & (machine.opened == 0)))
+    bench.check("quiet", ~finish | machine.quiet())
+    bench.check("completes", (cycle <= limit) | settled)
