@@ -10,6 +10,7 @@ import numpy as np
 from cocotb.triggers import FallingEdge, RisingEdge, ValueChange, with_timeout
 
 from serrano_sim.cocotb.axilite import reset
+from serrano_sim.memory.dram import settings_of
 from serrano_sim.memory.handle import AxiMemory, Trace
 
 WIDTHS = (2, 4, 16, 64)
@@ -28,6 +29,7 @@ class Copy:
         self.memory.clear_watches()
         self.memory.configure(read_latency=1, write_latency=1, stall=0.0, read_bandwidth=(0, 0))
         self.memory.configure(write_bandwidth=(0, 0), shared_port=False, max_reads=16, max_writes=16)
+        self.memory.configure(dram="")
         self.memory.contents[:] = 0
 
     def signal(self, name):
@@ -121,6 +123,50 @@ async def bandwidth_is_limited(dut):
         await copy.run(source=0, target=0x80000, bursts=100, beats=8)
         assert copy.memory.read(0x80000, 800 * 16) == copy.memory.read(0, 800 * 16)
         assert abs(copy.value("duration") / 800 - expected) < 0.03, (limits, copy.value("duration"))
+
+
+@cocotb.test()
+async def dram_has_rows(dut):
+    """A closed row costs its activation, a wrong one the precharge too, and an open one nothing."""
+    copy = await start(dut, 16)
+    copy.fill(5)
+    memory, latency = copy.memory, 20
+    memory.configure(read_latency=latency, write_latency=latency, dram="ddr3-1600")
+    settings = settings_of("ddr3-1600")
+    rcd, rp, row = settings["dram_rcd"], settings["dram_rp"], settings["dram_row_bytes"]
+    same_bank = row * settings["dram_banks"]
+    delays = []
+    for source in (0, 64, same_bank, row, 0):
+        await copy.run(source=source, target=0x80000 + 2 * row, bursts=1, beats=1)
+        assert memory.read(0x80000 + 2 * row, 16) == memory.read(source, 16)
+        for _ in range(40):
+            await FallingEdge(dut.clk)
+        delays.append(copy.value("read_delay") - latency)
+    assert delays == [rcd, 0, rp + rcd, rcd, rp + rcd]
+
+
+@cocotb.test()
+async def dram_streams(dut):
+    """Reading and writing one row after the other keeps the shared bus busy; refreshes come in time."""
+    copy = await start(dut, 16)
+    copy.fill(6)
+    memory, beats = copy.memory, 0x80000 // 16
+    memory.configure(read_latency=20, write_latency=20, dram="ddr3-1600", max_writes=64)
+    before, cycles = memory.statistics(), memory.cycles
+    await copy.run(source=0, target=0x80000, bursts=beats // 16, beats=16)
+    assert memory.read(0x80000, 16 * beats) == memory.read(0, 16 * beats)
+    after, cycles = memory.statistics(), memory.cycles - cycles
+    passed = {name: after[name] - before[name] for name in after}
+    settings = settings_of("ddr3-1600")
+    assert abs(passed["dram_refreshes"] - cycles / settings["dram_refresh_interval"]) <= 1
+    # Each row is opened once, and once more after a refresh or where reads and writes meet in a bank.
+    rows = 2 * 0x80000 // settings["dram_row_bytes"]
+    assert (
+        rows <= passed["dram_row_misses"] <= rows + 4 * passed["dram_refreshes"] + passed["dram_turnarounds"]
+    )
+    stands = passed["dram_turnarounds"] * settings["dram_write_to_read"]
+    assert 2 * beats <= copy.value("duration") <= 1.1 * 2 * beats + stands
+    memory.configure(dram="")
 
 
 @cocotb.test()

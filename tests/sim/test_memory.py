@@ -32,7 +32,7 @@ def simulate(folder, **options):
 
 def test_memory_model(tmp_path):
     results = simulate(tmp_path)
-    assert len(results.tests) == 10
+    assert len(results.tests) == 12
     # What the run left is there for the process that started it.
     memory = AxiMemory("mem4", folder=tmp_path / "run")
     assert memory.size == 1 << 20
@@ -110,5 +110,5 @@ def test_not_a_recording(tmp_path):
 
 def test_files_of_another_version(tmp_path):
     (tmp_path / "memory.ctl").write_bytes(b"\x01" * 8192)
-    with pytest.raises(ValueError, match=r"is not a control file of version 1$"):
+    with pytest.raises(ValueError, match=r"is not a control file of version 2$"):
         AxiMemory(folder=tmp_path)

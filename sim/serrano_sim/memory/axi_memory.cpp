@@ -8,6 +8,7 @@
 // response gets the old data.
 
 #include "axi_memory.h"
+#include "dram.h"
 
 #include <fcntl.h>
 #include <svdpi.h>
@@ -30,6 +31,9 @@ constexpr unsigned RULES = 8;
 constexpr unsigned LOGGED_VIOLATIONS = 32;
 constexpr uint64_t DEFAULT_SIZE = 64ull << 20;
 constexpr size_t MAX_EARLY_BEATS = 512;
+// Writes wait for others while a DRAM reads: for so many, or for so many cycles.
+constexpr size_t POSTED_WRITES = 8;
+constexpr uint64_t POSTED_CYCLES = 64;
 enum Response : unsigned { OKAY = 0, SLVERR = 2, DECERR = 3 };
 
 [[noreturn]] void fail(const std::string& what) {
@@ -95,6 +99,7 @@ struct Beat {
 struct Read {
     Address at;
     uint64_t due;
+    std::vector<uint64_t> dues;  // of each beat, if the memory is a DRAM
     unsigned beat;
     unsigned fault;  // response of a matching fault, 0 if none
     uint64_t fault_low, fault_high;
@@ -142,6 +147,7 @@ class Model {
         refill();
         accept_read(in);
         accept_write(in);
+        write_posted();
         drive_read(in);
         drive_response(in);
         drive_ready();
@@ -159,6 +165,7 @@ class Model {
             control_->read_latency = control_->write_latency = 1;
             control_->max_reads = control_->max_writes = 16;
         }
+        dram_ = Dram(control_);
         if (control_->magic != CONTROL_MAGIC || control_->version != CONTROL_VERSION) {
             std::fprintf(stderr, "axi_memory: %s.ctl is not a control file of version %llu\n", name_.c_str(),
                          static_cast<unsigned long long>(CONTROL_VERSION));
@@ -187,6 +194,8 @@ class Model {
         writes_.clear();
         early_.clear();
         done_.clear();
+        posted_.clear();
+        dram_ = Dram(control_);
         held_ar_ = held_aw_ = held_w_ = false;
     }
 
@@ -260,7 +269,9 @@ class Model {
     void accept_read(const Inputs& in) {
         if (!(in.arvalid && out_.arready)) return;
         check_burst(in.ar);
-        Read read{in.ar, control_->cycles + control_->read_latency, 0, OKAY, 0, 0};
+        Read read{in.ar, control_->cycles + control_->read_latency, {}, 0, OKAY, 0, 0};
+        if (control_->dram_banks != 0)
+            read.dues = dram_.schedule(in.ar.address, in.ar.len + 1, width_, false, control_->cycles);
         read.fault = fault(in.ar, false, &read.fault_low, &read.fault_high);
         reads_.push_back(read);
         control_->reads++;
@@ -273,7 +284,7 @@ class Model {
             uint64_t low, high;
             writes_.push_back(Write{in.aw, fault(in.aw, true, &low, &high), {}});
             control_->writes++;
-            const uint64_t outstanding = writes_.size() + done_.size();
+            const uint64_t outstanding = writes_.size() + posted_.size() + done_.size();
             if (outstanding > control_->writes_outstanding_peak) control_->writes_outstanding_peak = outstanding;
         }
         if (in.wvalid && out_.wready) {
@@ -285,10 +296,25 @@ class Model {
             take_beat(writes_.front(), early_.front());
             early_.pop_front();
             if (writes_.front().beats.size() > writes_.front().at.len) {
-                done_.push_back(Done{std::move(writes_.front()), control_->cycles + control_->write_latency});
+                auto& target = control_->dram_banks != 0 ? posted_ : done_;
+                target.push_back(Done{std::move(writes_.front()), control_->cycles + control_->write_latency});
                 writes_.pop_front();
             }
         }
+    }
+
+    // A DRAM writes when enough writes have come together, when they have waited long, or when nothing else is to be done.
+    void write_posted() {
+        if (posted_.empty()) return;
+        const uint64_t now = control_->cycles;
+        const bool old = posted_.front().due + POSTED_CYCLES <= now + control_->write_latency;
+        if (posted_.size() < POSTED_WRITES && !old && dram_.free() > now) return;
+        for (Done& done : posted_) {
+            const Address& at = done.write.at;
+            done.due = dram_.schedule(at.address, at.len + 1, width_, true, now).back() + control_->write_latency;
+            done_.push_back(std::move(done));
+        }
+        posted_.clear();
     }
 
     void take_beat(Write& write, const Beat& beat) {
@@ -337,7 +363,8 @@ class Model {
         if (out_.rvalid || reads_.empty()) return;
         Read& read = reads_.front();
         // What is driven now is taken at the next edge at the earliest.
-        if (control_->cycles + 1 < read.due || !allowed(read_limiter_, false)) return;
+        const uint64_t due = read.dues.empty() ? read.due : read.dues[read.beat] + control_->read_latency;
+        if (control_->cycles + 1 < due || !allowed(read_limiter_, false)) return;
         if (random_r_.chance(control_->stall_r)) return;
         read_limiter_.credit -= static_cast<int64_t>(window(false));
         const uint64_t address = beat_address(read.at, read.beat);
@@ -393,7 +420,7 @@ class Model {
     }
 
     void drive_ready() {
-        const uint64_t pending_writes = writes_.size() + done_.size() + (out_.bvalid ? 1 : 0);
+        const uint64_t pending_writes = writes_.size() + posted_.size() + done_.size() + (out_.bvalid ? 1 : 0);
         out_.arready = reads_.size() < control_->max_reads && !random_ar_.chance(control_->stall_ar);
         out_.awready = pending_writes < control_->max_writes && !random_aw_.chance(control_->stall_aw);
         out_.wready = early_.size() < MAX_EARLY_BEATS && allowed(write_limiter(), true) &&
@@ -420,7 +447,8 @@ class Model {
     std::deque<Read> reads_;
     std::deque<Write> writes_;
     std::deque<Beat> early_;
-    std::deque<Done> done_;
+    std::deque<Done> posted_, done_;
+    Dram dram_;
     Outputs out_;
     bool held_ar_ = false, held_aw_ = false, held_w_ = false, was_rvalid_ = false;
     Address last_ar_, last_aw_;

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from .dram import Dram, settings_of
+
 __all__ = ["CPP_SOURCES", "VERILOG_SOURCES", "AxiMemory", "Trace", "violations_in"]
 
 _FOLDER = Path(__file__).parent
@@ -22,7 +24,7 @@ VERILOG_SOURCES = (_FOLDER / "axi_memory.sv", _FOLDER / "trace_sink.sv")
 CPP_SOURCES = (_FOLDER / "axi_memory.cpp", _FOLDER / "trace_sink.cpp")
 
 _MAGIC = 0x314D454D41525253
-_VERSION = 1
+_VERSION = 2
 _TRACE_MAGIC = 0x3145434152545253
 _RULES = 8
 _RESPONSES = {"SLVERR": 2, "DECERR": 3}
@@ -42,6 +44,10 @@ _STATISTICS = (
     "reads_outstanding_peak",
     "writes_outstanding_peak",
     "error_responses",
+    "dram_row_hits",
+    "dram_row_misses",
+    "dram_refreshes",
+    "dram_turnarounds",
 )
 _VIOLATIONS = {
     1: "ARVALID fell or the read address changed before ARREADY",
@@ -180,6 +186,7 @@ class AxiMemory:
         stall: float | Mapping[str, float] | None = None,
         seed: int | None = None,
         alarm_period: int | None = None,
+        dram: Dram | str | None = None,
     ) -> None:
         """Changes the settings that are given.
 
@@ -202,6 +209,9 @@ class AxiMemory:
             Starts the random stalls anew.
         alarm_period : :class:`int`
             Cycles between two changes of ``alarm_toggle``; 0 for never.
+        dram : :class:`~serrano_sim.memory.dram.Dram` or :class:`str`
+            Behave like this DRAM, or the one of this name; ``""`` for a memory without rows. The latencies
+            are then those on the way to it and back.
 
         Raises
         ------
@@ -234,6 +244,8 @@ class AxiMemory:
             self._set(seed=seed % 2**64, seed_epoch=self._get("seed_epoch") + 1)
         if alarm_period is not None:
             self._set(alarm_period=alarm_period)
+        if dram is not None:
+            self._set(**settings_of(dram))
 
     def _set_stalls(self, stalls: dict[str, float]) -> None:
         for channel, probability in stalls.items():
