@@ -208,7 +208,8 @@ def test_gather_with_pauses_between_beats() -> None:
 def test_the_row_that_the_limits_speak_of() -> None:
     for quick in (False, True):
         row = gather.rows(quick)[0]
-        assert (row["tokens"], row["pages"]["head_dim"], row["latency"], row["stall"]) == (2048, 64, 60, 0.0)
+        assert [row["tokens"], row["pages"]["head_dim"]] == [2048, 64]
+        assert [row["latency"], row["stall"], row["dram"]] == [60, 0.0, ""]
 
 
 # Report and command line

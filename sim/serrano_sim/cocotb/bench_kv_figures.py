@@ -192,7 +192,7 @@ async def gather_row(unit: Unit, memory: AxiMemory, row: dict[str, Any], tables:
     unit.dut.geometry.value = pack(KVGeometry(unit.config), geometry)
     windows = {}
     for name in ("contiguous", "paged", "linear"):
-        memory.configure(read_latency=row["latency"], stall=row["stall"], seed=row["seed"])
+        memory.configure(read_latency=row["latency"], stall=row["stall"], seed=row["seed"], dram=row["dram"])
         await Timer(10 * CYCLE_NS, "ns")
         await FallingEdge(unit.clk)
         if name == "linear":

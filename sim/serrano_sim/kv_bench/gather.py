@@ -29,7 +29,14 @@ GATHER_TAKEN, GATHER_ENDED, LINEAR_TAKEN, ASKED, ANSWERED = 1, 2, 4, 32, 64
 OVERHEAD_MAX, SHARE_MIN = 0.001, 0.99
 
 
-def _row(name: str, head_dim: int, latency: int = LATENCY, stall: float = 0.0, step: bool = False) -> dict:
+def _row(
+    name: str,
+    head_dim: int,
+    latency: int = LATENCY,
+    stall: float = 0.0,
+    step: bool = False,
+    dram: str = "",
+) -> dict[str, Any]:
     records = list(range(RECORDS)) if step else [RECORDS // 2]
     return {
         "name": name,
@@ -38,6 +45,7 @@ def _row(name: str, head_dim: int, latency: int = LATENCY, stall: float = 0.0, s
         "tokens": TOKENS,
         "latency": latency,
         "stall": stall,
+        "dram": dram,
         "seed": 1 + latency,
     }
 
@@ -56,6 +64,7 @@ def rows(quick: bool) -> list[dict[str, Any]]:
         _row("latency 1", 64, latency=1),
         _row("latency 200", 64, latency=200),
         _row("channels stalled at random, 0.3", 64, stall=0.3),
+        _row("DDR3-1600, 30 cycles away", 64, latency=30, step=True, dram="ddr3-1600"),
     ]
 
 
@@ -175,7 +184,7 @@ def run(scope: Scope) -> Result:
         result.figures += _figures(row, found, index == 0)
         lines.append(
             {
-                **{name: row[name] for name in ("name", "latency", "stall", "tokens")},
+                **{name: row[name] for name in ("name", "latency", "stall", "dram", "tokens")},
                 "head_dim": row["pages"]["head_dim"],
                 "commands": len(row["records"]),
                 **{
