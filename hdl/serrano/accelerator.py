@@ -199,6 +199,8 @@ class Accelerator(wiring.Component):
             recovery.refused.code.eq(scheduler.refused.code),
             recovery.refused.detail.eq(scheduler.refused.detail),
             recovery.refused.index.eq(self._datapath.packet),
+            recovery.read.eq(self._reads.fault),
+            recovery.write.eq(self._writes.fault),
             recovery.idle.eq(self._reads.idle & self._writes.idle),
             self._reads.stop.eq(recovery.stop),
             self._reads.flush.eq(recovery.flush),
@@ -214,13 +216,6 @@ class Accelerator(wiring.Component):
             registers.fault_count.eq(recovery.record.count),
             Cat(registers.fault_address_lo, registers.fault_address_hi).eq(recovery.record.address),
         ]
-        for source, target in ((self._reads.fault, recovery.read), (self._writes.fault, recovery.write)):
-            m.d.comb += [
-                target.valid.eq(source.valid),
-                target.client.eq(source.client),
-                target.address.eq(source.address),
-                target.decode.eq(source.decode),
-            ]
 
     def _build_loading(self, m: Module) -> None:
         registers, loader, scheduler = self._registers, self._loader, self._scheduler
@@ -242,7 +237,7 @@ class Accelerator(wiring.Component):
             self._controller.blocks.eq(registers.kv_blocks),
             registers.status.eq(Cat(scheduler.busy | wanted | loading, loader.loaded)),
             registers.irq_set[IRQ_COMPLETION].eq(scheduler.ended),
-            registers.irq_set[IRQ_FAULT].eq(self._recovery.recorded),
+            registers.irq_set[IRQ_FAULT].eq(self._recovery.recorded.valid),
             registers.irq_set[IRQ_LOADED].eq(loader.done),
         ]
 
@@ -326,8 +321,8 @@ class Accelerator(wiring.Component):
     def _build_trace(self, m: Module) -> None:
         tracer, scheduler = self._tracer, self._scheduler
         wiring.connect(m, self._counters.reported, tracer.counters)
-        # The code of a fault is there one cycle after it was recorded.
-        m.d.sync += tracer.fault.valid.eq(self._recovery.recorded)
+        recorded = self._recovery.recorded
+        m.d.sync += [tracer.fault.valid.eq(recorded.valid), tracer.fault.code.eq(recorded.code)]
         m.d.comb += [
             tracer.model.eq(self._loader.model),
             tracer.packet.eq(self._datapath.packet),
@@ -335,7 +330,6 @@ class Accelerator(wiring.Component):
             tracer.committed.eq(scheduler.committed),
             tracer.position.eq(scheduler.position),
             tracer.sample.eq(scheduler.step.payload.sample),
-            tracer.fault.code.eq(self._recovery.code),
             tracer.fault.packet.eq(self._datapath.packet),
             self.trace_valid.eq(tracer.valid),
             self.trace.eq(tracer.beat),

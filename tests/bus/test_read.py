@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """ReadArbiter: data, bursts, priority, room, errors, stop and flush."""
 
+import dataclasses
 import random
 import re
 
@@ -113,13 +114,13 @@ def test_error_is_reported_with_its_burst() -> None:
     async def watch(ctx) -> None:
         async for _, _, fault in ctx.tick().sample(dut.fault):
             if fault.valid:
-                faults.append((fault.client, fault.address, fault.decode))
+                faults.append((fault.client, fault.address, fault.decode, fault.apart))
 
     async def serve(ctx) -> None:
         await model.serve_reads(ctx, dut.axi)
 
     simulate(dut, bench, background=[serve, watch])
-    assert faults == [(1, 0x100, 0), (1, 0x240, 1)]
+    assert faults == [(1, 0x100, 0, 0), (1, 0x240, 1, 0)]
 
 
 def test_stop_drains_and_flush_forgets() -> None:
@@ -149,6 +150,98 @@ def test_stop_drains_and_flush_forgets() -> None:
     simulate(dut, bench, background=[serve])
 
 
+@pytest.mark.parametrize("stall", STALLS)
+def test_a_client_apart_goes_on(stall: float) -> None:
+    """Stop and flush again and again: one client loses its runs, the other one nothing."""
+    clients = [ReadClient("a", 16, 64), ReadClient("b", 16, 64, apart=True)]
+    dut = ReadArbiter(CONFIG, clients)
+    model = memory(stall, latency=1 if stall else 30)
+    model.read_errors = {0x4004: 2}
+    rng = random.Random(11)
+    runs = [(WIDTH * rng.randrange(4096, 8000), WIDTH * rng.choice([1, 16, 17, 200])) for _ in range(20)]
+    runs.append((0x4000, 2 * WIDTH))
+    faults, ended = [], []
+
+    async def request(ctx) -> None:
+        items = [{"address": a, "bytes": n} for a, n in runs]
+        await send(ctx, dut.ports[1].request, items, stall, 1)
+
+    async def receive(ctx) -> None:
+        for address, count in runs:
+            beats = await collect(ctx, dut.ports[1].data, count // WIDTH, stall, 2, beat_bytes)
+            assert b"".join(b for b, _, _ in beats) == bytes(model.data[address : address + count])
+            assert [last for _, last, _ in beats] == [0] * (len(beats) - 1) + [1]
+        ended.append(True)
+
+    async def recover(ctx) -> None:
+        pauses = random.Random(13)
+        while not ended:
+            await send(ctx, dut.ports[0].request, [{"address": 0, "bytes": 2048}], 0.0)
+            await ctx.tick().repeat(pauses.randrange(1, 60))
+            ctx.set(dut.stop, 1)
+            await ctx.tick().until(dut.idle)
+            ctx.set(dut.flush, 1)
+            await ctx.tick().repeat(8)
+            ctx.set(dut.flush, 0)
+            ctx.set(dut.stop, 0)
+            assert not ctx.get(dut.ports[0].data.valid)
+        # Nothing of the past is given to the one that was flushed.
+        await send(ctx, dut.ports[0].request, [{"address": 8192, "bytes": 512}])
+        beats = await collect(ctx, dut.ports[0].data, 512 // WIDTH, convert=beat_bytes)
+        assert b"".join(b for b, _, _ in beats) == bytes(model.data[8192:8704])
+
+    async def watch(ctx) -> None:
+        async for _, _, fault in ctx.tick().sample(dut.fault):
+            if fault.valid:
+                faults.append((fault.client, fault.address, fault.decode, fault.apart))
+
+    async def serve(ctx) -> None:
+        await model.serve_reads(ctx, dut.axi)
+
+    simulate(dut, request, receive, recover, background=[serve, watch])
+    assert faults == [(1, 0x4000, 0, 1)]
+
+
+@pytest.mark.parametrize("stall", STALLS)
+@pytest.mark.parametrize("port_bytes", [2, 4, 16, 64])
+def test_bursts_of_any_run(port_bytes: int, stall: float) -> None:
+    """Runs of every length and place become bursts within 4 KiB and the limit, without a hole."""
+    rng = random.Random(f"{port_bytes} {stall}")
+    limit = 256 if port_bytes < 64 else 64
+    dut = BurstSplitter(
+        dataclasses.replace(preset("base"), port_bytes=port_bytes, read_burst_bytes=256), limit
+    )
+    runs = []
+    for _ in range(40):
+        page, beats = 4096 * rng.randrange(1, 1 << 20), rng.choice([1, 2, limit - 1, limit, limit + 1, 700])
+        runs.append(
+            (page - port_bytes * rng.choice([0, 1, 2, beats, rng.randrange(1, 2048 // port_bytes)]), beats)
+        )
+    got = []
+
+    async def feed(ctx) -> None:
+        items = [{"address": address, "bytes": beats * port_bytes} for address, beats in runs]
+        await send(ctx, dut.request, items, stall, 1)
+
+    async def drain(ctx) -> None:
+        for address, beats in runs:
+            while beats:
+                (burst,) = await collect(
+                    ctx, dut.burst, 1, stall, len(got), lambda p: (p.address, p.beats, p.last)
+                )
+                start, count, last = burst
+                assert start == address and 1 <= count <= min(limit, beats)
+                assert start // 4096 == (start + count * port_bytes - 1) // 4096
+                address, beats = address + count * port_bytes, beats - count
+                assert last == (beats == 0)
+                # As long as it may be.
+                assert not beats or count == limit or address % 4096 == 0
+                got.append(burst)
+
+    simulate(dut, feed, drain)
+    assert max(count for _, count, _ in got) == limit
+
+
 def test_splitter_limits() -> None:
     dut = BurstSplitter(CONFIG, 256)
 
@@ -172,3 +265,16 @@ def test_splitter_limits() -> None:
 def test_client_refused(burst: int, depth: int, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         ReadClient("x", burst, depth)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ((), "A port must have 1 to 16 clients, not 0"),
+        ([str(i) for i in range(17)], "A port must have 1 to 16 clients, not 17"),
+        ("aba", "Clients of a port must have names of their own, not ['a', 'b', 'a']"),
+    ],
+)
+def test_clients_refused(names, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        ReadArbiter(CONFIG, [ReadClient(name, 1, 2) for name in names])

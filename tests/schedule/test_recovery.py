@@ -98,3 +98,62 @@ def test_watchdog() -> None:
         assert not ctx.get(dut.retry)
 
     simulate(dut, bench)
+
+
+@pytest.mark.parametrize("port", ["read", "write"])
+@pytest.mark.parametrize("running", [0, 1])
+def test_a_client_apart_is_none_of_the_steps(port: str, running: int) -> None:
+    dut = make()
+
+    async def bench(ctx) -> None:
+        ctx.set(dut.running, running)
+        ctx.set(dut.packet, 9)
+        ctx.set(dut.sequence, 2)
+        ctx.set(getattr(dut, port), {"valid": 1, "client": 6, "address": 0x456, "decode": 1, "apart": 1})
+        recorded = ctx.get(dut.recorded)
+        assert recorded.valid and FaultCode(recorded.code) == FaultCode.BUS_DECERR
+        await ctx.tick()
+        ctx.set(getattr(dut, port), {})
+        for _ in range(20):
+            assert not ctx.get(dut.recorded.valid) and not ctx.get(dut.stop) and not ctx.get(dut.failed)
+            await ctx.tick()
+        record = ctx.get(dut.record)
+        assert FaultCode(record.code) == FaultCode.BUS_DECERR
+        assert (record.packet, record.sequence, record.count) == (0, 0, 1)
+        assert (record.detail, record.address) == (6 | (port == "write") << 7, 0x456)
+
+    simulate(dut, bench)
+
+
+def test_a_client_apart_hides_no_fault_of_the_step() -> None:
+    dut = make()
+    apart = {"valid": 1, "client": 6, "address": 0x456, "apart": 1}
+
+    async def bench(ctx) -> None:
+        ctx.set(dut.running, 1)
+        ctx.set(dut.read, apart)
+        await fail(ctx, dut, "write", {"client": 0, "address": 0x123, "decode": 1})
+        # Both are counted, and the step's is the one that is shown.
+        record = ctx.get(dut.record)
+        assert (FaultCode(record.code), record.address, record.count) == (FaultCode.BUS_DECERR, 0x123, 2)
+        assert ctx.get(dut.stop)
+        # More of them while the bus is drained, and while the data path is reset.
+        await fail(ctx, dut, "write", apart)
+        assert ctx.get(dut.record.count) == 4
+        ctx.set(dut.read, {})
+        ctx.set(dut.idle, 1)
+        await ctx.tick()
+        assert ctx.get(dut.flush)
+        await fail(ctx, dut, "read", {**apart, "address": 0x789})
+        assert ctx.get(dut.record.count) == 5
+        # Forgotten, and the next one is the first again, even in the same cycle.
+        ctx.set(dut.clear, 1)
+        await fail(ctx, dut, "write", {**apart, "address": 0xABC})
+        ctx.set(dut.clear, 0)
+        record = ctx.get(dut.record)
+        assert (FaultCode(record.code), record.address, record.count) == (FaultCode.BUS_SLVERR, 0xABC, 1)
+        # The step is given up for its own reason.
+        await ctx.tick().until(dut.failed)
+        assert FaultCode(ctx.get(dut.code)) == FaultCode.BUS_DECERR
+
+    simulate(dut, bench)

@@ -2,6 +2,7 @@
 """The memory port: AXI4 signatures, and the arbiters that share its read and its write channels."""
 
 from .axi import AXI4Lite, AXI4Read, AXI4Write
+from .faults import BusFault
 from .read import ReadArbiter, ReadBeat, ReadClient, ReadPort
 from .words import RECORD_BYTES, RecordWriter, WordReader
 from .write import WriteArbiter, WritePort, WriteRequest
@@ -11,6 +12,7 @@ __all__ = [
     "AXI4Lite",
     "AXI4Read",
     "AXI4Write",
+    "BusFault",
     "ReadArbiter",
     "ReadBeat",
     "ReadClient",

@@ -8,9 +8,10 @@ from typing import Any
 from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2, exact_log2
+from amaranth.utils import exact_log2
 
 from serrano.bus.axi import INCR, AXI4Read
+from serrano.bus.faults import BusFault, client_bits
 from serrano.config import AcceleratorConfig
 from serrano.layouts import ReadRequest
 from serrano.stream import StreamFIFO
@@ -52,6 +53,8 @@ class ReadClient:
         Longest burst issued for it.
     fifo_beats : :class:`int`
         Beats buffered for it; at least two bursts, so that one can fly while the other is consumed.
+    apart : :class:`bool`
+        It is not part of a step: ``stop`` and ``flush`` of the arbiter leave it alone.
 
     Raises
     ------
@@ -62,6 +65,7 @@ class ReadClient:
     name: str
     burst_beats: int
     fifo_beats: int
+    apart: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.burst_beats <= 256:
@@ -146,14 +150,15 @@ class ReadArbiter(wiring.Component):
     A burst is issued only when its client's buffer has room for all of it, so that no client can make another
     one wait for data. Up to 16 bursts are in flight, under one id, answered in order. While ``stop`` is set
     no new burst is issued; ``idle`` tells that none is in flight. ``flush`` resets buffers and pending
-    requests, and is to be used only while ``stop`` and ``idle``.
+    requests, and is to be used only while ``stop`` and ``idle``. All three are about the clients that are not
+    ``apart``; those go on as if nothing happened.
 
     Parameters
     ----------
     config : :class:`~serrano.config.AcceleratorConfig`
         The accelerator.
     clients : sequence of :class:`ReadClient`
-        The clients, in descending priority.
+        The clients, in descending priority; at most 16.
 
     Members
     -------
@@ -167,21 +172,23 @@ class ReadArbiter(wiring.Component):
         Forget all requests and buffered beats.
     idle : ``Out(1)``
         Nothing is in flight.
-    fault : ``Out({"valid", "client", "address", "decode"})``
-        Valid for one cycle per erroneous beat: client and address of its burst, DECERR rather than SLVERR.
+    fault : ``Out(BusFault(config))``
+        Valid for one cycle per erroneous beat, with the address of its burst.
     beats : ``Out(len(clients))``
         Bit ``i``: a beat for client ``i`` crosses the port in this cycle.
     blocked : ``Out(1)``
         A burst is waiting for room in its client's buffer and nothing else is issued.
+
+    Raises
+    ------
+    ValueError
+        If there are no clients, more than 16, or two of the same name.
     """
 
     def __init__(self, config: AcceleratorConfig, clients: Sequence[ReadClient]):
         self.config = config
         self.clients = tuple(clients)
-        self.client_bits = max(1, ceil_log2(len(self.clients)))
-        fault = data.StructLayout(
-            {"valid": 1, "client": self.client_bits, "address": config.address_bits, "decode": 1}
-        )
+        self.client_bits = client_bits([client.name for client in self.clients])
         super().__init__(
             {
                 "axi": Out(AXI4Read(config.address_bits, config.port_bytes)),
@@ -189,7 +196,7 @@ class ReadArbiter(wiring.Component):
                 "stop": In(1),
                 "flush": In(1),
                 "idle": Out(1),
-                "fault": Out(fault),
+                "fault": Out(BusFault(config)),
                 "beats": Out(len(self.clients)),
                 "blocked": Out(1),
             }
@@ -198,22 +205,28 @@ class ReadArbiter(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         order = data.StructLayout(
-            {"client": self.client_bits, "last": 1, "address": self.config.address_bits}
+            {"client": self.client_bits, "last": 1, "apart": 1, "address": self.config.address_bits}
         )
         m.submodules.order = order_fifo = StreamFIFO(order, OUTSTANDING)
         arriving = order_fifo.o.payload
-        accepted = Signal()
+        accepted, ended = Signal(), Signal()
         m.d.comb += [
             self.axi.rready.eq(order_fifo.o.valid),
             accepted.eq(self.axi.rvalid & self.axi.rready),
-            order_fifo.o.ready.eq(accepted & self.axi.rlast),
+            ended.eq(accepted & self.axi.rlast),
+            order_fifo.o.ready.eq(ended),
             self.fault.valid.eq(accepted & self.axi.rresp[1]),
             self.fault.client.eq(arriving.client),
             self.fault.address.eq(arriving.address),
             self.fault.decode.eq(self.axi.rresp[0]),
-            self.idle.eq(~self.axi.arvalid & (order_fifo.level == 0)),
+            self.fault.apart.eq(arriving.apart),
         ]
         issue = Signal(len(self.clients))
+        # Bursts of clients that are not apart, from their address to their last beat.
+        in_flight = Signal(range(OUTSTANDING + 1))
+        issued = order_fifo.i.valid & ~order_fifo.i.payload.apart
+        m.d.sync += in_flight.eq(in_flight + issued - (ended & ~arriving.apart))
+        m.d.comb += self.idle.eq(in_flight == 0)
         bursts = [
             self._build_client(m, index, arriving, accepted, issue) for index in range(len(self.clients))
         ]
@@ -222,7 +235,8 @@ class ReadArbiter(wiring.Component):
 
     def _build_client(self, m: Module, index: int, arriving: Any, accepted: Value, issue: Signal) -> tuple:
         client, port = self.clients[index], self.ports[index]
-        reset = ResetInserter(self.flush)
+        flush = Const(0) if client.apart else self.flush
+        reset = ResetInserter(flush)
         splitter = BurstSplitter(self.config, client.burst_beats)
         fifo = StreamFIFO(ReadBeat(self.config), client.fifo_beats)
         m.submodules[f"{client.name}_splitter"] = reset(splitter)
@@ -247,28 +261,31 @@ class ReadArbiter(wiring.Component):
             burst.ready.eq(issue[index]),
         ]
         m.d.sync += claimed.eq(claimed + Mux(issue[index], burst.payload.beats, 0) - left)
-        with m.If(self.flush):
+        with m.If(flush):
             m.d.sync += claimed.eq(0)
         return burst, room
 
     def _build_issue(self, m: Module, bursts: list[tuple], issue: Signal, order_fifo: StreamFIFO) -> None:
         free = Signal()
         waiting = Signal(len(bursts))
-        m.d.comb += free.eq((~self.axi.arvalid | self.axi.arready) & order_fifo.i.ready & ~self.stop)
+        m.d.comb += free.eq((~self.axi.arvalid | self.axi.arready) & order_fifo.i.ready)
         with m.If(self.axi.arready):
             m.d.sync += self.axi.arvalid.eq(0)
         chosen = Const(0)
         for index, (burst, room) in enumerate(bursts):
+            apart = self.clients[index].apart
+            may = burst.valid & room if apart else burst.valid & room & ~self.stop
             m.d.comb += [
                 waiting[index].eq(burst.valid & ~room),
-                issue[index].eq(burst.valid & room & free & ~chosen),
+                issue[index].eq(may & free & ~chosen),
             ]
-            chosen = chosen | (burst.valid & room)
+            chosen = chosen | may
             with m.If(issue[index]):
                 m.d.comb += [
                     order_fifo.i.valid.eq(1),
                     order_fifo.i.payload.client.eq(index),
                     order_fifo.i.payload.last.eq(burst.payload.last),
+                    order_fifo.i.payload.apart.eq(int(apart)),
                     order_fifo.i.payload.address.eq(burst.payload.address),
                 ]
                 m.d.sync += [

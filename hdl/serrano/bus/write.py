@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sharing the write channels of the memory port."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2, exact_log2
+from amaranth.utils import exact_log2
 
 from serrano.bus.axi import INCR, AXI4Write
+from serrano.bus.faults import BusFault, client_bits
 from serrano.config import AcceleratorConfig
 from serrano.stream import StreamFIFO
 
 __all__ = ["WriteArbiter", "WritePort", "WriteRequest"]
 
-OUTSTANDING = 16
-"""Writes in flight at a time."""
+OUTSTANDING = 64
+"""Writes in flight at a time: one per cycle up to a latency of about 60 cycles."""
 
 
 class WriteRequest(data.StructLayout):
@@ -33,25 +34,37 @@ class WriteRequest(data.StructLayout):
 
 
 class WritePort(wiring.Signature):
-    """A client's port: it requests writes; ``pending`` tells that one is not yet acknowledged."""
+    """A client's port: it requests writes; ``pending`` tells that one is not yet acknowledged.
+
+    ``error`` is set for one cycle per write that failed, ``pending`` still being set.
+    """
 
     def __init__(self, config: AcceleratorConfig):
-        super().__init__({"request": Out(stream.Signature(WriteRequest(config))), "pending": In(1)})
+        super().__init__(
+            {
+                "request": Out(stream.Signature(WriteRequest(config))),
+                "pending": In(1),
+                "error": In(1),
+            }
+        )
 
 
 class WriteArbiter(wiring.Component):
     """Gives one AXI4 write port to several clients, the first one listed having priority.
 
-    Every write is a burst of one beat. Up to 16 are in flight, under one id, answered in order. A client's
+    Every write is a burst of one beat. Up to 64 are in flight, under one id, answered in order. A client's
     ``pending`` is set from the cycle after its request is taken until the response has arrived. A write that
-    was taken is always completed; while ``stop`` is set none is taken.
+    was taken is always completed. While ``stop`` is set none is taken of clients that are not ``apart``, and
+    ``idle`` tells that none of theirs is in flight; those apart go on as if nothing happened.
 
     Parameters
     ----------
     config : :class:`~serrano.config.AcceleratorConfig`
         The accelerator.
     clients : sequence of :class:`str`
-        Names of the clients, in descending priority.
+        Names of the clients, in descending priority; at most 16.
+    apart : collection of :class:`str`
+        Those that are not part of a step.
 
     Members
     -------
@@ -63,26 +76,31 @@ class WriteArbiter(wiring.Component):
         Take no requests.
     idle : ``Out(1)``
         Nothing is in flight.
-    fault : ``Out({"valid", "client", "address", "decode"})``
-        Valid for one cycle per write that failed: client, address, DECERR rather than SLVERR.
+    fault : ``Out(BusFault(config))``
+        Valid for one cycle per write that failed.
     beats : ``Out(1)``
         A beat crosses the port in this cycle.
+
+    Raises
+    ------
+    ValueError
+        If there are no clients, more than 16, or two of the same name, or if one apart is not among them.
     """
 
-    def __init__(self, config: AcceleratorConfig, clients: Sequence[str]):
+    def __init__(self, config: AcceleratorConfig, clients: Sequence[str], apart: Collection[str] = ()):
         self.config = config
         self.clients = tuple(clients)
-        self.client_bits = max(1, ceil_log2(len(self.clients)))
-        fault = data.StructLayout(
-            {"valid": 1, "client": self.client_bits, "address": config.address_bits, "decode": 1}
-        )
+        self.apart = frozenset(apart)
+        self.client_bits = client_bits(self.clients)
+        if unknown := self.apart - set(self.clients):
+            raise ValueError(f"Clients apart must be clients, not {sorted(unknown)!r}")
         super().__init__(
             {
                 "axi": Out(AXI4Write(config.address_bits, config.port_bytes)),
                 "ports": In(WritePort(config)).array(len(self.clients)),
                 "stop": In(1),
                 "idle": Out(1),
-                "fault": Out(fault),
+                "fault": Out(BusFault(config)),
                 "beats": Out(1),
             }
         )
@@ -90,9 +108,12 @@ class WriteArbiter(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         axi = self.axi
-        order = data.StructLayout({"client": self.client_bits, "address": self.config.address_bits})
+        order = data.StructLayout(
+            {"client": self.client_bits, "apart": 1, "address": self.config.address_bits}
+        )
         m.submodules.order = order_fifo = StreamFIFO(order, OUTSTANDING)
         answered, free = Signal(), Signal()
+        busy = Signal(len(self.clients))
         oldest = order_fifo.o.payload
         m.d.comb += [
             axi.bready.eq(order_fifo.o.valid),
@@ -102,11 +123,10 @@ class WriteArbiter(wiring.Component):
             self.fault.client.eq(oldest.client),
             self.fault.address.eq(oldest.address),
             self.fault.decode.eq(axi.bresp[0]),
+            self.fault.apart.eq(oldest.apart),
             self.beats.eq(axi.wvalid & axi.wready),
-            self.idle.eq(~axi.awvalid & ~axi.wvalid & (order_fifo.level == 0)),
-            free.eq(
-                (~axi.awvalid | axi.awready) & (~axi.wvalid | axi.wready) & order_fifo.i.ready & ~self.stop
-            ),
+            self.idle.eq(~busy.any()),
+            free.eq((~axi.awvalid | axi.awready) & (~axi.wvalid | axi.wready) & order_fifo.i.ready),
             axi.awsize.eq(exact_log2(self.config.port_bytes)),
             axi.awburst.eq(INCR),
             axi.awcache.eq(0b0011),
@@ -117,14 +137,17 @@ class WriteArbiter(wiring.Component):
         with m.If(axi.wready):
             m.d.sync += axi.wvalid.eq(0)
         chosen = Const(0)
-        for index, port in enumerate(self.ports):
-            request, take = port.request, Signal()
-            m.d.comb += [take.eq(request.valid & free & ~chosen), request.ready.eq(free & ~chosen)]
-            chosen = chosen | request.valid
+        for index, (name, port) in enumerate(zip(self.clients, self.ports, strict=True)):
+            request, take, mine = port.request, Signal(), Signal()
+            apart = name in self.apart
+            may = ~chosen if apart else ~chosen & ~self.stop
+            m.d.comb += [take.eq(request.valid & free & may), request.ready.eq(free & may)]
+            chosen = chosen | (request.valid & may)
             with m.If(take):
                 m.d.comb += [
                     order_fifo.i.valid.eq(1),
                     order_fifo.i.payload.client.eq(index),
+                    order_fifo.i.payload.apart.eq(int(apart)),
                     order_fifo.i.payload.address.eq(request.payload.address),
                 ]
                 m.d.sync += [
@@ -134,7 +157,12 @@ class WriteArbiter(wiring.Component):
                     axi.wdata.eq(request.payload.bytes),
                     axi.wstrb.eq(request.payload.strobe),
                 ]
-            in_flight = Signal(range(OUTSTANDING + 1), name=f"{self.clients[index]}_in_flight")
-            m.d.sync += in_flight.eq(in_flight + take - (answered & (oldest.client == index)))
-            m.d.comb += port.pending.eq(in_flight != 0)
+            in_flight = Signal(range(OUTSTANDING + 1), name=f"{name}_in_flight")
+            m.d.sync += in_flight.eq(in_flight + take - mine)
+            m.d.comb += [
+                mine.eq(answered & (oldest.client == index)),
+                port.pending.eq(in_flight != 0),
+                port.error.eq(mine & axi.bresp[1]),
+                busy[index].eq((in_flight != 0) & int(not apart)),
+            ]
         return m

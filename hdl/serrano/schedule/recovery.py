@@ -7,20 +7,17 @@ from amaranth import *
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from serrano.bus import BusFault
 from serrano.config import AcceleratorConfig
 from serrano.faults import FaultCode
 
-__all__ = ["BusFault", "FaultRecord", "PacketFault", "Recovery"]
+__all__ = ["FaultRecord", "PacketFault", "Recovery"]
 
 FLUSH_CYCLES = 8
 """Longer than any look-up on its way between a block that is reset and one that is not."""
 
-
-class BusFault(data.StructLayout):
-    """An error response of the memory: client, address of the burst, DECERR rather than SLVERR."""
-
-    def __init__(self, config: AcceleratorConfig):
-        super().__init__({"valid": 1, "client": 4, "address": config.address_bits, "decode": 1})
+WRITE = 0x80
+"""Bit of a fault's detail that says that the client is one of the write port."""
 
 
 class PacketFault(data.Struct):
@@ -33,7 +30,11 @@ class PacketFault(data.Struct):
 
 
 class FaultRecord(data.StructLayout):
-    """The first fault since the last clear, and the number of faults."""
+    """The first fault since the last clear, and the number of faults.
+
+    ``packet`` and ``sequence`` are 0 if a client apart from steps had it. ``detail`` of an error of the
+    memory is the client's number, plus 128 if it was a write.
+    """
 
     def __init__(self, config: AcceleratorConfig):
         super().__init__(
@@ -53,7 +54,9 @@ class Recovery(wiring.Component):
 
     A fault while ``running`` sets ``stop`` until the memory port is idle, then ``flush`` for one cycle,
     which is to reset everything that holds data of the step, and with it ``failed``. The step may be tried
-    again if the fault concerns the tape. A fault while no step runs is only recorded. The watchdog is a
+    again if the fault concerns the tape. A fault while no step runs is only recorded, and so is, at any time,
+    an error of the memory that a client ``apart`` from steps got: the bus neither stops nor flushes such a
+    client, so that what it is doing and what happens to steps do not touch each other. The watchdog is a
     fault of its own: ``watchdog`` cycles, if not 0, in which ``progress`` was not set.
 
     Parameters
@@ -79,7 +82,7 @@ class Recovery(wiring.Component):
         Errors found in the tape, during execution, and by the scheduler outside steps; ``valid`` may stay
         set.
     idle : ``In(1)``
-        The memory port is silent.
+        The memory port is silent, clients apart aside.
     stop, flush : ``Out(1)``
         See above.
     failed, retry, code : ``Out(1)``, ``Out(1)``, ``Out(FaultCode)``
@@ -88,8 +91,8 @@ class Recovery(wiring.Component):
         Forget the record.
     record : ``Out(FaultRecord(config))``
         First fault and count.
-    recorded : ``Out(1)``
-        A fault has been counted.
+    recorded : ``Out({"valid", "code"})``
+        A fault is counted: valid for one cycle.
     """
 
     def __init__(self, config: AcceleratorConfig, tape_client: int):
@@ -115,42 +118,20 @@ class Recovery(wiring.Component):
                 "code": Out(FaultCode),
                 "clear": In(1),
                 "record": Out(FaultRecord(config)),
-                "recorded": Out(1),
+                "recorded": Out(data.StructLayout({"valid": 1, "code": FaultCode})),
             }
         )
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        found = Signal(FaultRecord(self.config))
-        expired = self._build_watchdog(m)
-        of_tape = Signal()
-        m.d.comb += [
-            found.packet.eq(self.packet),
-            found.sequence.eq(self.sequence),
-            found.count.eq(self.record.count + 1),
-        ]
-        with m.If(self.read.valid):
-            self._take_bus_fault(m, found, self.read)
-            m.d.comb += of_tape.eq(self.read.client == self.tape_client)
-        with m.Elif(self.write.valid):
-            self._take_bus_fault(m, found, self.write)
-            m.d.comb += found.detail.eq(0x80 | self.write.client)
-        with m.Elif(self.tape.valid):
-            self._take_packet_fault(m, found, self.tape)
-            m.d.comb += of_tape.eq(1)
-        with m.Elif(self.execution.valid):
-            self._take_packet_fault(m, found, self.execution)
-        with m.Elif(self.refused.valid):
-            self._take_packet_fault(m, found, self.refused)
-        with m.Elif(expired):
-            m.d.comb += found.code.eq(FaultCode.WATCHDOG)
-
-        fault = found.code != FaultCode.NONE
+        found, of_tape = self._build_found(m)
+        outside, failures = self._build_outside(m)
+        fault = Signal()
         flushed = Signal(range(FLUSH_CYCLES))
         with m.FSM():
             with m.State("WATCH"):
+                m.d.comb += fault.eq(found.code != FaultCode.NONE)
                 with m.If(fault):
-                    m.d.comb += self.recorded.eq(1)
                     m.d.sync += [self.code.eq(found.code), self.retry.eq(of_tape)]
                     with m.If(self.running):
                         m.next = "STOP"
@@ -166,13 +147,54 @@ class Recovery(wiring.Component):
                     m.d.comb += self.failed.eq(1)
                     m.next = "WATCH"
 
+        first = Signal(FaultRecord(self.config))
+        m.d.comb += [
+            first.eq(Mux(fault, Value.cast(found), Value.cast(outside))),
+            self.recorded.valid.eq(fault | (failures != 0)),
+            self.recorded.code.eq(first.code),
+        ]
+        counted = Mux(self.clear, 0, self.record.count)
         with m.If(self.clear):
             m.d.sync += self.record.eq(0)
-        with m.Elif(self.recorded):
-            m.d.sync += self.record.count.eq(found.count)
-            with m.If(self.record.count == 0):
-                m.d.sync += self.record.eq(found)
+        with m.If(self.recorded.valid):
+            with m.If(counted == 0):
+                m.d.sync += self.record.eq(first)
+            m.d.sync += self.record.count.eq(counted + fault + failures)
         return m
+
+    def _build_found(self, m: Module) -> tuple[Any, Signal]:
+        """What went wrong with the step, or between steps, and whether it concerns the tape."""
+        found = Signal(FaultRecord(self.config))
+        expired = self._build_watchdog(m)
+        of_tape = Signal()
+        m.d.comb += [found.packet.eq(self.packet), found.sequence.eq(self.sequence)]
+        with m.If(self.read.valid & ~self.read.apart):
+            self._take_bus_fault(m, found, self.read)
+            m.d.comb += of_tape.eq(self.read.client == self.tape_client)
+        with m.Elif(self.write.valid & ~self.write.apart):
+            self._take_bus_fault(m, found, self.write, WRITE)
+        with m.Elif(self.tape.valid):
+            self._take_packet_fault(m, found, self.tape)
+            m.d.comb += of_tape.eq(1)
+        with m.Elif(self.execution.valid):
+            self._take_packet_fault(m, found, self.execution)
+        with m.Elif(self.refused.valid):
+            self._take_packet_fault(m, found, self.refused)
+        with m.Elif(expired):
+            m.d.comb += found.code.eq(FaultCode.WATCHDOG)
+        return found, of_tape
+
+    def _build_outside(self, m: Module) -> tuple[Any, Signal]:
+        """The error that a client apart from steps got, if any, and how many got one."""
+        outside = Signal(FaultRecord(self.config))
+        read, write = self.read.valid & self.read.apart, self.write.valid & self.write.apart
+        failures = Signal(2)
+        m.d.comb += failures.eq(read + write)
+        with m.If(read):
+            self._take_bus_fault(m, outside, self.read)
+        with m.Elif(write):
+            self._take_bus_fault(m, outside, self.write, WRITE)
+        return outside, failures
 
     def _build_watchdog(self, m: Module) -> Signal:
         waited, expired = Signal(32), Signal()
@@ -183,10 +205,10 @@ class Recovery(wiring.Component):
             m.d.sync += waited.eq(waited + 1)
         return expired
 
-    def _take_bus_fault(self, m: Module, found: Any, fault: Any) -> None:
+    def _take_bus_fault(self, m: Module, found: Any, fault: Any, port: int = 0) -> None:
         m.d.comb += [
             found.code.eq(Mux(fault.decode, FaultCode.BUS_DECERR.value, FaultCode.BUS_SLVERR.value)),
-            found.detail.eq(fault.client),
+            found.detail.eq(port | fault.client),
             found.address.eq(fault.address),
         ]
 
