@@ -72,7 +72,7 @@ BUSY: Mapping[Opcode, float] = {
     Opcode.SHARE: 6,
     Opcode.FORK: 4,
     Opcode.TRIM: 4,
-    Opcode.SLIDE: 2,
+    Opcode.SLIDE: 3,
     Opcode.FREE: 2,
     Opcode.TRANSLATE: 3,
     Opcode.GATHER: 4,
@@ -276,13 +276,13 @@ class _Draw:
         return seq, self.tenant(state.tenant), self.rng.randrange(3), 0
 
     def translate(self) -> tuple[int, ...]:
-        seq, state = self.sequence(lambda s: bool(s.table))
+        seq, state = self.sequence(lambda s: s.first > 0 if self.chance(0.3) else bool(s.table))
         token = self.rng.randrange(BLOCK_SIZE * (len(state.table) + 1))
         return seq, self.tenant(state.tenant), self.wild(token) if self.chance(0.1) else token, 0
 
     def gather(self) -> tuple[int, ...]:
         rng = self.rng
-        seq, state = self.sequence(lambda s: s.length > 0)
+        seq, state = self.sequence(lambda s: s.first > 0 if self.chance(0.3) else s.length > 0)
         first = rng.randint(0, state.length)
         if self.chance(0.6):
             first = rng.randint(min(BLOCK_SIZE * state.first, state.length), state.length)
