@@ -196,3 +196,34 @@ def test_blocks_of_several_sequences():
     ):
         with pytest.raises(ValueError, match=f"^{message}$"):
             cache.open(3, table, length)
+
+
+@SHAPES
+def test_moves(head_dim, n):
+    """Byte for byte, from the tokens: what a copy and a record keep of a full block."""
+    rng = np.random.default_rng(n)
+    cache = KVCache(layers=2, kv_heads=2, head_dim=head_dim, n=n, blocks=6)
+    cache.open(0, [2])
+    data = [tokens(rng, 2, 16, head_dim) for _ in range(2)]
+    for layer in range(2):
+        cache.append(0, layer, *data[layer])
+
+    def kept(index, low, high):
+        layer, head = divmod(index, 2)
+        parts = [part[head].copy() for part in data[layer]]
+        for part in parts:
+            part[:low] = part[high:] = 0
+        return record(*parts, n)
+
+    for low, high in ((0, 16), (0, 1), (3, 9), (15, 16), (7, 7), (0, 0)):
+        cache.image[3] = 0xAA
+        before = cache.image.copy()
+        cache.copy(2, 3, high, low)
+        expected = b"".join(kept(index, low, high) for index in range(4))
+        assert cache.image[3].tobytes() == expected.ljust(cache.block_bytes, b"\0")
+        for index in range(4):
+            assert cache.record(2, index, low, high).tobytes() == kept(index, low, high)
+        cache.scrub(3)
+        assert not cache.image[3].any()
+        others = [0, 1, 2, 4, 5]
+        assert np.array_equal(cache.image[others], before[others])

@@ -111,11 +111,25 @@ class KVCache:
         others = {block for other in self._tables.values() for block in other}
         self._free.extend(block for block in reversed(table) if block not in others)
 
-    def copy(self, source: int, destination: int, tokens: int) -> None:
-        """Copies the first tokens of every record of a block into another one, and zeros for the others."""
-        rows = self._token_bytes(np.arange(tokens))
+    def copy(self, source: int, destination: int, high: int, low: int = 0) -> None:
+        """Copies tokens `low` to `high` - 1 of every record of a block into another one.
+
+        What these do not fill is zero from then on, the bytes behind the records included.
+        """
+        rows = self._token_bytes(np.arange(low, high))
         self.image[destination] = 0
         self.image[destination, rows] = self.image[source, rows]
+
+    def scrub(self, block: int) -> None:
+        """Fills a block with zeros."""
+        self.image[block] = 0
+
+    def record(self, block: int, record: int, low: int = 0, high: int = BLOCK_SIZE) -> NDArray[np.uint8]:
+        """Record `layer * kv_heads + head` of a block, all tokens but `low` to `high` - 1 being zero."""
+        found = np.zeros(self.record_bytes, dtype=np.uint8)
+        rows = self._token_bytes(np.arange(low, high))[0]
+        found[rows] = self.image[block, record * self.record_bytes + rows]
+        return found
 
     def is_open(self, sequence: int) -> bool:
         """Whether the sequence exists."""
