@@ -86,7 +86,8 @@ class Bench:
 
     async def begin(self, ctx, position: int, token: int) -> None:
         await self.command(ctx, Opcode.APPEND, 1)
-        await send(ctx, self.datapath.step, [{"rows": 1, "position": position, "sample": 1}])
+        await send(ctx, self.datapath.span, [{"rows": 1, "position": position}])
+        await send(ctx, self.datapath.step, [{"rows": 1, "sampled": 1}])
         await send(ctx, self.datapath.embed, [{"token": token, "position": position}])
 
     async def finish(self, ctx) -> int:

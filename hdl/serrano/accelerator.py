@@ -139,6 +139,7 @@ class Accelerator(wiring.Component):
         wiring.connect(m, datapath.kv_writes, self._writes.ports[APPEND])
         for index in range(2):
             wiring.connect(m, datapath.translate[index], controller.translate[index])
+        wiring.connect(m, scheduler.span, datapath.span)
         wiring.connect(m, scheduler.step, datapath.step)
         wiring.connect(m, scheduler.embed, datapath.embed)
         m.d.comb += [
@@ -329,7 +330,7 @@ class Accelerator(wiring.Component):
             tracer.begin.eq(scheduler.begin),
             tracer.committed.eq(scheduler.committed),
             tracer.position.eq(scheduler.position),
-            tracer.sample.eq(scheduler.step.payload.sample),
+            tracer.sample.eq(scheduler.step.payload.sampled != 0),
             tracer.fault.packet.eq(self._datapath.packet),
             self.trace_valid.eq(tracer.valid),
             self.trace.eq(tracer.beat),

@@ -21,8 +21,8 @@ from serrano.schedule.descriptor import ModelInfo
 from serrano.schedule.embed import EmbedCommand, Embedder
 from serrano.schedule.issuer import Issuer
 from serrano.schedule.recovery import PacketFault
-from serrano.schedule.scheduler import StepCommand
 from serrano.schedule.sequencer import Route, Sequencer
+from serrano.schedule.spans import Span, StepCommand
 from serrano.stream import Fork, StreamFIFO
 from serrano.tape.packets import BlockScales
 from serrano.tape.reader import TapeReader
@@ -91,6 +91,8 @@ class Datapath(wiring.Component):
         Address of the tape.
     geometry : ``In(KVGeometry(config))``
         Where the KV blocks lie.
+    span : ``In(stream.Signature(Span(config)))``
+        The sequences of the next step, before it.
     step : ``In(stream.Signature(StepCommand(config)))``
         Steps.
     embed : ``In(stream.Signature(EmbedCommand(config)))``
@@ -122,6 +124,7 @@ class Datapath(wiring.Component):
                 "model": In(ModelInfo),
                 "tape": In(config.address_bits),
                 "geometry": In(KVGeometry(config)),
+                "span": In(stream.Signature(Span(config))),
                 "step": In(stream.Signature(StepCommand(config))),
                 "embed": In(stream.Signature(EmbedCommand(config))),
                 "tokens": Out(stream.Signature(Token(config))),
@@ -316,7 +319,7 @@ class Datapath(wiring.Component):
             appender.geometry.eq(self.geometry),
             appender.places.valid.eq(self._places.valid),
             appender.places.payload.row.eq(self._places.payload.row),
-            appender.places.payload.seq.eq(0),
+            appender.places.payload.seq.eq(self._places.payload.sequence),
             appender.places.payload.position.eq(self._places.payload.position),
             self._places.ready.eq(appender.places.ready),
         ]
@@ -337,10 +340,12 @@ class Datapath(wiring.Component):
     def _build_sequencing(self, m: Module) -> None:
         sequencer, engine = self._sequencer, self._engine
         beats, staged, scales = self._dequantizer.beats, self._staging.writes, self._heads.scales
+        wiring.connect(m, wiring.flipped(self.span), sequencer.span)
         wiring.connect(m, wiring.flipped(self.step), sequencer.step)
+        # The last of the rows that are sampled.
         sampled, last_row = Signal(), Signal.like(self.tokens.payload.row)
         with m.If(self.step.valid & self.step.ready):
-            m.d.sync += last_row.eq(self.step.payload.rows - 1)
+            m.d.sync += last_row.eq(self.step.payload.sampled - 1)
         with m.If(self.tokens.valid & self.tokens.ready & (self.tokens.payload.row == last_row)):
             m.d.sync += sampled.eq(1)
         with m.If(self.done):

@@ -81,10 +81,12 @@ def serve(world: World, requests: list[dict], count: int, stall: float = 0.0) ->
     async def steps(ctx) -> None:
         failures = iter(world.fail)
         while True:
+            (span,) = await collect(ctx, dut.span, 1, stall, 9, lambda p: p)
             (step,) = await collect(ctx, dut.step, 1, stall, 6, lambda p: p)
             (row,) = await collect(ctx, dut.embed, 1, stall, 7, lambda p: p)
-            assert step.rows == 1 and row.position == step.position
-            world.steps.append((step.position, row.token, step.sample))
+            assert (step.rows, span.row, span.rows) == (1, 0, 1) and row.position == span.position
+            assert row.sequence == span.sequence
+            world.steps.append((span.position, row.token, step.sampled))
             failure = next(failures, None)
             if failure:
                 ctx.set(dut.code, failure[0])
@@ -93,8 +95,8 @@ def serve(world: World, requests: list[dict], count: int, stall: float = 0.0) ->
                 await ctx.tick()
                 ctx.set(dut.failed, 0)
                 continue
-            if step.sample:
-                await send(ctx, dut.tokens, [{"row": 0, "token": world.token(step.position)}], stall, 8)
+            if step.sampled:
+                await send(ctx, dut.tokens, [{"row": 0, "token": world.token(span.position)}], stall, 8)
             ctx.set(dut.done, 1)
             await ctx.tick()
             ctx.set(dut.done, 0)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sequencer: the commands that the packets of a golden tape lead to, and what it waits for."""
 
+import dataclasses
 from functools import cache
 
 import pytest
@@ -11,10 +12,13 @@ from serrano_sim.golden.synthetic import random_model, write_tape
 from serrano_sim.golden.tape import Opcode, Tape, read_tape
 from support.streams import STALLS, collect, send, simulate
 
-CONFIG = preset("tiny")
+CONFIG = dataclasses.replace(preset("tiny"), rows_max=8)
 N = CONFIG.n
 DIM, FFN, LAYERS, HEADS, KV_HEADS, VOCAB = 44, 46, 2, 4, 2, 33
 PAD = 8
+
+
+ATTEND = ("row", "skip", "rows", "final", "committed", "kv_heads", "group", "head_dim", "head_pad")
 
 
 @cache
@@ -37,9 +41,14 @@ def up(value: int) -> int:
     return -(-value // N)
 
 
-def run(position: int, sample: bool, stall: float) -> tuple[list[tuple], list[tuple[int, int]]]:
+Spans = list[tuple[int, int, int]]
+"""Sequence, rows, position of each."""
+
+
+def run(spans: Spans, sampled: int, stall: float) -> tuple[list[tuple], list[tuple[int, int]]]:
     """Execute one step with units that do nothing but take their time; return the commands and the runs."""
     dut = Sequencer(CONFIG)
+    sample, rows = sampled > 0, sum(count for _, count, _ in spans)
     log: list[tuple] = []
     runs: list[tuple[int, int]] = []
     packets = [p for p in tape().packets if sample or not 15 <= p.index <= 17]
@@ -66,7 +75,9 @@ def run(position: int, sample: bool, stall: float) -> tuple[list[tuple], list[tu
 
     async def projection(ctx) -> None:
         while True:
-            (values,) = await collect(ctx, dut.dequantize, 1, stall, len(log), lambda p: (p.rows, p.blocks))
+            (values,) = await collect(
+                ctx, dut.dequantize, 1, stall, len(log), lambda p: (p.rows, p.last, p.blocks)
+            )
             route = Route(ctx.get(dut.route))
             log.append(("dequantize", route, *values))
             if route is Route.RESIDUAL:
@@ -89,8 +100,12 @@ def run(position: int, sample: bool, stall: float) -> tuple[list[tuple], list[tu
         ctx.set(dut.residual_idle, 1)
         ctx.set(dut.staging_idle, 1)
         ctx.set(dut.sampled, 1)
-        step = {"sequence": 0, "rows": 1, "position": position, "sample": sample}
-        await send(ctx, dut.step, [step])
+        row = 0
+        for sequence, count, position in spans:
+            span = {"sequence": sequence, "row": row, "rows": count, "position": position}
+            await send(ctx, dut.span, [span], stall, row)
+            row += count
+        await send(ctx, dut.step, [{"rows": rows, "sampled": sampled, "last": rows - 1}])
         await ctx.tick().repeat(20)
         ctx.set(dut.embedded, 1)
         ctx.set(dut.writes_pending, 1)
@@ -108,11 +123,11 @@ def run(position: int, sample: bool, stall: float) -> tuple[list[tuple], list[tu
             await ctx.tick()
 
     units = [
-        unit("feed", ("rows", "tiles", "blocks")),
+        unit("feed", ("rows", "last", "tiles", "blocks")),
         unit("heads", ("rows", "kv_heads", "heads", "head_pad"), "head_last"),
         unit("argmax", ("rows", "vocab")),
         unit("quantize", ("staging", "norm", "rows", "length"), "quantized"),
-        unit("attend", ("rows", "kv_heads", "group", "head_dim", "head_pad", "committed"), "staged_last"),
+        unit("attend", ATTEND, "staged_last"),
         unit("append", ("record",)),
         unit("gather", ("seq", "record", "first", "count")),
     ]
@@ -120,41 +135,68 @@ def run(position: int, sample: bool, stall: float) -> tuple[list[tuple], list[tu
     return log, runs
 
 
-def expected_commands(position: int, sample: bool) -> list[tuple]:
+def parts_of(spans: Spans) -> list[tuple[int, int, int, int, int]]:
+    """Sequence, first row, rows before, rows, position of what attention takes at a time."""
+    found, row = [], 0
+    most = CONFIG.attention_rows_max // (HEADS // KV_HEADS)
+    for sequence, count, position in spans:
+        found += [(sequence, row, skip, min(most, count - skip), position) for skip in range(0, count, most)]
+        row += count
+    return found
+
+
+def expected_commands(spans: Spans, sampled: int) -> list[tuple]:
     width, qkv = HEADS * PAD, (2 * KV_HEADS + HEADS) * PAD
+    rows = sum(count for _, count, _ in spans)
+    parts = parts_of(spans)
     commands: list[tuple] = []
 
-    def projection(route: Route, k: int, n_out: int, *others: tuple) -> None:
-        commands.append(("feed", 1, up(k), up(n_out)))
-        commands.append(("dequantize", route, 1, up(n_out)))
+    def projection(route: Route, k: int, n_out: int, *others: tuple, count: int = rows) -> None:
+        commands.append(("feed", count, rows - 1, up(k), up(n_out)))
+        commands.append(("dequantize", route, count, rows - 1, up(n_out)))
         commands.extend(others)
 
     def norm() -> None:
-        commands.append(("quantize", 0, 1, 1, DIM))
+        commands.append(("quantize", 0, 1, rows, DIM))
 
     for layer in range(LAYERS):
         norm()
-        projection(Route.HEADS, DIM, qkv, ("heads", 1, KV_HEADS, HEADS, PAD), ("append", layer * KV_HEADS))
-        if position:
-            commands += [("gather", 0, layer * KV_HEADS + head, 0, position) for head in range(KV_HEADS)]
-        commands.append(("attend", 1, KV_HEADS, HEADS // KV_HEADS, 6, PAD, position))
-        commands.append(("quantize", 1, 0, 1, width))
+        append = ("append", layer * KV_HEADS)
+        projection(Route.HEADS, DIM, qkv, ("heads", rows, KV_HEADS, HEADS, PAD), append)
+        for sequence, _, _, _, position in parts:
+            if position:
+                records = range(layer * KV_HEADS, (layer + 1) * KV_HEADS)
+                commands += [("gather", sequence, record, 0, position) for record in records]
+        for index, (_, row, skip, count, position) in enumerate(parts):
+            final = int(index == len(parts) - 1)
+            shape = (KV_HEADS, HEADS // KV_HEADS, 6, PAD)
+            commands.append(("attend", row, skip, count, final, position, *shape))
+        commands.append(("quantize", 1, 0, rows, width))
         projection(Route.RESIDUAL, width, DIM)
         norm()
         projection(Route.GATE_UP, DIM, 2 * FFN)
-        commands.append(("quantize", 1, 0, 1, FFN))
+        commands.append(("quantize", 1, 0, rows, FFN))
         projection(Route.RESIDUAL, FFN, DIM)
-    if sample:
+    if sampled:
         norm()
-        projection(Route.LOGITS, DIM, VOCAB, ("argmax", 1, VOCAB))
+        projection(Route.LOGITS, DIM, VOCAB, ("argmax", sampled, VOCAB), count=sampled)
     return commands
 
 
+SPANS = {
+    "first": [(0, 1, 0)],
+    "later": [(2, 1, 21)],
+    "mixed": [(1, 1, 30), (3, 1, 0), (0, 6, 17)],
+}
+
+
 @pytest.mark.parametrize("stall", STALLS)
-@pytest.mark.parametrize("position", [0, 21])
-@pytest.mark.parametrize("sample", [False, True])
-def test_commands(position: int, sample: bool, stall: float) -> None:
-    log, runs = run(position, sample, stall)
+@pytest.mark.parametrize("spans", SPANS.values(), ids=SPANS)
+@pytest.mark.parametrize("sampled", [0, 1, 3])
+def test_commands(spans: Spans, sampled: int, stall: float) -> None:
+    sampled = min(sampled, len(spans))
+    sample = sampled > 0
+    log, runs = run(spans, sampled, stall)
     fields = tape().fields
     start, end = 0x10000 + fields["program_offset"], 0x10000 + fields["program_end"]
     if sample:
@@ -169,7 +211,7 @@ def test_commands(position: int, sample: bool, stall: float) -> None:
             units.setdefault(name, []).append(tuple(values))
         return units
 
-    assert by_unit(log) == by_unit(expected_commands(position, sample))
+    assert by_unit(log) == by_unit(expected_commands(spans, sampled))
     # The quantizations show that packets are executed one after another.
     order = [entry for entry in log if entry[0] in ("quantize", "feed", "attend")]
-    assert order == [c for c in expected_commands(position, sample) if c[0] in ("quantize", "feed", "attend")]
+    assert order == [c for c in expected_commands(spans, sampled) if c[0] in ("quantize", "feed", "attend")]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data path without the scheduler: steps of several rows, and resets at any moment of a step.
+"""The data path without the scheduler: steps of several rows and sequences, and resets at any moment.
 
-A memory with stalls, a table of blocks and the commands of a scheduler are all that it gets. Every result
+A memory with stalls, tables of blocks and the commands of a scheduler are all that it gets. Every result
 that it shows, and every byte of KV memory, equals the golden decoder's.
 """
 
@@ -26,16 +26,26 @@ from serrano_sim.golden.sample import greedy
 from serrano_sim.golden.synthetic import random_model, write_tape
 from serrano_sim.golden.tape import NO_LAYER, Opcode, read_tape
 from support.axi import AXIMemory
-from support.streams import STALLS, simulate
+from support.streams import STALLS, send, simulate
 
 CONFIG = dataclasses.replace(
-    preset("tiny"), dim_max=32, ffn_max=32, heads_max=8, kv_width_max=32, head_dim_max=16, context_max=64
+    preset("tiny"),
+    rows_max=8,
+    dim_max=32,
+    ffn_max=32,
+    heads_max=8,
+    kv_width_max=32,
+    head_dim_max=16,
+    context_max=64,
 )
 MODEL = random_model(2, dim=6, ffn=5, layers=1, heads=4, kv_heads=2, head_dim=6, vocab=7, context=64)
 TAPE = write_tape(MODEL, CONFIG.n, CONFIG.tape_align)
 PARSED = read_tape(TAPE)
 TAPE_AT, KV_AT = 0x1000, 0x8000
-TABLE = [3, 1, 2]
+TABLES = {0: [3, 1, 2], 1: [7], 2: [10, 4, 9], 3: [6, 5]}
+BLOCKS = 11
+Rows = tuple[int, int, list[int]]
+"""Sequence, position of the first token, tokens."""
 FLUSH_CYCLES = 8
 """As the recovery of the accelerator has it: longer than a look-up takes."""
 
@@ -85,10 +95,10 @@ class Bench:
             await self.memory.serve_writes(ctx, self.writes.axi)
 
         async def look_up_for_gather(ctx) -> None:
-            await translator(ctx, self.dut.translate[0], {0: TABLE}, self.stall, self.seed)
+            await translator(ctx, self.dut.translate[0], TABLES, self.stall, self.seed)
 
         async def look_up_for_append(ctx) -> None:
-            await translator(ctx, self.dut.translate[1], {0: TABLE}, self.stall, self.seed)
+            await translator(ctx, self.dut.translate[1], TABLES, self.stall, self.seed)
 
         background = [serve_reads, serve_writes, look_up_for_gather, look_up_for_append, self._watch]
         simulate(self.top, *benches, background=background, cycles=200_000)
@@ -117,11 +127,17 @@ class Bench:
                     self.beats[kind, packet].append(getattr(results, kind).beat)
             self.steps_done += done
 
-    async def step(self, ctx, position: int, tokens: list[int], sample: bool, cycles: int | None = None):
+    async def step(self, ctx, parts: "list[Rows]", sampled: int, cycles: int | None = None):
         """Run a step; give its tokens, or None if it was left after so many cycles."""
-        dut = self.dut
-        rows = [{"row": r, "token": t, "position": position + r} for r, t in enumerate(tokens)]
-        ctx.set(dut.step.payload, {"rows": len(tokens), "position": position, "sample": sample})
+        dut, spans, rows = self.dut, [], []
+        for sequence, position, tokens in parts:
+            spans.append({"sequence": sequence, "row": len(rows), "rows": len(tokens), "position": position})
+            rows += [
+                {"row": len(rows) + r, "sequence": sequence, "token": t, "position": position + r}
+                for r, t in enumerate(tokens)
+            ]
+        await send(ctx, dut.span, spans)
+        ctx.set(dut.step.payload, {"rows": len(rows), "sampled": sampled, "last": len(rows) - 1})
         ctx.set(dut.step.valid, 1)
         ctx.set(dut.tokens.ready, 1)
         taken, done, self.cycles = [], False, 0
@@ -185,24 +201,32 @@ KINDS = {
 class Golden:
     """The golden decoder, and what it had last."""
 
-    def __init__(self, before: Sequence[int] = ()):
+    def __init__(self, *before: Sequence[int]):
         self.results: dict[tuple[str, int], np.ndarray] = {}
-        self.decoder = Decoder(MODEL, CONFIG.n, 4, trace=self._keep)
-        self.decoder.open(0, TABLE)
-        for token in before:
-            self.decoder.step([token], 0, False)
+        self.decoder = Decoder(MODEL, CONFIG.n, BLOCKS, trace=self._keep)
+        for sequence, tokens in enumerate(before):
+            self.decoder.open(sequence, TABLES[sequence])
+            for token in tokens:
+                self.decoder.step([token], sequence, False)
 
     def _keep(self, packet: int, opcode: Opcode, layer: int, values) -> None:
         if opcode is not Opcode.SAMPLE:
             kind = KINDS.get(opcode, "logits" if layer == NO_LAYER else "residual")
             self.results[kind, packet] = np.array(values)
 
-    def step(self, tokens: list[int], sample: bool) -> list[tuple[int, int, int]]:
+    def step(self, parts: "list[Rows]", sampled: int) -> list[tuple[int, int, int]]:
         """One step; gives the tokens as the hardware shows them."""
         self.results.clear()
-        logits = self.decoder.step(tokens, 0, sample)
-        best = greedy(logits) if sample else []
-        return [(row, int(token), int(logits[row, token])) for row, token in enumerate(best)]
+        assert all(self.decoder.kv.length(sequence) == position for sequence, position, _ in parts)
+        logits = self.decoder.step_batch([(sequence, tokens) for sequence, _, tokens in parts], sampled > 0)
+        if not sampled:
+            return []
+        # The first rows and the last one.
+        chosen = logits[[*range(sampled - 1), len(logits) - 1]]
+        for key in self.results:
+            if key[0] == "logits":
+                self.results[key] = chosen
+        return [(row, int(token), int(chosen[row, token])) for row, token in enumerate(greedy(chosen))]
 
 
 def compare(bench: Bench, golden: Golden, rows: int) -> None:
@@ -210,11 +234,12 @@ def compare(bench: Bench, golden: Golden, rows: int) -> None:
     found, pad = bench.shown(rows), PARSED.fields["head_pad"]
     assert set(found) == set(golden.results)
     for (kind, packet), values in golden.results.items():
+        assert not found[kind, packet][len(values) :].any()
         columns = np.arange(values.shape[1])
         # Heads lie head_pad apart, also where they are the inputs of a projection.
         if kind == "heads" or packet in ATTENDS:
             columns = columns // MODEL.head_dim * pad + columns % MODEL.head_dim
-        assert np.array_equal(found[kind, packet][:, columns], values), (kind, packet)
+        assert np.array_equal(found[kind, packet][: len(values), columns], values), (kind, packet)
     image, mask = golden.decoder.kv.image, golden.decoder.kv.written()
     memory = np.frombuffer(bytes(bench.memory.data[KV_AT : KV_AT + image.size]), np.uint8)
     assert np.array_equal(memory.reshape(image.shape)[mask], image[mask])
@@ -233,10 +258,10 @@ def test_steps_of_several_rows(stall: float) -> None:
     async def steps(ctx) -> None:
         bench.setup(ctx)
         position = 13
-        for rows, sample in ((4, False), (3, True)):
-            own = tokens[position : position + rows]
+        for rows, sampled in ((4, 0), (3, 3)):
+            parts = [(0, position, tokens[position : position + rows])]
             bench.forget()
-            assert await bench.step(ctx, position, own, sample) == golden.step(own, sample)
+            assert await bench.step(ctx, parts, sampled) == golden.step(parts, sampled)
             compare(bench, golden, rows)
             position += rows
         assert position == len(tokens)
@@ -245,22 +270,53 @@ def test_steps_of_several_rows(stall: float) -> None:
     bench.run(steps)
 
 
-def test_a_reset_in_the_middle_leaves_no_trace() -> None:
-    """Whenever it comes: the step is run again and gives what it gives without."""
-    bench, golden, rng = Bench(latency=9, stall=0.2, seed=2), Golden([3, 5, 1]), random.Random(6)
+@pytest.mark.parametrize("stall", STALLS)
+def test_steps_of_several_sequences(stall: float) -> None:
+    """Decoding rows and a chunk of prompt share a step; of the chunk only the last row is sampled, if any.
+
+    Chunks of more than four rows are more than attention takes at a time.
+    """
+    rng = random.Random(5)
+    lengths = (13, 0, 35, 16)
+    known = [rng.choices(range(MODEL.vocab), k=length) for length in lengths]
+    bench, golden = Bench(stall=stall / 2, seed=3), Golden(*known)
     bench.load(golden.decoder)
+    # Rows of each sequence, and how many rows are sampled.
+    plan = [({2: 1, 0: 1, 1: 5}, 2), ({3: 1, 1: 6}, 2), ({0: 1, 1: 1, 2: 1, 3: 1}, 4), ({0: 2, 3: 6}, 0)]
 
     async def steps(ctx) -> None:
         bench.setup(ctx)
-        expected = golden.step([2], True)
-        assert await bench.step(ctx, 3, [2], True) == expected
-        compare(bench, golden, 1)
+        at = list(lengths)
+        for counts, sampled in plan:
+            parts = []
+            for sequence, rows in counts.items():
+                parts.append((sequence, at[sequence], rng.choices(range(MODEL.vocab), k=rows)))
+                at[sequence] += rows
+            bench.forget()
+            assert await bench.step(ctx, parts, sampled) == golden.step(parts, sampled)
+            compare(bench, golden, sum(counts.values()))
+        assert not ctx.get(bench.dut.tape_fault.valid) and not ctx.get(bench.dut.execution_fault.valid)
+
+    bench.run(steps)
+
+
+def test_a_reset_in_the_middle_leaves_no_trace() -> None:
+    """Whenever it comes: the step is run again and gives what it gives without."""
+    bench, golden, rng = Bench(latency=9, stall=0.2, seed=2), Golden([3, 5, 1], [2]), random.Random(6)
+    bench.load(golden.decoder)
+    parts = [(0, 3, [2]), (1, 1, [4, 6])]
+
+    async def steps(ctx) -> None:
+        bench.setup(ctx)
+        expected = golden.step(parts, 2)
+        assert await bench.step(ctx, parts, 2) == expected
+        compare(bench, golden, 3)
         part = bench.cycles // 5
         for index in range(5):
-            assert await bench.step(ctx, 3, [2], True, part * index + rng.randrange(1, part)) is None
+            assert await bench.step(ctx, parts, 2, part * index + rng.randrange(1, part)) is None
             await bench.reset(ctx)
-        assert await bench.step(ctx, 3, [2], True) == expected
-        compare(bench, golden, 1)
+        assert await bench.step(ctx, parts, 2) == expected
+        compare(bench, golden, 3)
 
     bench.run(steps)
 
@@ -271,7 +327,7 @@ def test_a_block_that_is_not_mapped_is_a_fault() -> None:
     async def steps(ctx) -> None:
         bench.setup(ctx)
         # Position 48 is in the fourth block; the table has three. The slot is looked up while EMBED runs.
-        assert await bench.step(ctx, 48, [1], False, 200) is None
+        assert await bench.step(ctx, [(0, 48, [1])], 0, 200) is None
         fault = ctx.get(bench.dut.execution_fault)
         assert fault.valid and fault.code is FaultCode.KV_MAP and fault.index == 0
 

@@ -38,12 +38,15 @@ def inputs(config, acc, column_scales, kmeans):
     return blocks_scales, results
 
 
-def wanted(config, acc, row_scales, column_scales, kmeans):
+def wanted(config, acc, row_scales, column_scales, kmeans, last_row):
     blocks, rows, n = acc.shape
     beats = []
     for b in range(blocks):
         for r in range(rows):
-            s = mul(row_scales[r], Scale(column_scales.m, column_scales.e)[b * n : b * n + n])
+            s = mul(
+                row_scales[last_row if r == rows - 1 else r],
+                Scale(column_scales.m, column_scales.e)[b * n : b * n + n],
+            )
             y = dequantize(acc[b, r], s).tolist()
             for k in range(0, n, config.lanes):
                 column = b * n + k
@@ -63,15 +66,16 @@ def plain(beat):
 def test_outputs(config, stall: float) -> None:
     rng = random.Random(1)
     dut = Dequantizer(config)
-    shapes = [(config.rows_max, 3), (1, 4), (3, 1)]
-    cases = [make(config, rng, *shape) for shape in shapes]
+    # Rows, blocks, and which row of the step the last one is.
+    shapes = [(config.rows_max, 3, config.rows_max - 1), (1, 4, 0), (3, 1, 2), (2, 2, 3), (1, 1, 2)]
+    cases = [make(config, rng, *shape[:2]) for shape in shapes]
     row_scales = cases[0][1]
     cases = [(acc, row_scales, columns, kmeans) for acc, _, columns, kmeans in cases]
 
     async def command(ctx) -> None:
         for r in range(config.rows_max):
             ctx.set(dut.row_scales[r], scale_input(row_scales, r))
-        await send(ctx, dut.command, [{"rows": r, "blocks": b} for r, b in shapes], stall, 1)
+        await send(ctx, dut.command, [{"rows": r, "blocks": b, "last": k} for r, b, k in shapes], stall, 1)
 
     async def feed_scales(ctx) -> None:
         await send(
@@ -84,8 +88,8 @@ def test_outputs(config, stall: float) -> None:
         )
 
     async def drain(ctx) -> None:
-        for case in cases:
-            beats = wanted(config, *case)
+        for case, (_, _, last_row) in zip(cases, shapes, strict=True):
+            beats = wanted(config, *case, last_row)
             assert await collect(ctx, dut.beats, len(beats), stall, 4, plain) == beats
 
     simulate(dut, command, feed_scales, feed_results, drain)
@@ -100,7 +104,7 @@ def test_latency_and_rate() -> None:
 
     async def command(ctx) -> None:
         ctx.set(dut.beats.ready, 1)
-        await send(ctx, dut.command, [{"rows": 4, "blocks": 3}])
+        await send(ctx, dut.command, [{"rows": 4, "blocks": 3, "last": 3}])
         # The command's register is one cycle.
         for _ in range(dut.latency + 24 + 1):
             seen.append(ctx.get(dut.beats.valid))

@@ -11,8 +11,8 @@ from serrano.vector.row_feeder import RowFeeder
 from support.streams import STALLS, collect, send, simulate
 from support.vectors import BASE, CONFIGS
 
-SHAPES = [(3, 2, 4), (1, 1, 5), (1, 3, 1), (4, 3, 2)]
-"""(rows, tiles, blocks)."""
+SHAPES = [(3, 2, 2, 4), (1, 0, 1, 5), (1, 3, 3, 1), (4, 3, 3, 2), (2, 3, 2, 2)]
+"""(rows, last, tiles, blocks)."""
 
 
 class Bench:
@@ -33,10 +33,10 @@ class Bench:
             if en:
                 ctx.set(port.data, self.codes[row, tile].tolist())
 
-    def wanted(self, rows: int, tiles: int, blocks: int) -> list[tuple]:
+    def wanted(self, rows: int, last: int, tiles: int, blocks: int) -> list[tuple]:
         return [
             (
-                self.codes[row, tile].tolist(),
+                self.codes[last if row == rows - 1 else row, tile].tolist(),
                 row,
                 int(tile == 0),
                 int(tile == tiles - 1),
@@ -55,7 +55,7 @@ def plain(beat) -> tuple:
 
 
 def commands() -> list[dict]:
-    return [{"rows": rows, "tiles": tiles, "blocks": blocks} for rows, tiles, blocks in SHAPES]
+    return [dict(zip(("rows", "last", "tiles", "blocks"), shape, strict=True)) for shape in SHAPES]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)

@@ -67,7 +67,7 @@ class Attention(wiring.Component):
     staged : ``Out(stream.Signature(StagedBeat(config)))``
         The outputs; ``last`` marks the last beat of a command.
     loaded : ``Out(1)``
-        The last unit of a command's last tile is being taken.
+        The last unit of a final command's last tile is being taken.
     idle : ``Out(1)``
         No command is being executed.
     wait_record : ``Out(1)``
@@ -161,7 +161,7 @@ class Attention(wiring.Component):
             rows.available.eq(weights.available),
             softmax.rows.eq(item_rows),
             softmax.group.eq(command.group),
-            self.loaded.eq(tiles.loaded),
+            self.loaded.eq(tiles.loaded & command.final),
             self.wait_record.eq(tiles.wait_record),
             self.wait_weights.eq(rows.wait_weights),
         ]

@@ -87,7 +87,8 @@ class AttendCommand(data.StructLayout):
     The sequence has ``committed`` tokens in memory; behind them it has rows of this step, from row ``row``
     on, of which the first ``skip`` are only attended to (another command has attended for them). ``kv_heads``
     KV heads of ``group`` query heads each (counts), of ``head_dim`` channels; the output has ``head_pad``
-    channels for each head. ``rows * group`` is at most ``attention_rows_max``.
+    channels for each head. ``rows * group`` is at most ``attention_rows_max``. ``final`` is the last command
+    of the step's layer.
     """
 
     def __init__(self, config: AcceleratorConfig):
@@ -101,6 +102,7 @@ class AttendCommand(data.StructLayout):
                 "head_dim": range(config.head_dim_max + 1),
                 "head_pad": range(config.head_dim_max + 1),
                 "committed": range(config.context_max),
+                "final": 1,
             }
         )
 

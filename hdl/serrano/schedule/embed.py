@@ -10,6 +10,7 @@ from amaranth.utils import ceil_log2
 
 from serrano.bus import ReadPort
 from serrano.config import AcceleratorConfig
+from serrano.kvcache.payloads import sequence_bits
 from serrano.layouts import EpilogueBeat, PackedScale, Scale
 from serrano.schedule.descriptor import ModelInfo
 from serrano.stream import ByteWord, Gearbox
@@ -21,10 +22,17 @@ __all__ = ["EmbedCommand", "Embedder", "EmbeddingDequantizer"]
 
 
 class EmbedCommand(data.StructLayout):
-    """A row of the step: its token and its position in the sequence."""
+    """A row of the step: its sequence, its token and its position."""
 
     def __init__(self, config: AcceleratorConfig):
-        super().__init__({"row": ceil_log2(config.rows_max), "token": 32, "position": 32})
+        super().__init__(
+            {
+                "row": ceil_log2(config.rows_max),
+                "sequence": sequence_bits(config),
+                "token": 32,
+                "position": 32,
+            }
+        )
 
 
 class EmbeddingDequantizer(wiring.Component):

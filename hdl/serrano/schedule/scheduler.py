@@ -16,25 +16,12 @@ from serrano.kvcache.payloads import KVPort
 from serrano.schedule.descriptor import ModelInfo
 from serrano.schedule.embed import EmbedCommand
 from serrano.schedule.rings import Completion, Request
+from serrano.schedule.spans import Span, StepCommand
 
-__all__ = ["Scheduler", "StepCommand"]
+__all__ = ["Scheduler"]
 
 SEQUENCE = 0
 """The one sequence that is open at a time."""
-
-
-class StepCommand(data.StructLayout):
-    """A step: ``rows`` tokens of ``sequence`` from ``position`` on; ``sample``: the last one is sampled."""
-
-    def __init__(self, config: AcceleratorConfig):
-        super().__init__(
-            {
-                "sequence": ceil_log2(config.sequences_max),
-                "rows": range(config.rows_max + 1),
-                "position": 32,
-                "sample": 1,
-            }
-        )
 
 
 class Scheduler(wiring.Component):
@@ -65,6 +52,8 @@ class Scheduler(wiring.Component):
         Port to memory, for prompts.
     kv : ``Out(KVPort())``
         Commands to the KV controller.
+    span : ``Out(stream.Signature(Span(config)))``
+        The sequence of the next step.
     step : ``Out(stream.Signature(StepCommand(config)))``
         Steps to be executed.
     embed : ``Out(stream.Signature(EmbedCommand(config)))``
@@ -103,6 +92,7 @@ class Scheduler(wiring.Component):
                 "completions": Out(stream.Signature(Completion)),
                 "memory": Out(ReadPort(config)),
                 "kv": Out(KVPort()),
+                "span": Out(stream.Signature(Span(config))),
                 "step": Out(stream.Signature(StepCommand(config))),
                 "embed": Out(stream.Signature(EmbedCommand(config))),
                 "tokens": In(stream.Signature(token)),
@@ -246,14 +236,23 @@ class Scheduler(wiring.Component):
                 self._fail(m, FaultCode.REQUEST_TOKEN)
             with m.Else():
                 m.next = "RESERVE"
-        self._kv(m, "RESERVE", Opcode.APPEND, "STEP", 1)
+        self._kv(m, "RESERVE", Opcode.APPEND, "SPAN", 1)
+        with m.State("SPAN"):
+            m.d.comb += [
+                self.span.valid.eq(1),
+                self.span.payload.sequence.eq(SEQUENCE),
+                self.span.payload.row.eq(0),
+                self.span.payload.rows.eq(1),
+                self.span.payload.position.eq(self.position),
+            ]
+            with m.If(self.span.ready):
+                m.next = "STEP"
         with m.State("STEP"):
             m.d.comb += [
                 self.step.valid.eq(1),
-                self.step.payload.sequence.eq(SEQUENCE),
                 self.step.payload.rows.eq(1),
-                self.step.payload.position.eq(self.position),
-                self.step.payload.sample.eq(self._sample),
+                self.step.payload.sampled.eq(self._sample),
+                self.step.payload.last.eq(0),
                 self.begin.eq(self.step.ready),
             ]
             with m.If(self.step.ready):
@@ -263,6 +262,7 @@ class Scheduler(wiring.Component):
             m.d.comb += [
                 self.embed.valid.eq(1),
                 self.embed.payload.row.eq(0),
+                self.embed.payload.sequence.eq(SEQUENCE),
                 self.embed.payload.token.eq(self._token),
                 self.embed.payload.position.eq(self.position),
             ]

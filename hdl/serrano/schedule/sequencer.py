@@ -13,7 +13,7 @@ from serrano.kvcache.payloads import AppendCommand, GatherCommand
 from serrano.layouts import ReadRequest
 from serrano.schedule.descriptor import ModelInfo
 from serrano.schedule.issuer import TO_LOGITS
-from serrano.schedule.scheduler import StepCommand
+from serrano.schedule.spans import PartIterator, Span, StepCommand
 from serrano.tape.packets import Header, Opcode
 from serrano.vector.arithmetic import unpack_scale
 from serrano.vector.payloads import (
@@ -41,8 +41,9 @@ class Sequencer(wiring.Component):
 
     For each packet the units concerned get one command each; the sequencer then waits for the last result.
     ATTEND and GATE_UP end with the quantization of what they staged. The KV records of an ATTEND are asked
-    for while the QKV before it runs. END waits until every packet of the step has been checked and every
-    write acknowledged.
+    for from the QKV before it on. Attention gets a command for each part of each span. The LM head gets only
+    the rows that are sampled. END waits until every packet of the step has been checked and every write
+    acknowledged.
 
     Parameters
     ----------
@@ -55,6 +56,8 @@ class Sequencer(wiring.Component):
         The loaded model.
     tape : ``In(config.address_bits)``
         Address of the tape.
+    span : ``In(stream.Signature(Span(config)))``
+        The sequences of the next step; all before it. Always ready between steps.
     step : ``In(stream.Signature(StepCommand(config)))``
         Steps.
     done : ``Out(1)``
@@ -94,6 +97,7 @@ class Sequencer(wiring.Component):
             {
                 "model": In(ModelInfo),
                 "tape": In(config.address_bits),
+                "span": In(stream.Signature(Span(config))),
                 "step": In(stream.Signature(StepCommand(config))),
                 "done": Out(1),
                 "packet": Out(32),
@@ -134,7 +138,9 @@ class Sequencer(wiring.Component):
         self._ended = Signal()
         # Records of the layers before the present one.
         self._record = Signal(16)
+        self._build_spans(m)
         self._build_commands(m)
+        self._build_gathers(m)
         m.d.comb += self.packet.eq(self._header.index)
         with m.FSM() as fsm:
             self._build_step(m)
@@ -148,31 +154,53 @@ class Sequencer(wiring.Component):
         ]
         return m
 
+    def _build_spans(self, m: Module) -> None:
+        """The spans of the step, once for the records that are asked for and once for attention."""
+        m.submodules.gathered = self._gathered = PartIterator(self.config)
+        m.submodules.attended = self._attended = PartIterator(self.config)
+        for parts in (self._gathered, self._attended):
+            m.d.comb += [
+                parts.group.eq(self.model.group),
+                parts.w_en.eq(self.span.valid & self.span.ready),
+                parts.w_span.eq(self.span.payload),
+                parts.clear.eq(self.done),
+            ]
+
     def _build_commands(self, m: Module) -> None:
         """Payloads follow from the packet, the step and the model; the states say when they are valid."""
-        n, model, header, rows = self.config.n, self.model, self._header, self._current.rows
+        n, model, header = self.config.n, self.model, self._header
         blocks = (header.n_out + n - 1) // n
+        step, rows, part = self._current, self._current.rows, self._attended.part
+        projected, last = Signal.like(rows), Signal.like(step.last)
+        m.d.comb += [projected.eq(rows), last.eq(rows - 1)]
+        with m.If(self.route == Route.LOGITS):
+            m.d.comb += [projected.eq(step.sampled), last.eq(step.last)]
         m.d.comb += [
-            self.feed.payload.rows.eq(rows),
+            self.feed.payload.rows.eq(projected),
+            self.feed.payload.last.eq(last),
             self.feed.payload.tiles.eq((header.k + n - 1) // n),
             self.feed.payload.blocks.eq(blocks),
-            self.dequantize.payload.rows.eq(rows),
+            self.dequantize.payload.rows.eq(projected),
+            self.dequantize.payload.last.eq(last),
             self.dequantize.payload.blocks.eq(blocks),
             self.heads.payload.rows.eq(rows),
             self.heads.payload.kv_heads.eq(model.kv_heads),
             self.heads.payload.heads.eq(model.heads),
             self.heads.payload.head_pad.eq(model.head_pad),
             self.heads.payload.score.eq(unpack_scale(model.s_score)),
-            self.argmax.payload.rows.eq(rows),
+            self.argmax.payload.rows.eq(step.sampled),
             self.argmax.payload.vocab.eq(model.vocab),
             self.quantize.payload.rows.eq(rows),
             self.quantize.payload.eps.eq(model.s_eps),
-            self.attend.payload.rows.eq(rows),
+            self.attend.payload.row.eq(part.span.row),
+            self.attend.payload.skip.eq(part.skip),
+            self.attend.payload.rows.eq(part.rows),
+            self.attend.payload.final.eq(part.final),
             self.attend.payload.kv_heads.eq(model.kv_heads),
             self.attend.payload.group.eq(model.group),
             self.attend.payload.head_dim.eq(model.head_dim),
             self.attend.payload.head_pad.eq(model.head_pad),
-            self.attend.payload.committed.eq(self._current.position),
+            self.attend.payload.committed.eq(part.span.position),
         ]
 
     def _issue(self, m: Module, streams: list[Any], following: str) -> None:
@@ -190,12 +218,17 @@ class Sequencer(wiring.Component):
     def _build_step(self, m: Module) -> None:
         model, runs = self.model, self.runs
         with m.State("IDLE"):
-            m.d.comb += [self.step.ready.eq(1), self.reader_start.eq(1), self.residual_start.eq(1)]
+            m.d.comb += [
+                self.step.ready.eq(1),
+                self.span.ready.eq(1),
+                self.reader_start.eq(1),
+                self.residual_start.eq(1),
+            ]
             m.d.sync += [self._current.eq(self.step.payload), self._count.eq(0), self._record.eq(0)]
             with m.If(self.step.valid):
                 m.next = "PROGRAM"
         with m.State("PROGRAM"):
-            end = Mux(self._current.sample, model.program_end, model.head_offset)
+            end = Mux(self._current.sampled != 0, model.program_end, model.head_offset)
             m.d.comb += [
                 runs.valid.eq(1),
                 runs.payload.address.eq(self.tape + model.program_offset),
@@ -203,7 +236,7 @@ class Sequencer(wiring.Component):
             ]
             with m.If(runs.ready):
                 m.next = "PACKET"
-                with m.If(~self._current.sample):
+                with m.If(self._current.sampled == 0):
                     m.next = "PROGRAM_END"
         with m.State("PROGRAM_END"):
             m.d.comb += [
@@ -286,36 +319,50 @@ class Sequencer(wiring.Component):
             with m.If(self._ended & self.staging_idle):
                 m.next = "STAGED"
 
+    def _build_gathers(self, m: Module) -> None:
+        """The records of a layer's ATTEND: part after part, head after head, while other packets run."""
+        gather, parts, model = self.gather, self._gathered, self.model
+        head, record = Signal.like(model.kv_heads), Signal.like(self._record)
+        fresh = parts.part.span.position == 0
+        m.d.comb += [
+            gather.payload.seq.eq(parts.part.span.sequence),
+            gather.payload.record.eq(record + head),
+            gather.payload.first.eq(0),
+            gather.payload.count.eq(parts.part.span.position),
+            gather.valid.eq(parts.valid & ~fresh),
+            parts.step.eq(parts.valid & (fresh | (gather.ready & (head == model.kv_heads - 1)))),
+        ]
+        with m.If(parts.start):
+            m.d.sync += [record.eq(self._record), head.eq(0)]
+        with m.Elif(parts.step):
+            m.d.sync += head.eq(0)
+        with m.Elif(gather.valid & gather.ready):
+            m.d.sync += head.eq(head + 1)
+
     def _build_attention(self, m: Module) -> None:
-        gather, model = self.gather, self.model
-        head = Signal(8)
+        parts, model = self._attended, self.model
+        # Commands whose last result has not been staged.
+        under_way = Signal(range(self.config.rows_max + 1))
+        taken = self.attend.valid & self.attend.ready
         m.d.comb += self.append.payload.record.eq(self._record)
         with m.State("QKV"):
-            m.d.sync += [self.route.eq(Route.HEADS), head.eq(0)]
+            m.d.sync += self.route.eq(Route.HEADS)
+            m.d.comb += self._gathered.start.eq(1)
             m.next = "HEADS"
         with m.State("HEADS"):
-            self._issue(m, [self.feed, self.dequantize, self.heads, self.append], "GATHER")
-        with m.State("GATHER"):
+            self._issue(m, [self.feed, self.dequantize, self.heads, self.append], "PROJECTING")
+        with m.State("PROJECTING"):
             m.d.sync += self._ended.eq(self._ended | self.head_last)
-            m.d.comb += [
-                gather.payload.seq.eq(self._current.sequence),
-                gather.payload.record.eq(self._record + head),
-                gather.payload.first.eq(0),
-                gather.payload.count.eq(self._current.position),
-                gather.valid.eq((head != model.kv_heads) & (self._current.position != 0)),
-            ]
-            with m.If(gather.valid):
-                with m.If(gather.ready):
-                    m.d.sync += head.eq(head + 1)
-            with m.Elif(self._ended):
+            with m.If(self._ended):
                 m.d.sync += self._record.eq(self._record + model.kv_heads)
                 m.next = "PACKET"
         with m.State("ATTEND"):
-            m.d.comb += self.staging_start.eq(1)
-            self._issue(m, [self.attend], "ATTENDING")
+            m.d.comb += [self.staging_start.eq(1), parts.start.eq(1)]
+            m.next = "ATTENDING"
         with m.State("ATTENDING"):
-            m.d.sync += self._ended.eq(self._ended | self.staged_last)
-            with m.If(self._ended & self.staging_idle):
+            m.d.comb += [self.attend.valid.eq(parts.valid), parts.step.eq(taken)]
+            m.d.sync += under_way.eq(under_way + taken - self.staged_last)
+            with m.If(~parts.active & (under_way == 0) & self.staging_idle):
                 m.next = "STAGED"
 
     def _build_end(self, m: Module) -> None:

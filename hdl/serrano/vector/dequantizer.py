@@ -104,7 +104,7 @@ class Dequantizer(wiring.Component):
             name="place",
         )
         m.d.comb += Cat(self.beats.payload.row, self.beats.payload.column, self.beats.payload.last).eq(place)
-        self._build_lanes(m, control.advance, part, row)
+        self._build_lanes(m, control.advance, part, Mux(last_row, todo.last, row))
         return m
 
     def _build_lanes(self, m: Module, enable: Value, part: Value, row: Value) -> None:

@@ -57,11 +57,20 @@ class HeadKind(enum.Enum, shape=unsigned(2)):
 
 
 class DequantizeCommand(data.StructLayout):
-    """Results of ``blocks`` (count) blocks of ``n`` channels, each of ``rows`` (count) rows."""
+    """Results of ``blocks`` (count) blocks of ``n`` channels, each of ``rows`` (count) rows.
+
+    The last row is row ``last`` of the step, the others are its first ones; see :class:`FeedCommand`.
+    """
 
     def __init__(self, config: AcceleratorConfig):
         columns = EpilogueBeat(config)["column"].shape
-        super().__init__({"rows": row_count(config), "blocks": unsigned(columns - ceil_log2(config.n) + 1)})
+        super().__init__(
+            {
+                "rows": row_count(config),
+                "last": row_bits(config),
+                "blocks": unsigned(columns - ceil_log2(config.n) + 1),
+            }
+        )
 
 
 class StagedBeat(data.StructLayout):
@@ -131,12 +140,17 @@ class CodesBeat(data.StructLayout):
 
 
 class FeedCommand(data.StructLayout):
-    """Feed ``rows`` rows through ``tiles`` tiles for each of ``blocks`` blocks (counts)."""
+    """Feed ``rows`` rows through ``tiles`` tiles for each of ``blocks`` blocks (counts).
+
+    The last of them is row ``last`` of the step, the others are its first ones. From here on it has the index
+    that follows theirs.
+    """
 
     def __init__(self, config: AcceleratorConfig):
         super().__init__(
             {
                 "rows": row_count(config),
+                "last": row_bits(config),
                 "tiles": range(config.input_max // config.n + 1),
                 "blocks": DequantizeCommand(config)["blocks"].shape,
             }

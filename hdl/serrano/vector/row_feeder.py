@@ -17,7 +17,7 @@ __all__ = ["RowFeeder"]
 
 
 class RowFeeder(wiring.Component):
-    """Sends every row of the activation buffer through every tile of every block.
+    """Sends rows of the activation buffer through every tile of every block.
 
     For each block, tile, row: the row's codes for the tile. The accumulator has the row's index; it starts
     with tile 0 and is sent on with the last tile. One row per cycle; a row leaves ``latency`` (1) cycle after
@@ -67,7 +67,7 @@ class RowFeeder(wiring.Component):
             last_tile.eq(tile == todo.tiles - 1),
             last_block.eq(block == todo.blocks - 1),
             self.read.en.eq(fetch),
-            self.read.row.eq(row),
+            self.read.row.eq(Mux(last_row, todo.last, row)),
             self.read.tile.eq(tile),
             self.rows.valid.eq(valid),
             beat.tag.eq(tag),
