@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paged KV cache: block manager, gather and append."""
+"""The paged KV cache: block manager, gather, append, and moves of blocks."""
 
 from .appender import Appender
 from .commands import IMPLEMENTED, Opcode, Stat, Status
 from .controller import Controller
 from .gather import Gather
+from .mover import BlockMover
 from .payloads import (
     BLOCK_SIZE,
     AppendCommand,
@@ -25,6 +26,7 @@ __all__ = [
     "IMPLEMENTED",
     "AppendCommand",
     "Appender",
+    "BlockMover",
     "Controller",
     "Gather",
     "GatherCommand",

@@ -8,7 +8,7 @@ place in its block.
 from typing import Any
 
 from amaranth import *
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
 
@@ -28,6 +28,9 @@ __all__ = [
     "KVGeometry",
     "KVPort",
     "KVResponse",
+    "MoveCommand",
+    "MoveKind",
+    "MovePort",
     "Place",
     "RecordBeat",
     "SequenceState",
@@ -223,7 +226,7 @@ class KVGeometry(data.StructLayout):
     """Where KV blocks lie and what they look like: run-time values, constant while anything is under way.
 
     ``base`` is a multiple of 4096, ``block_bytes`` a multiple of 64; ``head_dim`` is even, and 0 or a power
-    of two modulo ``n``.
+    of two modulo ``n``; a block has ``records`` records.
     """
 
     def __init__(self, config: AcceleratorConfig):
@@ -232,6 +235,7 @@ class KVGeometry(data.StructLayout):
                 "base": config.address_bits,
                 "block_bytes": 28,
                 "head_dim": range(config.head_dim_max + 1),
+                "records": RECORD_BITS,
             }
         )
 
@@ -249,6 +253,52 @@ class GatherCommand(data.StructLayout):
                 "record": RECORD_BITS,
                 "first": ceil_log2(config.context_max),
                 "count": token_count(config),
+            }
+        )
+
+
+class MoveKind(enum.Enum, shape=2):
+    """Why bytes are moved."""
+
+    COPY = 0
+    """A block's tokens ``low`` to ``high - 1``, of all records, into another block; zeros for the others."""
+    ZERO = 1
+    """Zeros into a block."""
+    GATHER = 2
+    """One record's tokens ``low`` to ``high - 1`` into the host's buffer, zeros for the others."""
+
+
+class MoveCommand(data.StructLayout):
+    """Bytes to be moved; what a kind does not speak of may be anything.
+
+    ``index`` is the place in the host's buffer, counted in records.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        super().__init__(
+            {
+                "kind": MoveKind,
+                "source": block_bits(config),
+                "destination": block_bits(config),
+                "record": RECORD_BITS,
+                "low": SLOT_BITS + 1,
+                "high": SLOT_BITS + 1,
+                "index": entry_bits(config),
+            }
+        )
+
+
+class MovePort(wiring.Signature):
+    """The controller's port for moves: each gets one response, before the next one is asked for.
+
+    The response says that all bytes are where they belong; ``error``: the memory reported one.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        super().__init__(
+            {
+                "command": Out(stream.Signature(MoveCommand(config))),
+                "response": In(stream.Signature(data.StructLayout({"error": 1}))),
             }
         )
 
