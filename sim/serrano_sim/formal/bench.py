@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection
+from types import FrameType
 from typing import Any
 
 from amaranth import *
 from amaranth.back import rtlil
-from amaranth.hdl import Assert, Assume, Cover
+from amaranth.hdl import Assert, Assume, Cover, ValueCastable
 from amaranth.hdl._xfrm import TransformedElaboratable
 from amaranth.lib.wiring import In
 
@@ -55,6 +57,27 @@ class _Platform:
         return _Cells(memory)
 
 
+def _elaborated(component: Any, platform: Any) -> tuple[Any, dict[str, list[Any]]]:
+    """A component's module, and the signals that its methods had under local names."""
+    found: dict[str, list[Any]] = {}
+
+    def note(frame: FrameType, event: str, result: Any) -> None:
+        if event == "return" and frame.f_locals.get("self") is component:
+            for name, value in frame.f_locals.items():
+                first = value[0] if isinstance(value, list) and value else value
+                if isinstance(first, (Value, ValueCastable)):
+                    known = found.setdefault(name, [])
+                    if not any(value is other for other in known):
+                        known.append(value)
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        return component.elaborate(platform), found
+    finally:
+        sys.setprofile(before)
+
+
 class Unit:
     """A component of the hardware whose inside can be seen.
 
@@ -70,8 +93,8 @@ class Unit:
         self.component = component
         self.inside: dict[str, Any] = {}
         component._MustUse__used = True
-        body = component.elaborate(platform)
-        self.memory = body if isinstance(body, _Cells) else None
+        body, self.variables = _elaborated(component, platform)
+        self._storage = body if isinstance(body, _Cells) else None
         self.body = body
         if isinstance(body, Module):
             body._flush()
@@ -98,19 +121,30 @@ class Unit:
         """Ports of the component."""
         return getattr(self.component, name)
 
-    def signal(self, name: str) -> Signal:
-        """The one signal of this name that is driven by the unit itself."""
+    def signal(self, name: str) -> Any:
+        """What a local variable of ``elaborate``, or of another method that it calls, stood for at its end."""
+        found = self.variables.get(name, [])
+        if len(found) != 1:
+            names = ", ".join(sorted(self.variables))
+            raise KeyError(f"{len(found)} signals are called {name!r}; there are {names}")
+        return found[0]
+
+    def driven(self, name: str) -> Signal:
+        """The signal of this name that the unit itself drives; for those that a loop made."""
         found = [signal for signal in self.body._driving if signal.name == name]
         if len(found) != 1:
-            names = sorted({signal.name for signal in self.body._driving})
-            raise KeyError(f"{len(found)} signals are called {name!r}; there are {', '.join(names)}")
+            raise KeyError(f"{len(found)} signals that are driven are called {name!r}")
         return found[0]
+
+    def signals(self, name: str) -> list[Any]:
+        """As :meth:`signal`, where a method is called several times: one for each call."""
+        return self.variables[name]
 
     @property
     def cells(self) -> list:
         """Words of a memory, in its shape."""
         shape = self.component.shape
-        return [shape(cell) if hasattr(shape, "as_shape") else cell for cell in self.memory.cells]
+        return [shape(cell) if hasattr(shape, "as_shape") else cell for cell in self._storage.cells]
 
     def ongoing(self, state: str) -> Value:
         """Whether the unit's state machine is in this state."""

@@ -8,24 +8,14 @@ from typing import Any
 
 from amaranth import *
 
-from serrano.config import AcceleratorConfig
 from serrano.kvcache import Controller, Opcode, Status
 from serrano.kvcache.payloads import KVCommand
 
 from .bench import Bench
-from .reference import Ask, Sizes, State, reference
+from .reference import Ask, State, reference
+from .sizes import CONFIG, SIZES
 
-__all__ = ["CONFIG", "SIZES", "command", "initialization"]
-
-SIZES = Sizes(blocks=4, sequences=2, entries=3, reference_bits=2, generation_bits=2)
-
-CONFIG = AcceleratorConfig(
-    name="formal", n=4, port_bytes=4, lanes=2, rows_max=2, dim_max=8, ffn_max=8, heads_max=2, kv_width_max=8,
-    head_dim_max=8, vocab_max=16, context_max=16 * SIZES.entries, blocks_max=SIZES.blocks,
-    sequences_max=SIZES.sequences, attention_rows_max=2, address_bits=16, tape_fifo_bytes=64,
-    read_burst_bytes=32,
-)  # fmt: skip
-"""Four blocks, two sequences of three entries."""
+__all__ = ["command", "initialization"]
 
 
 class Machine:
