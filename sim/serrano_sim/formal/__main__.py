@@ -19,9 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; 0 if everything holds and every broken variant is caught."""
     parser = argparse.ArgumentParser(prog="serrano_sim.formal", description=__doc__)
     parser.add_argument("--only", metavar="NAME", help="one proof, or one check of it: PROOF.CHECK")
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="report (default: build/reports/formal.json)"
-    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="report (build/reports/formal.json)")
     parser.add_argument("--jobs", type=int, default=2, help="solvers at the same time")
     parser.add_argument("--list", action="store_true", help="name the proofs and their checks")
     options = parser.parse_args(arguments)

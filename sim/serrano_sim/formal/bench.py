@@ -122,7 +122,7 @@ class Unit:
         return getattr(self.component, name)
 
     def signal(self, name: str) -> Any:
-        """What a local variable of ``elaborate``, or of another method that it calls, stood for at its end."""
+        """What a local variable of ``elaborate``, or of a method that it calls, stood for at the end."""
         found = self.variables.get(name, [])
         if len(found) != 1:
             names = ", ".join(sorted(self.variables))
