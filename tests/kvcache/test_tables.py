@@ -49,6 +49,22 @@ async def look_up(ctx, dut, port, seq: int, index: int) -> tuple[Status, int]:
     return response.status, response.block
 
 
+def test_committed_tokens_of_a_block() -> None:
+    dut = SequenceTables(SMALL)
+
+    async def bench(ctx) -> None:
+        port = dut.ports[0]
+        for index in range(3):
+            await own(ctx, dut, 0, index, index + 1, 0)
+        for length in (0, 1, 15, 16, 17, 40, 48):
+            await open_sequence(ctx, dut, 0, entries=3, length=length, reserved=80 - length)
+            for index in range(3):
+                assert await look_up(ctx, dut, port, 0, index) == (Status.OK, index + 1)
+                assert ctx.get(port.response.tokens) == min(16, max(0, length - 16 * index))
+
+    simulate(dut, bench)
+
+
 @pytest.mark.parametrize("ports", [1, 2, 3])
 def test_every_outcome(ports: int) -> None:
     dut = SequenceTables(SMALL, ports)

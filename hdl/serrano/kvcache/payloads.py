@@ -152,15 +152,17 @@ class BlockState(data.StructLayout):
     Raises
     ------
     ValueError
-        If ``generation_bits`` is not 1 to 32.
+        If ``generation_bits`` is not 1 to 32, or ``reference_bits`` not 2 to 8.
     """
 
-    def __init__(self, generation_bits: int = GENERATION_BITS):
+    def __init__(self, generation_bits: int = GENERATION_BITS, reference_bits: int = REFERENCE_BITS):
         if not 1 <= generation_bits <= 32:
             raise ValueError(f"Generations must have 1 to 32 bits, not {generation_bits!r}")
+        if not 2 <= reference_bits <= REFERENCE_BITS:
+            raise ValueError(f"Counts must have 2 to {REFERENCE_BITS} bits, not {reference_bits!r}")
         super().__init__(
             {
-                "references": REFERENCE_BITS,
+                "references": reference_bits,
                 "tenant": TENANT_BITS,
                 "sealed": 1,
                 "written": SLOT_BITS + 1,
@@ -199,11 +201,14 @@ class TranslateRequest(data.StructLayout):
 class Translation(data.StructLayout):
     """The answer, in the cycles with ``valid``: ``block`` is meaningful if ``status`` is OK.
 
-    Otherwise the status is BAD_SEQ, OUT_OF_RANGE, NOT_MAPPED or TENANT.
+    The first ``tokens`` tokens of the block are committed tokens of the sequence. Other statuses are BAD_SEQ,
+    OUT_OF_RANGE, NOT_MAPPED and TENANT.
     """
 
     def __init__(self, config: AcceleratorConfig):
-        super().__init__({"valid": 1, "block": block_bits(config), "status": Status})
+        super().__init__(
+            {"valid": 1, "block": block_bits(config), "tokens": SLOT_BITS + 1, "status": Status}
+        )
 
 
 class TranslatePort(wiring.Signature):

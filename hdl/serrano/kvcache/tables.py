@@ -12,6 +12,8 @@ from serrano.primitives.memory import OnChipMemory
 
 from .commands import Status
 from .payloads import (
+    BLOCK_SIZE,
+    SLOT_BITS,
     TENANT_BITS,
     SequenceState,
     TranslatePort,
@@ -158,7 +160,14 @@ class SequenceTables(wiring.Component):
         block = block_bits(config)
         m.submodules.owners = owners = OnChipMemory(TENANT_BITS, 1 << block, transparent=False)
         step = data.StructLayout(
-            {"chosen": self.count, "index": entry_bits(config), "open": 1, "block": block, "tenant": 8}
+            {
+                "chosen": self.count,
+                "index": entry_bits(config),
+                "open": 1,
+                "block": block,
+                "tenant": TENANT_BITS,
+                "tokens": SLOT_BITS + 1,
+            }
         )
         asked, found = Signal(step), Signal(step)
         status = Signal(Status)
@@ -192,7 +201,13 @@ class SequenceTables(wiring.Component):
         ]
         # Cycle 1: block and sequence are known.
         inside = asked.index < states.r_data.entries
-        m.d.sync += [found.eq(asked), found.block.eq(table.r_data), found.tenant.eq(states.r_data.tenant)]
+        full, partial = states.r_data.length >> SLOT_BITS, states.r_data.length[:SLOT_BITS]
+        m.d.sync += [
+            found.eq(asked),
+            found.block.eq(table.r_data),
+            found.tenant.eq(states.r_data.tenant),
+            found.tokens.eq(Mux(asked.index < full, BLOCK_SIZE, Mux(asked.index == full, partial, 0))),
+        ]
         with m.If(~asked.open):
             m.d.sync += status.eq(Status.BAD_SEQ)
         with m.Elif(~inside):
@@ -207,5 +222,6 @@ class SequenceTables(wiring.Component):
             m.d.sync += [
                 port.response.valid.eq(found.chosen[index]),
                 port.response.block.eq(found.block),
+                port.response.tokens.eq(found.tokens),
                 port.response.status.eq(Mux(foreign, Status.TENANT, status)),
             ]
