@@ -3,6 +3,7 @@
 
 import dataclasses
 import random
+from typing import Any
 
 import numpy as np
 
@@ -50,8 +51,13 @@ def masked_record(cache: KVCache, block: int, record: int, low: int, high: int) 
     return np.where(np.concatenate([scales, scales, run, run]), found, 0).astype(np.uint8).tobytes()
 
 
-async def translator(ctx, port, tables: dict[int, list[int]], stall: float = 0.0, seed: int = 0) -> None:
-    """Answer look-ups for ever from tables in which 0 stands for what is not mapped."""
+async def translator(
+    ctx, port, tables: dict[int, list[int]], stall: float = 0.0, seed: int = 0, lengths: Any = None
+) -> None:
+    """Answer look-ups for ever from tables in which 0 stands for what is not mapped.
+
+    All tokens of a table are committed, or as many as ``lengths`` says.
+    """
     rng = random.Random(f"translator {seed}")
     pipeline: list = [None] * LATENCY
     while True:
@@ -67,5 +73,7 @@ async def translator(ctx, port, tables: dict[int, list[int]], stall: float = 0.0
             seq, index = answer
             block = tables[seq][index] if index < len(tables[seq]) else None
             status = Status.OUT_OF_RANGE if block is None else Status.OK if block else Status.NOT_MAPPED
+            length = (lengths or {}).get(seq, 1 << 16)
             ctx.set(port.response.block, block or 0)
+            ctx.set(port.response.tokens, max(0, min(16, length - 16 * index)) if block else 0)
             ctx.set(port.response.status, status)

@@ -44,6 +44,7 @@ class Bench:
         self.memory.data[BASE : BASE + self.cache.image.size] = self.cache.image.tobytes()
         blocks = self.rng.sample(range(1, 32), 21)
         self.tables = {0: blocks[:16], 1: blocks[16:19], 2: blocks[19:]}
+        self.lengths = {seq: 16 * len(table) for seq, table in self.tables.items()}
         self.statuses = []
 
     def geometry(self, ctx, dut):
@@ -64,14 +65,17 @@ class Bench:
         return {"seq": seq, "record": self.rng.randrange(4), "first": first, "count": count}
 
     def records(self, command):
-        """(bytes, error) of each record of a command."""
+        """(bytes, error, read) of each record of a command."""
         first, end = command["first"], command["first"] + command["count"]
+        length = self.lengths[command["seq"]]
         for index in range(first // 16, -(-end // 16)) if end > first else ():
             low, high = max(0, first - 16 * index), min(16, end - 16 * index)
             table = self.tables[command["seq"]]
             block = table[index] if index < len(table) else 0
-            data = masked_record(self.cache, block, command["record"], low, high)
-            yield (data, 0) if block else (bytes(len(data)), 1)
+            there = min(high, length - 16 * index)
+            read = int(block != 0 and there > low)
+            data = masked_record(self.cache, block, command["record"], low, there if read else low)
+            yield data, int(not read or there < high), read
 
     def run(self, commands, dut=None, room_stall=0.0):
         dut = dut or GatherAndBus(self.config)
@@ -116,16 +120,20 @@ class Bench:
                 await ctx.tick()
 
         async def answer(ctx):
-            await translator(ctx, gather.translate, self.tables, self.stall)
+            await translator(ctx, gather.translate, self.tables, self.stall, lengths=self.lengths)
 
         async def serve(ctx):
             await self.memory.serve_reads(ctx, axi)
 
         simulate(dut, ask, receive, watch, background=[consumer, answer, serve], cycles=300_000)
-        for taken, (data, error) in zip(got, wanted, strict=True):
+        for taken, (data, error, _) in zip(got, wanted, strict=True):
             assert b"".join(word for word, _, _ in taken) == data
             assert [last for _, last, _ in taken] == [0] * (beats - 1) + [1]
             assert not error or all(flag for _, _, flag in taken)
+            assert error or self.memory.read_errors or not any(flag for _, _, flag in taken)
+        # Whole records, once each, nothing else.
+        total = sum(beats for _, beats in self.memory.bursts) * self.config.port_bytes
+        assert total == sum(read for _, _, read in wanted) * self.cache.record_bytes
         return got
 
 
@@ -145,9 +153,36 @@ def test_random_tables_and_ranges(n: int, port_bytes: int, head_dim: int, stall:
         budget -= count * bench.cache.record_bytes // port_bytes + 20
     bench.run(commands, room_stall=stall)
     assert bench.statuses == [Status.OK] * len(commands)
-    # Whole records, once each, nothing else.
-    total = sum(beats for _, beats in bench.memory.bursts) * port_bytes
-    assert total == sum(len(list(bench.records(c))) for c in commands) * bench.cache.record_bytes
+
+
+@pytest.mark.parametrize(("n", "port_bytes", "head_dim"), [(4, 4, 8), (16, 16, 48), (16, 64, 34)])
+@pytest.mark.parametrize("stall", STALLS)
+def test_tokens_that_are_not_committed(n: int, port_bytes: int, head_dim: int, stall: float) -> None:
+    """They are zeros whatever lies in memory, blocks without others are not read, and the status tells."""
+    config = accelerator(n, port_bytes, kv_width_max=256, head_dim_max=128)
+    bench = Bench(config, head_dim, seed=n + head_dim, latency=1 if stall else 30, stall=stall)
+    bench.tables[3] = bench.tables[2]
+    # Just a block, a token more, a token less, within a block, nothing.
+    bench.lengths = {0: 128, 1: 33, 2: 15, 3: 0}
+    commands, statuses = [], []
+
+    def ask(seq: int, first: int, count: int) -> None:
+        commands.append({"seq": seq, "record": bench.rng.randrange(4), "first": first, "count": count})
+        beyond = count and first + count > bench.lengths[seq]
+        statuses.append(Status.OUT_OF_RANGE if beyond else Status.OK)
+
+    for seq, length in bench.lengths.items():
+        for first, count in (
+            (0, length), (0, length + 1), (max(0, length - 1), 1), (length, 1), (length, 0), (length, 17),
+        ):  # fmt: skip
+            ask(seq, first, min(count, 16 * len(bench.tables[seq]) - first))
+    for _ in range(12):
+        seq = bench.rng.randrange(4)
+        first = bench.rng.randrange(16 * len(bench.tables[seq]))
+        ask(seq, first, bench.rng.randint(0, min(40, 16 * len(bench.tables[seq]) - first)))
+    bench.run(commands, room_stall=stall)
+    assert bench.statuses == statuses
+    assert {Status.OK, Status.OUT_OF_RANGE} == set(statuses)
 
 
 def test_blocks_that_are_not_there() -> None:
@@ -168,6 +203,34 @@ def test_blocks_that_are_not_there() -> None:
     ]  # fmt: skip
     # Nothing was read in their place.
     assert sum(beats for _, beats in bench.memory.bursts) * 4 == 6 * bench.cache.record_bytes
+
+
+def test_the_first_thing_that_is_wrong_is_told() -> None:
+    config = accelerator(4, 4)
+    bench = Bench(config, 8)
+    table = bench.tables[1]
+    bench.tables[1] = [table[0], 0, table[1]]
+    bench.lengths[1] = 40
+    bench.tables[2].append(0)
+    bench.lengths[2] = 8
+    bench.memory.read_errors = {
+        BASE + block * bench.cache.block_bytes: 2 for block in (table[0], bench.tables[2][0])
+    }
+    command = {"seq": 1, "record": 0, "first": 0, "count": 48}
+    bench.run(
+        [
+            command,
+            {**command, "first": 16, "count": 32},
+            {**command, "record": 1},
+            {**command, "record": 1, "first": 39, "count": 2},
+            {**command, "seq": 2},
+            {**command, "seq": 2, "count": 8},
+        ]
+    )
+    assert bench.statuses == [
+        Status.BUS_ERROR, Status.NOT_MAPPED, Status.NOT_MAPPED, Status.OUT_OF_RANGE, Status.OUT_OF_RANGE,
+        Status.BUS_ERROR,
+    ]  # fmt: skip
 
 
 def test_bus_error() -> None:
@@ -207,7 +270,7 @@ def test_a_reset_between_question_and_answer() -> None:
         ctx.set(reset, 1)
         await ctx.tick()
         ctx.set(reset, 0)
-        ctx.set(gather.translate.response, {"valid": 1, "block": 3, "status": Status.OK})
+        ctx.set(gather.translate.response, {"valid": 1, "block": 3, "tokens": 16, "status": Status.OK})
         await ctx.tick()
         ctx.set(gather.translate.response.valid, 0)
         for _ in range(20):

@@ -30,7 +30,8 @@ def test_records(n: int, port_bytes: int, head_dim: int, stall: float) -> None:
         low, high = sorted((rng.randrange(17), rng.randrange(17))) if number else (0, 16)
         status = Status.OK if rng.random() < 0.8 or not number else Status.NOT_MAPPED
         block, record = rng.randrange(32), rng.randrange(2)
-        tasks.append({"low": low, "high": high, "status": status, "final": 0})
+        short = int(rng.random() < 0.2)
+        tasks.append({"low": low, "high": high, "status": status, "short": short, "final": 0})
         expected = masked_record(cache, block, record, low, high)
         if status == Status.OK:
             whole = masked_record(cache, block, record, 0, 16)
@@ -41,7 +42,7 @@ def test_records(n: int, port_bytes: int, head_dim: int, stall: float) -> None:
         for beat in range(beats):
             word = expected[beat * port_bytes : (beat + 1) * port_bytes]
             if status == Status.OK:
-                wanted.append((word, int(beat == beats - 1), int(beat == bad)))
+                wanted.append((word, int(beat == beats - 1), int(beat == bad or short)))
             else:
                 wanted.append((bytes(port_bytes), int(beat == beats - 1), 1))
 

@@ -46,8 +46,10 @@ class Gather(wiring.Component):
 
     For each block that holds a token of ``first .. first + count - 1``, in order, the whole record is given,
     bytes of other tokens being zero. Look-ups and addresses run ahead of the data, from one command into the
-    next, so that the memory port does not wait for them. A record whose block is not there is not read: it is
-    given as zeros with ``error`` set, so that the number of beats never differs. ``error`` also marks beats
+    next, so that the memory port does not wait for them. A record whose block is not there, or has none of
+    the tokens wanted, is not read: it is given as zeros with ``error`` set, so that the number of beats never
+    differs. A token counts only if the look-up says that it is committed; a record that lacks some of those
+    wanted is read, its other tokens are given, and ``error`` is set in all of it. ``error`` also marks beats
     for which the memory reported one.
 
     The address of a record is ``base + block * block_bytes + record * record_bytes``.
@@ -74,8 +76,9 @@ class Gather(wiring.Component):
     records : ``Out(stream.Signature(RecordBeat(config)))``
         The records.
     ended : ``Out({"valid", "status"})``
-        Valid for one cycle with the last beat of a command: OK, the first look-up's status that was not, or
-        BUS_ERROR. In a command without tokens, as soon as those before it have ended.
+        Valid for one cycle with the last beat of a command: OK, or what came first of a look-up's status
+        that was not, OUT_OF_RANGE for a token that is not committed, and BUS_ERROR. In a command without
+        tokens, as soon as those before it have ended.
     idle : ``Out(1)``
         No command is being executed.
     """
@@ -198,17 +201,24 @@ class Gather(wiring.Component):
         # An answer that nobody waits for was asked for before a reset.
         stage: Any = Signal(_Run(config))
         valid = Signal(latency + 1)
+        short, nothing = Signal(), Signal()
         m.d.comb += [
             block_offset.a.eq(answer.block),
             block_offset.b.eq(geometry.block_bytes),
             record_offset.a.eq(this.record),
             record_offset.b.eq(record_bytes(geometry.head_dim)),
             wanted.o.ready.eq(answer.valid),
+            # Tokens from ``answer.tokens`` on are not committed.
+            short.eq(answer.tokens < this.high),
+            nothing.eq(answer.tokens <= this.low),
             stage.task.low.eq(this.low),
-            stage.task.high.eq(this.high),
+            stage.task.high.eq(Mux(short, answer.tokens, this.high)),
+            stage.task.short.eq(short),
             stage.task.final.eq(this.final),
             stage.task.status.eq(answer.status),
         ]
+        with m.If((answer.status == Status.OK) & nothing):
+            m.d.comb += stage.task.status.eq(Status.OUT_OF_RANGE)
         stage = delayed(m, stage, latency, enable=Const(1), name="product")
         m.d.sync += [
             valid.eq(Cat(answer.valid & wanted.o.valid, valid)),
@@ -225,6 +235,8 @@ class Gather(wiring.Component):
         with m.If(held == Status.OK):
             with m.If(mask.tasks.valid & (task.status != Status.OK)):
                 m.d.comb += status.eq(task.status)
+            with m.Elif(mask.tasks.valid & task.short):
+                m.d.comb += status.eq(Status.OUT_OF_RANGE)
             with m.Elif(beat.valid & beat.ready & beat.payload.error):
                 m.d.comb += status.eq(Status.BUS_ERROR)
         ends = given & task.final

@@ -23,12 +23,14 @@ PIECE_BITS = 5
 class RecordTask(data.Struct):
     """A record to come: its tokens from ``low`` up to, not including, ``high`` are wanted.
 
-    If ``status`` is not OK, no data comes for it. ``final`` marks a command's last record.
+    If ``status`` is not OK, no data comes for it. ``short``: its reader had asked for more tokens than there
+    are. ``final`` marks a command's last record.
     """
 
     low: unsigned(SLOT_BITS + 1)
     high: unsigned(SLOT_BITS + 1)
     status: Status
+    short: unsigned(1)
     final: unsigned(1)
 
 
@@ -37,7 +39,8 @@ class RecordMask(wiring.Component):
 
     A record is a row of *chunks* of 16 tokens each, with 2 bytes per token (K scales; V scales), or up to
     ``n`` (K and V codes). What a byte belongs to follows from its place alone, so that one beat passes per
-    cycle (``latency`` 1). A record without data is given as zeros with ``error`` set.
+    cycle (``latency`` 1). A record without data is given as zeros with ``error`` set, which is also set in
+    all of a ``short`` one.
 
     Parameters
     ----------
@@ -94,7 +97,7 @@ class RecordMask(wiring.Component):
             m.d.sync += out.valid.eq(0)
         with m.If(go):
             m.d.sync += [out.valid.eq(1), out.payload.last.eq(last)]
-            m.d.sync += out.payload.error.eq(~good | beat.error)
+            m.d.sync += out.payload.error.eq(~good | task.short | beat.error)
             for index in range(width):
                 m.d.sync += out.payload.bytes[index].eq(Mux(keep[index] & good, beat.bytes[index], 0))
             with m.If(last):
