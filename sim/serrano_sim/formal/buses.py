@@ -16,7 +16,7 @@ from serrano.kvcache.combine import WriteCombiner
 from .bench import Bench, Unit
 from .sizes import CONFIG
 
-__all__ = ["combiner", "read_port", "splitter", "write_port"]
+__all__ = ["combiner", "read_port", "sound_buffer", "splitter", "write_port"]
 
 PAGE = 4096
 BEAT_BITS = exact_log2(CONFIG.port_bytes)
@@ -45,7 +45,7 @@ def _entry(fifo: Unit, place: Any, field: str) -> Value:
     return Mux(fifo.o.valid & (place == 0), Value.cast(getattr(fifo.o.payload, field)), inside)
 
 
-def _sound(bench: Bench, name: str, fifo: Unit) -> None:
+def sound_buffer(bench: Bench, name: str, fifo: Unit) -> None:
     """What a buffer's counters have to do with each other; proved of it alone."""
     depth = fifo.component.depth
     stored, head, tail = fifo.signal("stored"), fifo.signal("head"), fifo.signal("tail")
@@ -144,7 +144,7 @@ def read_port(bench: Bench) -> None:
     for place in range(IN_FLIGHT):
         is_host = _entry(order, place, "client") == 1
         bench.check("in_flight", (count <= place) | (_entry(order, place, "apart") == is_host))
-    _sound(bench, "in_flight", order)
+    sound_buffer(bench, "in_flight", order)
 
     for index, client in enumerate(clients):
         port, cut, kept = unit.ports[index], unit[f"{client.name}_splitter"], unit[f"{client.name}_fifo"]
@@ -167,7 +167,7 @@ def read_port(bench: Bench) -> None:
         bench.check("room", ~kept.component.i.valid | kept.component.i.ready)
         bench.check("room", claimed == coming + kept.level)
         bench.check("room", claimed <= client.fifo_beats)
-        _sound(bench, "room", kept)
+        sound_buffer(bench, "room", kept)
     bench.cover("two_in_flight", (count == 3) & answers & ~axi.rlast)
 
 
@@ -198,7 +198,7 @@ def write_port(bench: Bench) -> None:
     ]
     bench.assume(~axi.bvalid | ((addresses != 0) & (words != 0)))
     bench.check("paired", (order.level == addresses + axi.awvalid) & (order.level == words + axi.wvalid))
-    _sound(bench, "paired", order)
+    sound_buffer(bench, "paired", order)
     counters = [unit.driven(f"{name}_in_flight") for name in names]
     for index, port in enumerate(unit.ports):
         mine = sum(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the RTLIL of one proof: ``python -m serrano_sim.formal.emit PROOF FILE [--case C] [--broken NAME] …``.
+"""Writes the RTLIL of one proof, or of one of its broken variants.
 
 A process of its own for each, as a broken variant of a module lasts as long as the process.
 """

@@ -103,7 +103,7 @@ BUSES = (
         {
             "stable": f"{CHANNEL}; {STABLE[4:]}",
             "page": PAGE,
-            "length": "10: no burst is longer than its client's, all are incrementing and of the port's width",
+            "length": "10: no burst is longer than its client's; incrementing, of the port's width",
             "in_flight": "10: what is kept of bursts in flight is what was asked of the memory",
             "room": "10: a beat that arrives has a place; the memory never waits for a client",
         },

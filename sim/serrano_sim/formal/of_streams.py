@@ -199,8 +199,8 @@ STREAMS = (
                 "the host's commands do not wait for the step",
                 _edit(
                     "kvcache.requesters",
-                    "waiting[index].eq(full[index] & ~port.responses.valid & ~self._held(index, command))",
-                    "waiting[index].eq(full[index] & ~port.responses.valid)",
+                    "~port.responses.valid & ~self._held(index, command)",
+                    "~port.responses.valid",
                 ),
                 depth=10,
             ),

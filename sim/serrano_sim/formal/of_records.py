@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proofs about the bytes of records, as data."""
+
+from __future__ import annotations
+
+from .of_streams import KEEPS_RULES, STABLE
+from .patch import Edit
+from .proofs import Broken, Cover, Method, Proof
+
+__all__ = ["RECORDS"]
+
+PORT = "chunks of 4 dimensions, port of 4 bytes"
+
+
+def _edit(module: str, old: str, new: str) -> tuple[Edit, ...]:
+    return (Edit(f"serrano.kvcache.{module}", old, new),)
+
+
+RECORDS = (
+    Proof(
+        "mask",
+        "records:mask",
+        Method.INDUCTION,
+        2,
+        "RecordMask",
+        f"{PORT}; heads of 4, 6 and 8 dimensions",
+        KEEPS_RULES,
+        {
+            "beats": "7: a record has as many beats as its layout says, each where it belongs",
+            "blank": "7: bytes of tokens that are not wanted are zero",
+            "data": "7: bytes of tokens that are wanted are those of the memory",
+            "error": "7: a record that lacks data, or tokens that were asked for, is marked as wrong",
+            "stable": STABLE,
+        },
+        cases={"4": 0, "6": 0, "8": 0},
+        covers=(Cover("whole_record", 52, "4"),),
+        broken=(
+            Broken(
+                "half_chunks",
+                "beats",
+                "a chunk ends after eight tokens",
+                _edit("mask", "(1 << SLOT_BITS) << shift", "(1 << (SLOT_BITS - 1)) << shift"),
+                "6",
+                10,
+            ),
+            Broken(
+                "nothing_blanked",
+                "blank",
+                "bytes of all tokens are given",
+                _edit("mask", "Mux(keep[index] & good,", "Mux(good,"),
+                "6",
+                10,
+            ),
+            Broken(
+                "first_blanked",
+                "data",
+                "the first token that is wanted is not given",
+                _edit("mask", "first, end = low << shift,", "first, end = (low + 1) << shift,"),
+                "6",
+                10,
+            ),
+            Broken(
+                "unmarked",
+                "error",
+                "a record that lacks tokens looks like any other",
+                _edit("mask", "~good | task.short | beat.error", "~good | beat.error"),
+                "6",
+                10,
+            ),
+            Broken(
+                "replaced",
+                "stable",
+                "a beat is replaced before it was taken",
+                _edit(
+                    "mask",
+                    "(self.data.valid | ~good) & (~out.valid | out.ready)",
+                    "(self.data.valid | ~good)",
+                ),
+                "6",
+                10,
+            ),
+        ),
+    ),
+    Proof(
+        "gather",
+        "records:gather",
+        Method.INDUCTION,
+        5,
+        "Gather",
+        f"{PORT}; 3 entries; 8 look-ups ahead, 32 records in flight",
+        f"{KEEPS_RULES}; tokens of a command within the longest sequence; room stays until it is "
+        "claimed; geometry constant; every look-up is answered after 3 cycles, with any answer",
+        {
+            "range": "7: exactly the tokens asked for, and the records that hold them",
+            "no_loss": "9: every answer finds who asked, and a place to wait",
+            "committed": "5, 7: memory is read after an OK only, and no token that is not committed",
+            "address": "7: a record is read where its block says",
+            "stable": STABLE,
+        },
+        covers=(Cover("short_record", 10),),
+        broken=(
+            Broken(
+                "one_more",
+                "range",
+                "the token behind the last one counts",
+                _edit(
+                    "gather",
+                    "end.eq(command.first + command.count - 1)",
+                    "end.eq(command.first + command.count)",
+                ),
+                depth=8,
+            ),
+            Broken(
+                "too_far_ahead",
+                "no_loss",
+                "looks up whether there is a place or not",
+                _edit("gather", "request.valid.eq(looked_up != AHEAD)", "request.valid.eq(1)"),
+                depth=24,
+            ),
+            Broken(
+                "beyond_committed",
+                "committed",
+                "gives what was asked for, committed or not",
+                _edit("gather", "Mux(short, answer.tokens, this.high)", "this.high"),
+                depth=10,
+            ),
+            Broken(
+                "first_record",
+                "address",
+                "reads the first record of every block",
+                _edit(
+                    "gather",
+                    "geometry.base + block_offset.p + record_offset.p",
+                    "geometry.base + block_offset.p",
+                ),
+                depth=10,
+            ),
+            Broken(
+                "asks_if_taken",
+                "stable",
+                "asks for a run only while its consumer is ready",
+                _edit(
+                    "gather", "runs.o.valid & self.room &", "runs.o.valid & self.room & self.records.ready &"
+                ),
+                depth=12,
+            ),
+        ),
+    ),
+    Proof(
+        "mover",
+        "records:mover",
+        Method.INDUCTION,
+        6,
+        "BlockMover",
+        f"{PORT}; 4 blocks; 8 records ahead",
+        f"{KEEPS_RULES}; block_bytes a multiple of 64, record numbers below 4 of 65,536; fewer than "
+        "64 writes in flight, errors come with acknowledgements",
+        {
+            "writes_inside": "4: a move writes its destination, word by word, and nothing else",
+            "reads_inside": "7: a move reads the records it was told of, and nothing else",
+            "complete": "4, 7: the response comes after all was read, written and acknowledged",
+            "stable": STABLE,
+        },
+        broken=(
+            Broken(
+                "into_the_source",
+                "writes_inside",
+                "writes into the block that it reads",
+                _edit(
+                    "mover",
+                    "Mux(to_host, command.index, command.destination)",
+                    "Mux(to_host, command.index, command.source)",
+                ),
+                depth=9,
+            ),
+            Broken(
+                "wrong_record",
+                "reads_inside",
+                "a copy begins at some record",
+                _edit(
+                    "mover", "product.a.eq(Mux(to_host, command.record, 0))", "product.a.eq(command.record)"
+                ),
+                depth=9,
+            ),
+            Broken(
+                "too_early",
+                "complete",
+                "responds before the last write is acknowledged",
+                _edit("mover", "(self._unseen == 0) & ~self.writes.pending", "(self._unseen == 0)"),
+                depth=28,
+            ),
+            Broken(
+                "asks_if_taken",
+                "stable",
+                "asks for a run only while a word is taken",
+                _edit(
+                    "mover",
+                    "(self._unread != 0) & tasks.i.ready",
+                    "(self._unread != 0) & tasks.i.ready & word.ready",
+                ),
+                depth=10,
+            ),
+        ),
+    ),
+    Proof(
+        "mover_completes",
+        "records:mover_completes",
+        Method.BOUNDED,
+        74,
+        "BlockMover",
+        f"{PORT}; blocks of 64 to 192 bytes, heads of 2 and 4 dimensions, one record",
+        "memory always ready, with data at once and acknowledgements in the next cycle",
+        {"completes": "9: a move is answered within 72 cycles of its command"},
+        broken=(
+            Broken(
+                "stuck",
+                "completes",
+                "waits for a record more than it asks for",
+                _edit("mover", "self._unseen.eq(records)", "self._unseen.eq(records + 1)"),
+            ),
+        ),
+    ),
+)
