@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write(path, content)
     print(
         f"formal: {content['proved']} properties proved, {content['bounded']} to a bound, "
-        f"{content['not_proved']} not; {content['broken_variants_caught']} of "
+        f"{content['failed']} not; {content['broken_variants_caught']} of "
         f"{content['broken_variants']} broken variants caught; {content['seconds']} s; {path}"
     )
     return 0 if content["good"] else 1

@@ -92,8 +92,9 @@ class Unit:
     def __init__(self, component: Any, platform: Any):
         self.component = component
         self.inside: dict[str, Any] = {}
-        component._MustUse__used = True
         body, self.variables = _elaborated(component, platform)
+        # A bench that is made only to be looked at is fine.
+        component._MustUse__used = body._MustUse__used = True
         self._storage = body if isinstance(body, _Cells) else None
         self.body = body
         if isinstance(body, Module):
@@ -103,7 +104,7 @@ class Unit:
                     unit = Unit(submodule._elaboratable_, platform)
                     wrapped = TransformedElaboratable(unit.body)
                     wrapped._transforms_[:] = submodule._transforms_
-                    submodule._MustUse__used = True
+                    submodule._MustUse__used = wrapped._MustUse__used = True
                     body._named_submodules[name] = (wrapped, place)
                 else:
                     unit = Unit(submodule, platform)
@@ -170,6 +171,7 @@ class Bench:
 
     def __init__(self, only: Collection[str] | None = None):
         self.m = Module()
+        self.m._MustUse__used = True
         self.m.domains.sync = clock = ClockDomain(reset_less=True)
         self.only = only
         self.serial = 0

@@ -9,13 +9,13 @@ from typing import Any
 from amaranth import *
 
 from serrano.kvcache import Controller, Opcode, Status
-from serrano.kvcache.payloads import KVCommand
+from serrano.kvcache.payloads import KVCommand, MoveKind
 
 from .bench import Bench
-from .reference import Ask, State, reference
+from .reference import Ask, Outcome, State, reference
 from .sizes import CONFIG, SIZES
 
-__all__ = ["command", "initialization"]
+__all__ = ["command", "from_reset", "initialization"]
 
 
 class Machine:
@@ -137,6 +137,9 @@ class Machine:
             name: self.bench.let(Cat(conditions).all(), f"inv_{name}") for name, conditions in found.items()
         }
 
+    def give_records(self, records: Any) -> None:
+        """Tells the controller how many records a block has."""
+
     def quiet(self) -> Value:
         """Nothing is under way in the pool."""
         return ~self.pool.done & ~self.pool.initializing
@@ -177,11 +180,12 @@ def controller() -> Controller:
     return Controller(CONFIG, translate_ports=2, **{k: v for k, v in sizes.items() if k in known})
 
 
-def command(bench: Bench, case: str, limit: int = 30) -> None:
+def command(bench: Bench, case: str) -> None:
     """One command, taken in the first cycle in any state that satisfies the invariants, to its end.
 
-    ``case`` is the name of an opcode, or ``UNKNOWN`` for all numbers that are none. Requesters, look-ups and
-    ``locked`` do in every cycle what they like.
+    ``case`` is the name of an opcode, or ``UNKNOWN`` for all numbers that are none. Requesters, look-ups,
+    ``locked`` and ``initialize`` do in every cycle what they like; moves are taken and answered within two
+    cycles each.
     """
     opcode = None if case == "UNKNOWN" else Opcode[case]
     machine = Machine(bench)
@@ -205,9 +209,13 @@ def command(bench: Bench, case: str, limit: int = 30) -> None:
     parts = now.parts()
     for name, signal in before.parts().items():
         m.d.comb += signal.eq(Mux(bench.start, parts[name], bench.past(parts[name], when=bench.start)))
-    ask = Ask(given.seq, given.tenant, given.arg0, given.arg1)
+    records = bench.rigid(16, "records")
+    machine.give_records(records)
+    moved, failed, moving = _answer_moves(bench, machine)
+    ask = Ask(given.seq, given.tenant, given.arg0, given.arg1, records, failed)
     expected = reference(m, before, opcode, ask)
 
+    limit = LIMITS[case]
     cycle = Signal(range(limit + 2))
     ended, settled = Signal(), Signal()
     with m.If(cycle != limit + 1):
@@ -219,17 +227,68 @@ def command(bench: Bench, case: str, limit: int = 30) -> None:
     finish = bench.let(ended & ~settled & machine.idle, "finish")
     with m.If(finish):
         m.d.sync += settled.eq(1)
+    good = Status.OK.value
     bench.check("status", ~responds | (status == expected.status))
     bench.check("aux", ~responds | (requesters.aux == expected.aux))
-    bench.check("one_response", ~requesters.respond | ~ended | settled)
+    bench.check("one_response", ~(requesters.respond & ended & ~settled) & ~(finish & ~ended))
     bench.check("state", ~finish | now.equals(expected.state))
-    refused = bench.let(finish & (bench.past(status, when=responds) != Status.OK.value), "refused")
-    bench.check("refused", ~refused | now.equals(before))
+    # What a failed move has spoilt is no longer what it was: the one exception.
+    bus_error = status == Status.BUS_ERROR.value
+    unchanged = bench.past((status != good) & ~(bus_error & (moved != 0)), when=responds)
+    bench.check("refused", ~(finish & unchanged) | now.equals(before))
     for name, condition in invariants.items():
         bench.check(name, ~finish | condition)
-    bench.check("quiet", ~finish | machine.quiet())
     bench.check("completes", (cycle <= limit) | settled)
+    bench.check("completes", ~finish | (machine.quiet() & ~moving))
     _watch(bench, machine, settled)
+    _watch_moves(bench, machine, opcode, ask, before, expected, moved, responds)
+    bench.cover("ok", finish & (bench.past(status, when=responds) == good))
+
+
+LIMITS = {
+    "OPEN": 8,
+    "ALLOC": 14,
+    "APPEND": 22,
+    "COMMIT": 14,
+    "ABORT": 8,
+    "SEAL": 10,
+    "SHARE": 14,
+    "FORK": 18,
+    "TRIM": 16,
+    "SLIDE": 16,
+    "FREE": 16,
+    "TRANSLATE": 10,
+    "GATHER": 36,
+    "EVICT": 14,
+    "SCRUB": 18,
+    "RESET_POOL": 16,
+    "STAT": 12,
+    "UNKNOWN": 8,
+}
+"""Cycles within which a command has ended and the controller is idle again."""
+
+
+def _answer_moves(bench: Bench, machine: Machine) -> tuple[Signal, Value, Signal]:
+    """A mover that takes and answers within two cycles: how often it was asked, whether anything failed, and
+    whether a move is under way."""
+    m, moves = bench.m, machine.unit.component.moves
+    command, response = moves.command, moves.response
+    moved, failed, moving = Signal(3), Signal(), Signal()
+    asks, answers = command.valid & command.ready, response.valid & response.ready
+    wrong = answers & response.payload.error
+    with m.If(asks):
+        m.d.sync += [moved.eq(moved + 1), moving.eq(1)]
+    with m.If(answers):
+        m.d.sync += moving.eq(0)
+    with m.If(wrong):
+        m.d.sync += failed.eq(1)
+    bench.assume_stable(response)
+    bench.assume(~response.valid | moving)
+    bench.assume(command.ready | bench.past(~command.ready) | bench.start)
+    bench.assume(~moving | response.valid | ~bench.past(moving))
+    bench.check("moves", ~(asks & moving))
+    bench.stable("moves", command)
+    return moved, failed | wrong, moving
 
 
 def _watch(bench: Bench, machine: Machine, settled: Signal) -> None:
@@ -242,8 +301,56 @@ def _watch(bench: Bench, machine: Machine, settled: Signal) -> None:
     grows = new.references == old.references + 1
     shrinks = new.references + 1 == old.references
     bench.check("no_wrap", ~writes | grows | shrinks | (new.references == old.references))
-    bench.check("generation", ~writes | (new.generation >= old.generation))
-    bench.check("null_untouched", ~writes | (memory.w_addr != 0))
+    bench.check("no_wrap", ~writes | (new.generation >= old.generation))
+    bench.check("null", ~writes | (memory.w_addr != 0))
+
+
+def _watch_moves(
+    bench: Bench,
+    machine: Machine,
+    opcode: Opcode | None,
+    ask: Ask,
+    before: State,
+    expected: Outcome,
+    moved: Signal,
+    responds: Any,
+) -> None:
+    """Moves are those of the command, and write only what nobody holds."""
+    command = machine.unit.component.moves.command
+    move = command.payload
+    asks = command.valid
+    to_block = asks & (move.kind != MoveKind.GATHER)
+    target = Array(machine.states)[move.destination]
+    bench.check("moves", ~to_block | ((target.references == 0) & (move.destination != 0)))
+    bench.check("moves", ~to_block | (move.destination < machine.pool.size))
+    if opcode is None or opcode not in (Opcode.APPEND, Opcode.SCRUB, Opcode.GATHER):
+        bench.check("moves", ~asks)
+        return
+    table = [Array(column)[ask.seq] for column in zip(*before.table, strict=True)]
+    refused = (expected.status != Status.OK.value) & (expected.status != Status.BUS_ERROR.value)
+    if opcode is Opcode.SCRUB:
+        bench.check("moves", ~asks | ((move.kind == MoveKind.ZERO) & (move.destination == ask.arg0)))
+        # Nobody can take the block for sealed while its bytes go.
+        bench.check("moves", ~asks | ~target.sealed)
+        bench.check("moves", ~responds | (moved == ~refused))
+    elif opcode is Opcode.APPEND:
+        position = Array(before.length)[ask.seq] + Array(before.reserved)[ask.seq]
+        source = Array(table)[position >> 4]
+        right = (move.kind == MoveKind.COPY) & (move.destination == before.order[0])
+        bench.check("moves", ~asks | right & (move.source == source))
+        bench.check("moves", ~asks | (move.low == 0) & (move.high == position[:4]))
+        bench.check("moves", ~responds | (moved == (expected.copies & ~refused)))
+    else:
+        first, end = ask.arg0, ask.arg0 + ask.arg1[:16]
+        index = (first >> 4) + move.index
+        high = bench.let(end - (index << 4), "high")
+        bench.check("moves", ~asks | (move.kind == MoveKind.GATHER) & (move.index == moved))
+        bench.check("moves", ~asks | (move.source == Array(table)[index]) & (move.record == ask.arg1[16:]))
+        bench.check("moves", ~asks | (move.low == Mux(move.index == 0, first[:4], 0)))
+        bench.check("moves", ~asks | (move.high == Mux(high < 16, high, 16)))
+        good = expected.status == Status.OK.value
+        bench.check("moves", ~responds | ~good | (moved == expected.aux))
+        bench.check("moves", ~responds | ~refused | (moved == 0))
 
 
 def initialization(bench: Bench, limit: int = 12) -> None:
@@ -266,5 +373,22 @@ def initialization(bench: Bench, limit: int = 12) -> None:
     order = [Mux(place + 1 < limited, place + 1, 0) for place in range(SIZES.blocks - 1)]
     same = Cat(mine == its for mine, its in zip(machine.order, order, strict=True)).all()
     bench.check("fresh", ~finish | ((machine.pool.size == limited) & same & (machine.opened == 0)))
-    bench.check("quiet", ~finish | machine.quiet())
     bench.check("completes", (cycle <= limit) | settled)
+    bench.check("completes", ~finish | machine.quiet())
+
+
+def from_reset(bench: Bench) -> None:
+    """Any commands after reset."""
+    machine = Machine(bench)
+    m, requesters = bench.m, machine.requesters
+    machine.give_records(bench.rigid(16, "records"))
+    _answer_moves(bench, machine)
+    responses = Signal(4)
+    m.d.sync += responses.eq(responses + requesters.respond)
+    at_rest = bench.let(machine.idle & machine.quiet() & (machine.pool.size != 0), "at_rest")
+    for name, condition in machine.invariants().items():
+        bench.check(name, ~at_rest | condition)
+    good = requesters.respond & (Value.cast(requesters.status) == Status.OK.value)
+    done = Signal(4)
+    m.d.sync += done.eq(done + good)
+    bench.cover("three_commands", (done == 3) & (machine.pool.used == 2) & at_rest)

@@ -268,7 +268,7 @@ def report(results: Sequence[Result]) -> dict[str, Any]:
     return {
         "proved": len(holding) - len(bounded),
         "bounded": len(bounded),
-        "not_proved": len(properties) - len(holding),
+        "failed": len(properties) - len(holding),
         "broken_variants": len(variants),
         "broken_variants_caught": sum(result.good for result in variants),
         "possible": sum(result.good for result in covers),
