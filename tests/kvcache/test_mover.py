@@ -9,14 +9,13 @@ import pytest
 from amaranth import *
 from amaranth.lib import wiring
 
-from kvcache.memory import BASE, accelerator, masked_record, random_pages
+from kvcache.memory import BASE, Pages, accelerator, random_pages
 from serrano.bus import ReadArbiter, ReadClient, WriteArbiter
 from serrano.config import preset
 from serrano.faults import FaultCode
 from serrano.kvcache.mover import BlockMover
 from serrano.kvcache.payloads import MoveKind
 from serrano.schedule.recovery import Recovery
-from support.axi import AXIMemory
 from support.streams import STALLS, collect, send, simulate
 
 LAYERS, KV_HEADS = 2, 2
@@ -55,36 +54,21 @@ class MoverAndBus(wiring.Component):
         return m
 
 
-class Bench:
-    """Pages in memory with room for a host's buffer behind them, and what moves are to make of both."""
+class Bench(Pages):
+    """Pages, their memory, and a mover; and what each move is to answer."""
 
     def __init__(self, config, head_dim, seed=0, latency=5, stall=0.0, rest=0):
         self.config, self.stall = config, stall
         self.dut = MoverAndBus(config)
-        self.cache = cache = random_pages(LAYERS, KV_HEADS, head_dim, config.n, seed)
         self.rng = random.Random(f"mover {seed}")
+        cache = random_pages(LAYERS, KV_HEADS, head_dim, config.n, seed)
         # Few blocks, and behind the records of each one some bytes that are nobody's.
         cache.block_bytes += rest
-        cache.blocks = BLOCKS
         cache.image = np.random.default_rng(seed).integers(
             1, 256, (BLOCKS, cache.block_bytes), dtype=np.uint8
         )
-        self.buffer = BASE + cache.image.size + 4096 - 64
-        self.memory = AXIMemory(self.buffer + 8 * cache.record_bytes + 4096, latency, stall, seed)
-        self.memory.data[:] = self.rng.randbytes(len(self.memory.data))
-        self.memory.data[BASE : BASE + cache.image.size] = cache.image.tobytes()
-        self.expected = bytearray(self.memory.data)
+        super().__init__(cache, RECORDS, config.port_bytes, latency, stall, seed)
         self.failed: list[int] = []
-        """What each move is to answer."""
-
-    @property
-    def geometry(self):
-        return {
-            "base": BASE,
-            "block_bytes": self.cache.block_bytes,
-            "head_dim": self.cache.head_dim,
-            "records": RECORDS,
-        }
 
     def random_move(self) -> dict:
         rng = self.rng
@@ -103,42 +87,7 @@ class Bench:
         }
 
     def make(self, move: dict) -> None:
-        """What a move does to the memory, errors included."""
-        cache, width = self.cache, self.config.port_bytes
-        size = cache.record_bytes
-        cache.image[:] = np.frombuffer(self.expected, np.uint8)[BASE : BASE + cache.image.size].reshape(
-            cache.image.shape
-        )
-        source = BASE + move["source"] * cache.block_bytes
-        target = BASE + move["destination"] * cache.block_bytes
-        match move["kind"]:
-            case MoveKind.COPY:
-                parts = [cache.record(move["source"], i, move["low"], move["high"]) for i in range(RECORDS)]
-                data = bytearray(np.concatenate(parts).tobytes())
-                before = bytes(cache.image[move["destination"]])
-                cache.copy(move["source"], move["destination"], move["high"], move["low"])
-                assert cache.image[move["destination"]].tobytes() == data.ljust(cache.block_bytes, b"\0")
-                assert len(before) == cache.block_bytes
-            case MoveKind.ZERO:
-                source, data = 0, bytearray()
-            case MoveKind.GATHER:
-                data = bytearray(cache.record(move["source"], move["record"], move["low"], move["high"]))
-                assert data == masked_record(cache, move["source"], move["record"], move["low"], move["high"])
-                source += move["record"] * size
-                target = self.buffer + move["index"] * size
-        failed = False
-        for address in self.memory.read_errors:
-            if source <= address < source + len(data):
-                failed = True
-                data[address - source : address - source + width] = bytes(width)
-        if move["kind"] != MoveKind.GATHER:
-            data = data.ljust(cache.block_bytes, b"\0")
-        for address in self.memory.write_errors:
-            if target <= address < target + len(data):
-                failed = True
-                data[address - target : address - target + width] = self.expected[address : address + width]
-        self.expected[target : target + len(data)] = data
-        self.failed.append(int(failed))
+        self.failed.append(self.move(move))
 
     async def serve_reads(self, ctx) -> None:
         await self.memory.serve_reads(ctx, self.dut.reads.axi)
