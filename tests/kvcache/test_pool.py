@@ -10,7 +10,10 @@ from serrano.kvcache.pool import BlockPool, PoolOperation
 from serrano_sim.kv_commands import SMALL
 from support.streams import simulate
 
-READ, TAKE, DROP, MARK = PoolOperation
+READ, TAKE, DROP, MARK, HOLD, SEAL, FORGET = PoolOperation
+
+
+OUTPUTS = ("subject", "following", "previous", "freed", "full")
 
 
 async def operate(ctx, dut, operation, **values) -> dict:
@@ -22,7 +25,7 @@ async def operate(ctx, dut, operation, **values) -> dict:
     ctx.set(dut.go, 0)
     assert ctx.get(dut.done)
     state = ctx.get(dut.state)
-    found = {name: ctx.get(getattr(dut, name)) for name in ("subject", "following", "previous", "freed")}
+    found = {name: ctx.get(getattr(dut, name)) for name in OUTPUTS}
     for name in ("references", "tenant", "sealed", "written", "generation"):
         found[name] = getattr(state, name)
     await ctx.tick()
@@ -33,9 +36,12 @@ async def operate(ctx, dut, operation, **values) -> dict:
 
 @pytest.mark.parametrize("blocks", [2, 3, 9, 12])
 def test_random_operations(blocks: int) -> None:
-    dut = BlockPool(SMALL)
+    dut = BlockPool(SMALL, reference_bits=2)
     free = list(range(1, blocks))
-    states: dict[int, list[int]] = {number: [0, 0, 0] for number in range(blocks)}
+    states = {
+        number: dict.fromkeys(("references", "tenant", "sealed", "written", "generation"), 0)
+        for number in range(blocks)
+    }
     peak = 0
 
     async def bench(ctx) -> None:
@@ -50,25 +56,44 @@ def test_random_operations(blocks: int) -> None:
             await ctx.tick()
             cycles += 1
         assert cycles <= SMALL.blocks_max + 2
-        for _ in range(400):
+        for _ in range(800):
             held = [number for number in range(1, blocks) if number not in free]
-            choice = rng.randrange(4)
+            choice = rng.randrange(8)
+            number = rng.choice(held) if held else 0
             if choice == 0 and free:
                 tenant = rng.randrange(256)
                 found = await operate(ctx, dut, TAKE, tenant=tenant, block=rng.randrange(blocks))
                 assert found["subject"] == free.pop(0)
-                generation = states[found["subject"]][2]
-                assert found["generation"] == generation
-                states[found["subject"]] = [tenant, 0, generation + 1]
-            elif choice == 1 and held:
-                number = rng.choice(held)
+                block = states[found["subject"]]
+                assert found["generation"] == block["generation"]
+                block |= {"references": 1, "tenant": tenant, "written": 0, "sealed": 0}
+                block["generation"] += 1
+            elif choice in (1, 2) and held:
                 found = await operate(ctx, dut, DROP, block=number)
-                assert (found["subject"], found["freed"], found["references"]) == (number, 1, 1)
-                free.append(number)
-            elif choice == 2 and held:
-                number, written = rng.choice(held), rng.randrange(17)
-                await operate(ctx, dut, MARK, block=number, written=written)
-                states[number][1] = written
+                block = states[number]
+                assert (found["subject"], found["references"]) == (number, block["references"])
+                assert found["freed"] == (block["references"] == 1)
+                block["references"] -= 1
+                if not block["references"]:
+                    free.append(number)
+            elif choice == 3 and held:
+                states[number]["written"] = rng.randrange(17)
+                await operate(ctx, dut, MARK, block=number, written=states[number]["written"])
+            elif choice in (4, 5):
+                number = rng.randrange(1, blocks)
+                found = await operate(ctx, dut, HOLD, block=number)
+                block = states[number]
+                assert found["full"] == (block["references"] == 3)
+                block["references"] = min(3, block["references"] + 1)
+                if number in free:
+                    free.remove(number)
+                    await ctx.tick()
+            elif choice == 6:
+                number = rng.randrange(1, blocks)
+                operation = rng.choice((SEAL, FORGET))
+                await operate(ctx, dut, operation, block=number)
+                states[number]["sealed"] = int(operation is SEAL)
+                states[number]["generation"] += operation is FORGET
             else:
                 number = rng.randrange(1, blocks)
                 found = await operate(ctx, dut, READ, block=number)
@@ -76,8 +101,7 @@ def test_random_operations(blocks: int) -> None:
                 around = [0, *free, 0]
                 links = (around[place + 2], around[place]) if place >= 0 else (0, 0)
                 assert (found["following"], found["previous"]) == links
-                assert found["references"] == (number not in free)
-                assert [found["tenant"], found["written"], found["generation"]] == states[number]
+                assert {name: found[name] for name in states[number]} == states[number]
             peak = max(peak, blocks - 1 - len(free))
             await ctx.tick()
             counts = [ctx.get(getattr(dut, name)) for name in ("size", "used", "free", "peak")]

@@ -6,6 +6,7 @@ import random
 import pytest
 
 from serrano.kvcache import Opcode, Status
+from serrano.kvcache.commands import UNLOCKED
 from serrano.kvcache.requesters import Requesters
 from serrano_sim.kv_commands import SMALL
 from support.streams import STALLS, collect, send, simulate
@@ -91,13 +92,13 @@ def test_locked_sequences(opcode: Opcode) -> None:
     async def bench(ctx) -> None:
         ctx.set(dut.locked, 0b101)
         for port, seq, offered in (
-            (dut.host, 0, opcode in (Opcode.STAT, Opcode.TRANSLATE)),
+            (dut.host, 0, opcode in UNLOCKED),
             (dut.host, 1, True),
             (dut.host, 3, True),
             (dut.host, 4096, True),
             (dut.steps, 2, True),
         ):
-            ctx.set(port.commands.payload, {"opcode": opcode, "seq": seq})
+            ctx.set(port.commands.payload, {"opcode": opcode, "seq": seq, "arg0": 1})
             ctx.set(port.commands.valid, 1)
             await ctx.tick()
             ctx.set(port.commands.valid, 0)
@@ -109,5 +110,21 @@ def test_locked_sequences(opcode: Opcode) -> None:
             await ctx.tick()
             ctx.set(dut.take, 0)
             ctx.set(dut.locked, 0b101)
+
+    simulate(dut, bench)
+
+
+@pytest.mark.parametrize(
+    ("destination", "offered"), [(0, False), (1, True), (2, False), (3, True), (1 << 31, True)]
+)
+def test_a_locked_destination_of_fork(destination: int, offered: bool) -> None:
+    dut = Requesters(SMALL)
+
+    async def bench(ctx) -> None:
+        ctx.set(dut.locked, 0b101)
+        ctx.set(dut.host.commands.payload, {"opcode": Opcode.FORK, "seq": 1, "arg0": destination})
+        ctx.set(dut.host.commands.valid, 1)
+        await ctx.tick()
+        assert ctx.get(dut.offered) == offered
 
     simulate(dut, bench)

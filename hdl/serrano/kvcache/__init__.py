@@ -2,7 +2,7 @@
 """The paged KV cache: block manager, gather, append, and moves of blocks."""
 
 from .appender import Appender
-from .commands import IMPLEMENTED, Opcode, Stat, Status
+from .commands import Opcode, Stat, Status
 from .controller import Controller
 from .gather import Gather
 from .mover import BlockMover
@@ -23,7 +23,6 @@ from .payloads import (
 
 __all__ = [
     "BLOCK_SIZE",
-    "IMPLEMENTED",
     "AppendCommand",
     "Appender",
     "BlockMover",

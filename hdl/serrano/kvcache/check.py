@@ -4,31 +4,56 @@
 from typing import Any
 
 from amaranth import *
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from serrano.config import AcceleratorConfig
 
-from .commands import IMPLEMENTED, Opcode, Stat, Status
-from .payloads import SLOT_BITS, KVCommand, SequenceState, token_count
+from .commands import WITHOUT_SEQUENCE, Opcode, Stat, Status
+from .payloads import (
+    BLOCK_SIZE,
+    GENERATION_BITS,
+    RECORD_BITS,
+    REFERENCE_BITS,
+    SLOT_BITS,
+    TENANT_BITS,
+    BlockState,
+    KVCommand,
+    SequenceState,
+    entry_bits,
+    token_count,
+)
 
-__all__ = ["CommandCheck"]
+__all__ = ["CommandCheck", "Destination"]
 
 SUM_BITS = 34
 """Enough for two lengths and an argument of 32 bits."""
 
 
+class Destination(data.Struct):
+    """What FORK has to know of the sequence that is to get the blocks."""
+
+    open: unsigned(1)
+    tenant: unsigned(TENANT_BITS)
+    empty: unsigned(1)
+
+
 class CommandCheck(wiring.Component):
     """Status of a command before it has changed anything.
 
-    The inputs have to be constant; the outputs are right ``latency`` cycles later. The first of these that
-    holds is the status: BAD_CMD, BAD_SEQ, TENANT, then the command's own errors in the order of the command
-    table. Token sums are exact for all arguments.
+    The first of these that holds is the status: BAD_CMD, BAD_SEQ, TENANT, then the command's own errors in
+    the order of the command table. Token sums are exact for all arguments. Two errors are not found here:
+    APPEND's NO_SPACE where blocks have to be replaced, and FORK's REF_OVERFLOW.
+
+    ``command``, ``open`` and ``state`` have to be constant for ``latency`` cycles, then outputs are right;
+    the other inputs count in the cycle of the output only.
 
     Parameters
     ----------
     config : :class:`~serrano.config.AcceleratorConfig`
         The accelerator.
+    generation_bits, reference_bits : :class:`int`
+        Widths of a block's generation and count.
 
     Members
     -------
@@ -40,19 +65,36 @@ class CommandCheck(wiring.Component):
         Its sequence's state, zeros if it is not open.
     size, free : ``In(range(blocks_max + 1))``
         Blocks of the pool, NULL included, and how many are free.
+    records : ``In(17)``
+        Records in a block, for GATHER.
+    block : ``In(BlockState)``
+        The block that the command speaks of.
+    destination : ``In(Destination)``
+        The other sequence, for FORK.
     status : ``Out(Status)``
         OK if the command can be executed.
     missing : ``Out(range(table_entries + 1))``
-        Blocks to be allocated for ALLOC and APPEND.
+        Blocks to be allocated for ALLOC and APPEND, replaced ones apart.
     position : ``Out(token_count)``
         First token that is neither committed nor reserved.
     committed : ``Out(token_count)``
         Length after COMMIT.
+    final : ``Out(entry_bits)``
+        Entry of the last token of ALLOC, APPEND and GATHER.
+    present : ``Out(1)``
+        The table has an entry for the first token of APPEND.
+    last_present : ``Out(entry_bits)``
+        The last entry that it has for one of APPEND's tokens.
     """
 
     latency = 2
 
-    def __init__(self, config: AcceleratorConfig):
+    def __init__(
+        self,
+        config: AcceleratorConfig,
+        generation_bits: int = GENERATION_BITS,
+        reference_bits: int = REFERENCE_BITS,
+    ):
         self.config = config
         count = range(config.blocks_max + 1)
         super().__init__(
@@ -62,77 +104,145 @@ class CommandCheck(wiring.Component):
                 "state": In(SequenceState(config)),
                 "size": In(count),
                 "free": In(count),
+                "records": In(RECORD_BITS + 1),
+                "block": In(BlockState(generation_bits, reference_bits)),
+                "destination": In(Destination),
                 "status": Out(Status),
                 "missing": Out(range(config.table_entries + 1)),
                 "position": Out(token_count(config)),
                 "committed": Out(token_count(config)),
+                "final": Out(entry_bits(config)),
+                "present": Out(1),
+                "last_present": Out(entry_bits(config)),
             }
         )
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        entries = self.config.table_entries
-        opcode, tokens, state = self.command.opcode, self.command.arg0, self.state
+        command, opcode = self.command, self.command.opcode
+        errors = self._build_sums(m)
+        known = Cat(opcode == code for code in Opcode).any()
+        anywhere = Cat(opcode == code for code in WITHOUT_SEQUENCE).any()
+        with m.If(~known):
+            m.d.comb += self.status.eq(Status.BAD_CMD)
+        with m.Elif(~anywhere & self._no_sequence(opcode)):
+            m.d.comb += self.status.eq(Status.BAD_SEQ)
+        with m.Elif(self._foreign(opcode)):
+            m.d.comb += self.status.eq(Status.TENANT)
+        with m.Else(), m.Switch(opcode):
+            for code, own in errors.items():
+                with m.Case(code):
+                    self._first(m, own)
+        m.d.comb += self.committed.eq(self.state.length + command.arg0)
+        return m
+
+    def _first(self, m: Module, errors: list[tuple[Status, Any]]) -> None:
+        """The status is that of the first condition that holds."""
+        for index, (status, condition) in enumerate(errors):
+            with m.If(condition) if index == 0 else m.Elif(condition):
+                m.d.comb += self.status.eq(status)
+
+    def _build_sums(self, m: Module) -> dict[Opcode, list[tuple[Status, Any]]]:
+        """Cycle 1: sums of tokens. Cycle 2: blocks. The errors of each command that has some, in order."""
+        entries, state, block = self.config.table_entries, self.state, self.block
+        first, second = self.command.arg0, self.command.arg1
         end, needed = Signal(SUM_BITS), Signal(SUM_BITS - SLOT_BITS)
+        gathered, sealed_end = Signal(SUM_BITS), Signal(SUM_BITS + SLOT_BITS)
         live = Signal(range(entries + 1))
-        table_full, held, out_of_range = Signal(), Signal(), Signal()
-        # Cycle 1: sums.
+        table_full = Signal()
+        index = first >> SLOT_BITS
         m.d.sync += [
             self.position.eq(state.length + state.reserved),
-            self.committed.eq(state.length + tokens),
-            end.eq(state.length + state.reserved + tokens),
+            end.eq(state.length + state.reserved + first),
+            gathered.eq(first + second[:RECORD_BITS]),
+            sealed_end.eq((first + 1) << SLOT_BITS),
             live.eq(state.entries - state.first),
-            held.eq(tokens <= state.reserved),
-            out_of_range.eq((tokens >> SLOT_BITS) >= state.entries),
         ]
-        # Cycle 2: blocks.
-        m.d.comb += needed.eq((end + (1 << SLOT_BITS) - 1) >> SLOT_BITS)
+        m.d.comb += needed.eq((end + (BLOCK_SIZE - 1)) >> SLOT_BITS)
+        kept = Mux(needed > state.entries, state.entries, needed)
+        last = Mux(self.command.opcode == Opcode.GATHER, gathered, end) - 1
         m.d.sync += [
             table_full.eq(needed > entries),
             self.missing.eq(Mux(needed > state.entries, needed - state.entries, 0)),
+            self.final.eq(last >> SLOT_BITS),
+            self.present.eq((first != 0) & ((self.position >> SLOT_BITS) < state.entries)),
+            self.last_present.eq(kept - 1),
         ]
-        # Cycle 3: the status.
-        status = Signal(Status)
-        m.d.comb += self.status.eq(status)
-        with m.If(~Cat(opcode == known for known in IMPLEMENTED).any()):
-            m.d.comb += status.eq(Status.BAD_CMD)
-        with m.Elif((opcode != Opcode.STAT) & self._no_sequence(opcode)):
-            m.d.comb += status.eq(Status.BAD_SEQ)
-        with m.Elif(self.open & (opcode != Opcode.OPEN) & (opcode != Opcode.STAT) & self._foreign()):
-            m.d.comb += status.eq(Status.TENANT)
-        with m.Else(), m.Switch(opcode):
-            with m.Case(Opcode.OPEN):
-                with m.If(self.open):
-                    m.d.comb += status.eq(Status.SEQ_BUSY)
-            with m.Case(Opcode.ALLOC, Opcode.APPEND):
-                with m.If((opcode == Opcode.ALLOC) & (tokens == 0)):
-                    m.d.comb += status.eq(Status.ZERO_LEN)
-                with m.Elif(table_full):
-                    m.d.comb += status.eq(Status.TABLE_FULL)
-                with m.Elif((opcode == Opcode.ALLOC) & (self.missing + live >= self.size)):
-                    m.d.comb += status.eq(Status.NEVER_FITS)
-                with m.Elif(self.missing > self.free):
-                    m.d.comb += status.eq(Status.NO_SPACE)
-            with m.Case(Opcode.COMMIT):
-                with m.If(~held):
-                    m.d.comb += status.eq(Status.NOT_RESERVED)
-            with m.Case(Opcode.ABORT):
-                with m.If(state.reserved == 0):
-                    m.d.comb += status.eq(Status.NOT_RESERVED)
-            with m.Case(Opcode.TRANSLATE):
-                with m.If(out_of_range):
-                    m.d.comb += status.eq(Status.OUT_OF_RANGE)
-            with m.Case(Opcode.STAT):
-                with m.If(~self._exists()):
-                    m.d.comb += status.eq(Status.OUT_OF_RANGE)
-        return m
+        inside = self._inside(first)
+        stale = (block.generation != second) | block.generation.all()
+        tokens = second[:RECORD_BITS]
+        in_use = [(Status.NULL_BLOCK, ~inside), (Status.IN_USE, block.references != 0)]
+        return {
+            Opcode.OPEN: [(Status.SEQ_BUSY, self.open)],
+            Opcode.ALLOC: [
+                (Status.ZERO_LEN, first == 0),
+                (Status.TABLE_FULL, table_full),
+                (Status.NEVER_FITS, self.missing + live >= self.size),
+                (Status.NO_SPACE, self.missing > self.free),
+            ],
+            Opcode.APPEND: [(Status.TABLE_FULL, table_full), (Status.NO_SPACE, self.missing > self.free)],
+            Opcode.COMMIT: [(Status.NOT_RESERVED, first > state.reserved)],
+            Opcode.ABORT: [(Status.NOT_RESERVED, state.reserved == 0)],
+            Opcode.SEAL: [
+                (Status.OUT_OF_RANGE, (first >= state.entries) | (first < state.first)),
+                (Status.TENANT, block.tenant != self.command.tenant),
+                (Status.NOT_FULL, sealed_end > self.position),
+                (Status.NOT_WRITTEN, (sealed_end > state.length) | (block.written != BLOCK_SIZE)),
+                (Status.ALREADY, block.sealed),
+            ],
+            Opcode.SHARE: [
+                (Status.UNALIGNED, state.length != state.entries << SLOT_BITS),
+                (Status.TABLE_FULL, state.entries == entries),
+                (Status.NULL_BLOCK, ~inside),
+                (Status.NOT_SEALED, ~block.sealed),
+                (Status.STALE_GEN, stale),
+                (Status.REF_OVERFLOW, block.references.all()),
+            ],
+            Opcode.FORK: [
+                (
+                    Status.SEQ_BUSY,
+                    (first == self.command.seq) | ~self.destination.empty | (state.reserved != 0),
+                )
+            ],
+            Opcode.TRIM: [
+                (Status.BAD_LEN, (first > state.length) | (first < state.first << SLOT_BITS)),
+            ],
+            Opcode.SLIDE: [(Status.BAD_LEN, first > state.length)],
+            Opcode.TRANSLATE: [
+                (Status.OUT_OF_RANGE, index >= state.entries),
+                (Status.NOT_MAPPED, index < state.first),
+                (Status.TENANT, block.tenant != self.command.tenant),
+            ],
+            Opcode.GATHER: [
+                (
+                    Status.OUT_OF_RANGE,
+                    (gathered > state.length) | (second[RECORD_BITS:] >= self.records),
+                ),
+                (Status.NOT_MAPPED, (tokens != 0) & (index < state.first)),
+            ],
+            Opcode.EVICT: in_use,
+            Opcode.SCRUB: in_use,
+            Opcode.RESET_POOL: [(Status.IN_USE, self.free + 1 != self.size)],
+            Opcode.STAT: [(Status.OUT_OF_RANGE, ~self._exists())],
+        }
+
+    def _inside(self, block: Value) -> Value:
+        """Whether the pool has this block for sequences."""
+        return (block != 0) & (block < self.size)
 
     def _no_sequence(self, opcode: Value) -> Value:
-        inside = self.command.seq < self.config.sequences_max
-        return ~inside | ((opcode != Opcode.OPEN) & ~self.open)
+        limit, other = self.config.sequences_max, self.command.arg0
+        missing = (self.command.seq >= limit) | ((opcode != Opcode.OPEN) & ~self.open)
+        return missing | ((opcode == Opcode.FORK) & ((other >= limit) | ~self.destination.open))
 
-    def _foreign(self) -> Value:
-        return self.command.tenant != self.state.tenant
+    def _foreign(self, opcode: Value) -> Value:
+        """Whether what the command speaks of belongs to another tenant."""
+        tenant = self.command.tenant
+        free_for_all = (Opcode.OPEN, *WITHOUT_SEQUENCE)
+        speaks_of_block = Cat(opcode == code for code in (Opcode.SHARE, Opcode.EVICT, Opcode.SCRUB)).any()
+        of_sequence = ~Cat(opcode == code for code in free_for_all).any() & (tenant != self.state.tenant)
+        of_block = speaks_of_block & self._inside(self.command.arg0) & (tenant != self.block.tenant)
+        return of_sequence | of_block | ((opcode == Opcode.FORK) & (tenant != self.destination.tenant))
 
     def _exists(self) -> Value:
         """Whether there is what STAT asks for."""

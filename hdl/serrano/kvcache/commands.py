@@ -6,7 +6,7 @@ They are part of the register interface: added to, never changed. ``docs/blocks/
 
 from amaranth.lib import enum
 
-__all__ = ["IMPLEMENTED", "READ_ONLY", "Opcode", "Stat", "Status"]
+__all__ = ["UNLOCKED", "WITHOUT_SEQUENCE", "Opcode", "Stat", "Status"]
 
 
 class Opcode(enum.Enum, shape=8):
@@ -48,20 +48,11 @@ class Opcode(enum.Enum, shape=8):
     """Read a piece of the state."""
 
 
-IMPLEMENTED = (
-    Opcode.OPEN,
-    Opcode.ALLOC,
-    Opcode.APPEND,
-    Opcode.COMMIT,
-    Opcode.ABORT,
-    Opcode.FREE,
-    Opcode.TRANSLATE,
-    Opcode.STAT,
-)
-"""Opcodes that the controller executes; it answers BAD_CMD to all others."""
+WITHOUT_SEQUENCE = (Opcode.EVICT, Opcode.SCRUB, Opcode.RESET_POOL, Opcode.STAT)
+"""Opcodes that need no open sequence."""
 
-READ_ONLY = (Opcode.TRANSLATE, Opcode.STAT)
-"""Opcodes that change no state."""
+UNLOCKED = (Opcode.TRANSLATE, *WITHOUT_SEQUENCE)
+"""Opcodes that need not wait for the end of a step."""
 
 
 class Status(enum.Enum, shape=8):
@@ -75,7 +66,7 @@ class Status(enum.Enum, shape=8):
     TENANT = 3
     """The sequence, or a block, belongs to another tenant."""
     SEQ_BUSY = 4
-    """The sequence is open already."""
+    """The sequence is open already; for FORK, it has blocks, or its source has reserved slots."""
     ZERO_LEN = 5
     """No tokens are wanted."""
     TABLE_FULL = 6
@@ -99,7 +90,7 @@ class Status(enum.Enum, shape=8):
     UNALIGNED = 15
     """The sequence does not end at a block's end."""
     NULL_BLOCK = 16
-    """Block 0 is nobody's."""
+    """Block 0 is nobody's, nor is one beyond the pool."""
     NOT_SEALED = 17
     """The block is not shareable."""
     STALE_GEN = 18

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The controller of the paged KV cache: it executes commands on block tables and the pool of blocks."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from amaranth import *
@@ -10,15 +9,18 @@ from amaranth.lib.wiring import In, Out
 
 from serrano.config import AcceleratorConfig
 
-from .check import CommandCheck
-from .commands import Opcode, Stat, Status
+from .check import CommandCheck, Destination
+from .commands import Opcode, Status
+from .execution import Parts, build_blocks, build_gather, build_short, operate, refuse, start_block
 from .payloads import (
-    BLOCK_SIZE,
     GENERATION_BITS,
+    RECORD_BITS,
+    REFERENCE_BITS,
     SLOT_BITS,
     BlockState,
     KVCommand,
     KVPort,
+    MovePort,
     SequenceState,
     TranslatePort,
     block_bits,
@@ -27,6 +29,7 @@ from .payloads import (
 from .pool import BlockPool, PoolOperation
 from .requesters import Requesters
 from .tables import SequenceTables
+from .walks import build_fork, build_growth, build_mark, build_release, start_walk
 
 __all__ = ["Controller"]
 
@@ -34,13 +37,20 @@ __all__ = ["Controller"]
 class Controller(wiring.Component):
     """Block manager of the KV cache, as ``docs/blocks/kvcache.md`` describes it.
 
-    Commands are executed one at a time, each as a whole; one whose status is not OK changes nothing.
-    ``initialize`` closes all sequences and makes a new pool of ``blocks`` blocks; the controller does the
-    same after reset. Commands that come meanwhile are executed afterwards.
+    Commands are executed one at a time, each as a whole; one whose status is not OK changes nothing, except
+    that what a block held is forgotten if the memory refused to write it. ``initialize`` closes all sequences
+    and makes a new pool of ``blocks`` blocks; the controller does the same after reset. Commands that come
+    meanwhile are executed afterwards.
 
-    From the cycle in which a command is taken to that of its response: ALLOC, APPEND, COMMIT and FREE take
-    ``6 + 2 * b`` cycles, ``b`` being the blocks allocated, released, or getting tokens; ABORT 6, TRANSLATE 7,
-    STAT 8, OPEN and everything refused 5. The other requester's command may come before.
+    A command passes IDLE, SUMS, BLOCKS and JUDGE: its sequence is read, sums are formed, the block it speaks
+    of is read, its status is known. What is right is executed by the states of ``execution`` (one block, one
+    sequence, moves of bytes) and ``walks`` (entry after entry).
+
+    From the cycle in which a command is taken to that of its response: OPEN, ABORT, TRANSLATE and everything
+    refused at once 5; STAT 6; SEAL, SHARE and EVICT 7; COMMIT, FREE, TRIM, SLIDE and FORK ``6 + 2 * b`` and
+    ALLOC ``6 + 2 * b`` cycles, ``b`` being the blocks that get tokens, or are released, shared or allocated;
+    APPEND ``8 + 2 * b`` over the blocks that it touches, plus replaced ones; RESET_POOL two per block of the
+    pool. The other requester's command may come before.
 
     Parameters
     ----------
@@ -48,8 +58,8 @@ class Controller(wiring.Component):
         The accelerator.
     translate_ports : :class:`int`
         Number of clients with look-ups, in descending priority.
-    generation_bits : :class:`int`
-        Width of a block's generation.
+    generation_bits, reference_bits : :class:`int`
+        Widths of a block's generation and count.
 
     Members
     -------
@@ -57,6 +67,10 @@ class Controller(wiring.Component):
         Requesters.
     translate : ``In(TranslatePort(config)).array(translate_ports)``
         Look-ups, one per cycle, each answered ``translate_latency`` cycles after it was taken.
+    moves : ``Out(MovePort(config))``
+        To what moves the bytes of blocks.
+    records : ``In(17)``
+        Records in a block, for GATHER.
     locked : ``In(sequences_max)``
         Sequences of the running step: commands of the host that change one of them wait.
     initialize : ``In(1)``
@@ -71,28 +85,35 @@ class Controller(wiring.Component):
     Raises
     ------
     ValueError
-        If ``translate_ports`` is below 1, ``generation_bits`` not 1 to 32, or if the configuration has more
-        than 65,536 blocks or 65,535 table entries.
+        If ``translate_ports`` is below 1, ``generation_bits`` not 1 to 32, ``reference_bits`` not 2 to 8, or
+        if the configuration has more than 65,536 blocks or 65,535 table entries.
     """
 
     translate_latency = SequenceTables.latency
 
     def __init__(
-        self, config: AcceleratorConfig, translate_ports: int = 2, generation_bits: int = GENERATION_BITS
+        self,
+        config: AcceleratorConfig,
+        translate_ports: int = 2,
+        generation_bits: int = GENERATION_BITS,
+        reference_bits: int = REFERENCE_BITS,
     ):
         if translate_ports < 1:
             raise ValueError(f"Number of look-up ports must be at least 1, not {translate_ports!r}")
         self.config = config
         self.translate_ports = translate_ports
         self.generation_bits = generation_bits
+        self.reference_bits = reference_bits
         # What these refuse is refused now.
-        entry_bits(config), block_bits(config), BlockState(generation_bits)
+        entry_bits(config), block_bits(config), BlockState(generation_bits, reference_bits)
         count = range(config.blocks_max + 1)
         super().__init__(
             {
                 "host": In(KVPort()),
                 "steps": In(KVPort()),
                 "translate": In(TranslatePort(config)).array(translate_ports),
+                "moves": Out(MovePort(config)),
+                "records": In(RECORD_BITS + 1),
                 "locked": In(config.sequences_max),
                 "initialize": In(1),
                 "blocks": In(32),
@@ -104,17 +125,21 @@ class Controller(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        m.submodules.requesters = requesters = Requesters(self.config)
-        m.submodules.tables = tables = SequenceTables(self.config, self.translate_ports)
-        m.submodules.pool = pool = BlockPool(self.config, self.generation_bits)
-        m.submodules.check = check = CommandCheck(self.config)
+        config, widths = self.config, (self.generation_bits, self.reference_bits)
+        m.submodules.requesters = requesters = Requesters(config)
+        m.submodules.tables = tables = SequenceTables(config, self.translate_ports)
+        m.submodules.pool = pool = BlockPool(config, *widths)
+        m.submodules.check = check = CommandCheck(config, *widths)
         wiring.connect(m, wiring.flipped(self.host), requesters.host)
         wiring.connect(m, wiring.flipped(self.steps), requesters.steps)
         for outer, inner in zip(self.translate, tables.ports, strict=True):
             wiring.connect(m, wiring.flipped(outer), inner)
 
         command = Signal(KVCommand)
-        state = Signal(SequenceState(self.config))
+        state = Signal(SequenceState(config))
+        index, final = Signal(entry_bits(config)), Signal(entry_bits(config))
+        entry = Signal(block_bits(config))
+        parts = Parts(requesters, tables, pool, check, command, state, self.moves, index, final, entry)
         # Initialization also follows reset.
         wanted = Signal(init=1)
         m.d.comb += [
@@ -122,15 +147,16 @@ class Controller(wiring.Component):
             self.used.eq(pool.used),
             self.peak.eq(pool.peak),
             self.initializing.eq(wanted | pool.initializing),
-            pool.blocks.eq(Mux(self.blocks > self.config.blocks_max, self.config.blocks_max, self.blocks)),
+            pool.blocks.eq(Mux(self.blocks > config.blocks_max, config.blocks_max, self.blocks)),
             pool.tenant.eq(command.tenant),
             check.command.eq(command),
             check.open.eq(tables.r_open),
             check.state.eq(tables.r_state),
             check.size.eq(pool.size),
             check.free.eq(pool.free),
+            check.records.eq(self.records),
+            check.block.eq(pool.state),
             state.eq(tables.r_state),
-            tables.r_seq.eq(requesters.command.seq),
             tables.w_seq.eq(command.seq),
             tables.w_open.eq(1),
             tables.w_state.eq(state),
@@ -141,212 +167,78 @@ class Controller(wiring.Component):
         ]
         with m.If(self.initialize):
             m.d.sync += wanted.eq(1)
-        parts = _Parts(requesters, tables, pool, check, command, state)
-        self._build_sequence(m, parts, wanted)
+        # The block that EVICT, SCRUB and RESET_POOL work on.
+        number = Signal(block_bits(config))
+        with m.FSM():
+            self._build_start(m, parts, wanted)
+            self._build_judgment(m, parts, number)
+            build_growth(m, parts)
+            build_mark(m, parts)
+            build_release(m, parts)
+            build_fork(m, parts)
+            build_blocks(m, parts, number)
+            build_gather(m, parts)
         return m
 
-    def _build_sequence(self, m: Module, parts: "_Parts", wanted: Signal) -> None:
-        """The states of a command."""
-        requesters, tables, pool, check = parts.requesters, parts.tables, parts.pool, parts.check
-        command, state = parts.command, parts.state
-        index, final = Signal(entry_bits(self.config)), Signal(entry_bits(self.config))
-        # A block that is released comes to the free list in the cycle after APPLY.
-        released = Signal(range(self.config.table_entries + 1))
-        m.d.sync += released.eq(released + pool.freed)
-        with m.FSM():
-            with m.State("IDLE"):
-                m.d.comb += tables.r_en.eq(requesters.offered)
-                m.d.sync += command.eq(requesters.command)
-                with m.If(wanted):
-                    m.d.comb += [pool.initialize.eq(1), tables.clear.eq(1)]
-                    m.d.sync += wanted.eq(self.initialize)
-                    m.next = "INITIALIZE"
-                with m.Elif(requesters.offered):
-                    m.d.comb += requesters.take.eq(1)
-                    m.next = "SUMS"
-            with m.State("INITIALIZE"):
-                with m.If(~pool.initializing):
-                    m.next = "IDLE"
-            with m.State("SUMS"):
-                m.next = "BLOCKS"
-            with m.State("BLOCKS"):
-                m.next = "JUDGE"
-            with m.State("JUDGE"):
-                m.d.comb += requesters.status.eq(check.status)
-                m.d.sync += released.eq(0)
-                with m.If(check.status != Status.OK):
-                    m.d.comb += requesters.respond.eq(1)
-                    m.next = "IDLE"
-                with m.Else(), m.Switch(command.opcode):
-                    with m.Case(Opcode.OPEN):
-                        m.d.comb += state.tenant.eq(command.tenant)
-                        _finish(m, parts, 0)
-                    with m.Case(Opcode.ALLOC, Opcode.APPEND):
-                        m.d.sync += [index.eq(state.entries), final.eq(state.entries + check.missing - 1)]
-                        m.next = "UPDATE"
-                        with m.If(check.missing != 0):
-                            m.next = "TAKE"
-                    with m.Case(Opcode.COMMIT):
-                        m.d.sync += [
-                            index.eq(state.length >> SLOT_BITS),
-                            final.eq((check.committed - 1) >> SLOT_BITS),
-                        ]
-                        m.next = "UPDATE"
-                        with m.If(command.arg0 != 0):
-                            m.next = "LOOKUP"
-                    with m.Case(Opcode.ABORT):
-                        m.next = "UPDATE"
-                    with m.Case(Opcode.FREE):
-                        # Look-ups find a closed sequence from now on.
-                        m.d.comb += [tables.w_en.eq(1), tables.w_open.eq(0)]
-                        m.d.sync += [index.eq(state.entries - 1), final.eq(state.first)]
-                        m.next = "RELEASED"
-                        with m.If(state.entries != state.first):
-                            m.next = "LOOKUP"
-                    with m.Case(Opcode.TRANSLATE):
-                        m.d.sync += index.eq(command.arg0 >> SLOT_BITS)
-                        m.next = "LOOKUP"
-                    with m.Case(Opcode.STAT):
-                        m.d.sync += index.eq(command.arg1)
-                        m.next = "LOOKUP"
-            self._build_allocation(m, parts, index, final)
-            self._build_walk(m, parts, index, final, released)
-
-    def _build_allocation(self, m: Module, parts: "_Parts", index: Signal, final: Signal) -> None:
-        """Blocks for a sequence, and the state after a command."""
-        tables, pool, check = parts.tables, parts.pool, parts.check
-        command, state = parts.command, parts.state
-        with m.State("TAKE"):
-            m.d.comb += [pool.go.eq(1), pool.operation.eq(PoolOperation.TAKE)]
-            m.next = "TAKEN"
-        with m.State("TAKEN"):
-            m.d.comb += [
-                tables.entry_index.eq(index),
-                tables.entry_w_en.eq(1),
-                tables.owner_en.eq(1),
-            ]
-            m.d.sync += index.eq(index + 1)
-            m.next = "TAKE"
-            with m.If(index == final):
-                m.next = "UPDATE"
-        held = tables.r_state
-        with m.State("UPDATE"), m.Switch(command.opcode):
-            with m.Case(Opcode.ALLOC):
-                m.d.comb += state.entries.eq(held.entries + check.missing)
-                _finish(m, parts, check.missing)
-            with m.Case(Opcode.APPEND):
-                m.d.comb += [
-                    state.entries.eq(held.entries + check.missing),
-                    state.reserved.eq(held.reserved + command.arg0),
-                ]
-                _finish(m, parts, check.position)
-            with m.Case(Opcode.COMMIT):
-                m.d.comb += [
-                    state.length.eq(check.committed),
-                    state.reserved.eq(held.reserved - command.arg0),
-                ]
-                _finish(m, parts, check.committed)
-            with m.Case(Opcode.ABORT):
-                m.d.comb += state.reserved.eq(0)
-                _finish(m, parts, held.length)
-
-    def _build_walk(self, m: Module, parts: "_Parts", index: Signal, final: Signal, released: Signal) -> None:
-        """Table entries one after the other: what FREE and COMMIT do to them, what others want to know."""
-        requesters, tables, pool, check = parts.requesters, parts.tables, parts.pool, parts.check
-        command = parts.command
-        entry = Signal.like(tables.entry_block)
-        with m.State("LOOKUP"):
-            m.d.comb += [tables.entry_index.eq(index), tables.entry_r_en.eq(1)]
-            m.next = "APPLY"
-        with m.State("APPLY"):
-            m.d.comb += pool.block.eq(tables.entry_block)
+    def _build_start(self, m: Module, parts: Parts, wanted: Signal) -> None:
+        """A command is taken; its sequence, the other one of FORK, and its block are read."""
+        requesters, tables, pool, command = parts.requesters, parts.tables, parts.pool, parts.command
+        destination = Signal(Destination)
+        m.d.comb += parts.check.destination.eq(destination)
+        with m.State("IDLE"):
+            m.d.comb += [tables.r_seq.eq(requesters.command.seq), tables.r_en.eq(requesters.offered)]
+            m.d.sync += command.eq(requesters.command)
+            with m.If(wanted):
+                m.d.comb += [pool.initialize.eq(1), tables.clear.eq(1)]
+                m.d.sync += wanted.eq(self.initialize)
+                m.next = "INITIALIZE"
+            with m.Elif(requesters.offered):
+                m.d.comb += requesters.take.eq(1)
+                m.next = "SUMS"
+        with m.State("INITIALIZE"):
+            with m.If(~pool.initializing):
+                m.next = "IDLE"
+        with m.State("SUMS"):
             with m.Switch(command.opcode):
-                with m.Case(Opcode.FREE):
-                    m.d.comb += [pool.go.eq(1), pool.operation.eq(PoolOperation.DROP)]
-                    m.d.sync += index.eq(index - 1)
-                    m.next = "LOOKUP"
-                    with m.If(index == final):
-                        m.next = "RELEASED"
-                with m.Case(Opcode.COMMIT):
-                    partial = index == (check.committed >> SLOT_BITS)
-                    m.d.comb += [
-                        pool.go.eq(1),
-                        pool.operation.eq(PoolOperation.MARK),
-                        pool.written.eq(Mux(partial, check.committed[:SLOT_BITS], BLOCK_SIZE)),
-                    ]
-                    m.d.sync += index.eq(index + 1)
-                    m.next = "LOOKUP"
-                    with m.If(index == final):
-                        m.next = "UPDATE"
+                with m.Case(Opcode.FORK):
+                    m.d.comb += [tables.r_seq.eq(command.arg0), tables.r_en.eq(1)]
+                with m.Case(Opcode.SEAL):
+                    m.d.comb += [tables.entry_index.eq(command.arg0), tables.entry_r_en.eq(1)]
                 with m.Case(Opcode.TRANSLATE):
-                    slot = Cat(command.arg0[:SLOT_BITS], tables.entry_block)
-                    m.d.comb += requesters.status.eq(
-                        Mux(tables.entry_block == 0, Status.NOT_MAPPED, Status.OK)
-                    )
-                    _finish(m, parts, Mux(tables.entry_block == 0, 0, slot), write=False)
+                    m.d.comb += [tables.entry_index.eq(command.arg0 >> SLOT_BITS), tables.entry_r_en.eq(1)]
                 with m.Case(Opcode.STAT):
-                    m.d.comb += [
-                        pool.go.eq(1),
-                        pool.operation.eq(PoolOperation.READ),
-                        pool.block.eq(command.arg1),
+                    m.d.comb += [tables.entry_index.eq(command.arg1), tables.entry_r_en.eq(1)]
+            m.next = "BLOCKS"
+        with m.State("BLOCKS"):
+            m.d.sync += [
+                parts.entry.eq(tables.entry_block),
+                destination.open.eq(tables.r_open),
+                destination.tenant.eq(tables.r_state.tenant),
+                destination.empty.eq(tables.r_state.entries == 0),
+            ]
+            operate(m, parts, PoolOperation.READ, command.arg0)
+            with m.Switch(command.opcode):
+                with m.Case(Opcode.FORK):
+                    m.d.comb += [tables.r_seq.eq(command.seq), tables.r_en.eq(1)]
+                with m.Case(Opcode.SEAL, Opcode.TRANSLATE):
+                    m.d.comb += pool.block.eq(tables.entry_block)
+                with m.Case(Opcode.STAT):
+                    m.d.comb += pool.block.eq(command.arg1)
+            m.next = "JUDGE"
+
+    def _build_judgment(self, m: Module, parts: Parts, number: Signal) -> None:
+        """The status is known: a command is refused, done, or begun."""
+        check = parts.check
+        with m.State("JUDGE"):
+            with m.If(check.status != Status.OK):
+                refuse(m, parts, check.status)
+            with m.Else(), m.Switch(parts.command.opcode):
+                build_short(m, parts)
+                start_walk(m, parts)
+                start_block(m, parts, number)
+                with m.Case(Opcode.GATHER):
+                    m.d.sync += [
+                        parts.index.eq(parts.command.arg0 >> SLOT_BITS),
+                        parts.final.eq(check.final),
                     ]
-                    m.d.sync += entry.eq(tables.entry_block)
-                    m.next = "ANSWER"
-        with m.State("RELEASED"):
-            m.d.comb += tables.w_open.eq(0)
-            _finish(m, parts, released + pool.freed)
-        with m.State("ANSWER"):
-            _finish(m, parts, _statistic(parts, entry), write=False)
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """What the states of a command work on: the submodules, the command, and its sequence's state."""
-
-    requesters: Requesters
-    tables: SequenceTables
-    pool: BlockPool
-    check: CommandCheck
-    command: Any
-    state: Any
-
-
-def _finish(m: Module, parts: _Parts, aux: Any, *, write: bool = True) -> None:
-    """The command's last cycle: its response, and the sequence's new state."""
-    m.d.comb += [
-        parts.requesters.respond.eq(1),
-        parts.requesters.aux.eq(aux),
-        parts.tables.w_en.eq(int(write)),
-    ]
-    m.next = "IDLE"
-
-
-def _statistic(parts: _Parts, entry: Signal) -> Value:
-    """The answer to STAT."""
-    pool, tables, state = parts.pool, parts.tables, parts.state
-    block, half = pool.state, 16
-    values = {
-        Stat.POOL_BLOCKS: pool.size,
-        Stat.POOL_USED: pool.used,
-        Stat.POOL_PEAK: pool.peak,
-        Stat.POOL_ENDS: _words(pool.head, pool.tail, half),
-        Stat.BLOCK_STATE: _words(
-            _words(block.references, block.tenant, 8), _words(block.written, block.sealed, 8), half
-        ),
-        Stat.BLOCK_GENERATION: block.generation,
-        Stat.BLOCK_LINKS: _words(pool.following, pool.previous, half),
-        Stat.SEQUENCE_OWNER: _words(state.tenant, tables.r_open, 8),
-        Stat.SEQUENCE_LENGTH: state.length,
-        Stat.SEQUENCE_RESERVED: state.reserved,
-        Stat.SEQUENCE_TABLE: _words(state.entries, state.first, half),
-        Stat.SEQUENCE_ENTRY: entry,
-    }
-    answer: Any = Const(0, 32)
-    for stat, value in values.items():
-        answer = Mux(parts.command.arg0 == stat, value, answer)
-    return answer
-
-
-def _words(low: Any, high: Any, bits: int) -> Value:
-    """Two fields, the second one ``bits`` bits up."""
-    return Cat(Value.cast(low) | Const(0, bits), high)
+                    m.next = "GATHER"

@@ -206,9 +206,7 @@ class Translation(data.StructLayout):
     """
 
     def __init__(self, config: AcceleratorConfig):
-        super().__init__(
-            {"valid": 1, "block": block_bits(config), "tokens": SLOT_BITS + 1, "status": Status}
-        )
+        super().__init__({"valid": 1, "block": block_bits(config), "tokens": SLOT_BITS + 1, "status": Status})
 
 
 class TranslatePort(wiring.Signature):

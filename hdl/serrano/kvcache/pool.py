@@ -10,12 +10,12 @@ from amaranth.lib.wiring import In, Out
 from serrano.config import AcceleratorConfig
 from serrano.primitives.memory import OnChipMemory
 
-from .payloads import GENERATION_BITS, SLOT_BITS, TENANT_BITS, BlockState, block_bits
+from .payloads import GENERATION_BITS, REFERENCE_BITS, SLOT_BITS, TENANT_BITS, BlockState, block_bits
 
 __all__ = ["BlockPool", "PoolOperation"]
 
 
-class PoolOperation(enum.Enum, shape=2):
+class PoolOperation(enum.Enum, shape=3):
     """What to do with a block."""
 
     READ = 0
@@ -26,6 +26,12 @@ class PoolOperation(enum.Enum, shape=2):
     """One reference less; without references it goes to the end of the free list."""
     MARK = 3
     """Set the number of tokens written."""
+    HOLD = 4
+    """One reference more; off the free list if it is the first. Nothing if there are as many as can be."""
+    SEAL = 5
+    """Set sealed."""
+    FORGET = 6
+    """Clear sealed; next generation. The place in the free list stays."""
 
 
 class BlockPool(wiring.Component):
@@ -34,7 +40,8 @@ class BlockPool(wiring.Component):
     The free list is linked in both directions through two memories, 0 standing for none; the links of a block
     that is not free are 0. Blocks are taken at the front and come back at the end, so the list is in order of
     last use. An operation takes two cycles: with ``go`` the block is looked up, in the next cycle (``done``)
-    the outputs tell what it was before, and it changes. ``go`` is allowed in every cycle without ``done``.
+    the outputs tell what it was before, and it changes. ``go`` is allowed in every cycle without ``done``,
+    but not in the one behind the ``done`` of a HOLD that took a block off the list.
 
     ``initialize`` makes blocks 1 to ``blocks - 1`` free, in this order, within ``blocks_max + 2`` cycles. The
     first time after reset generations start at 0, later they advance. A generation that has reached its
@@ -44,8 +51,8 @@ class BlockPool(wiring.Component):
     ----------
     config : :class:`~serrano.config.AcceleratorConfig`
         The accelerator.
-    generation_bits : :class:`int`
-        Width of a generation.
+    generation_bits, reference_bits : :class:`int`
+        Width of a generation, and of a count of references.
 
     Members
     -------
@@ -75,6 +82,10 @@ class BlockPool(wiring.Component):
         Its links before the operation.
     freed : ``Out(1)``
         The operation makes it free; clear outside of ``done``.
+    full : ``Out(1)``
+        The operation is a HOLD, and it is held as often as can be; clear outside of ``done``.
+    advanced : ``Out(generation_bits)``
+        The generation that follows its own.
     size : ``Out(range(blocks_max + 1))``
         Blocks of the pool, NULL included.
     used, free, peak : ``Out(range(blocks_max + 1))``
@@ -85,12 +96,17 @@ class BlockPool(wiring.Component):
     Raises
     ------
     ValueError
-        If block numbers have more than 16 bits, or generations not 1 to 32.
+        If block numbers have more than 16 bits, generations not 1 to 32, or counts not 2 to 8.
     """
 
-    def __init__(self, config: AcceleratorConfig, generation_bits: int = GENERATION_BITS):
+    def __init__(
+        self,
+        config: AcceleratorConfig,
+        generation_bits: int = GENERATION_BITS,
+        reference_bits: int = REFERENCE_BITS,
+    ):
         self.config = config
-        self.layout = BlockState(generation_bits)
+        self.layout = BlockState(generation_bits, reference_bits)
         self.number = block_bits(config)
         count = range(config.blocks_max + 1)
         super().__init__(
@@ -109,6 +125,8 @@ class BlockPool(wiring.Component):
                 "following": Out(self.number),
                 "previous": Out(self.number),
                 "freed": Out(1),
+                "full": Out(1),
+                "advanced": Out(generation_bits),
                 "size": Out(count),
                 "used": Out(count),
                 "free": Out(count),
@@ -135,6 +153,7 @@ class BlockPool(wiring.Component):
             self.state.eq(states.r_data),
             self.following.eq(followers.r_data),
             self.previous.eq(predecessors.r_data),
+            self.advanced.eq(self._advanced(self.state.generation)),
         ]
         for memory in memories:
             m.d.comb += [memory.r_en.eq(self.go), memory.r_addr.eq(address)]
@@ -154,6 +173,12 @@ class BlockPool(wiring.Component):
         ]
         with m.If(self.used > self.peak):
             m.d.sync += self.peak.eq(self.used)
+        # A block taken out of the list's middle loses its own links one cycle after its neighbours'.
+        unlinked = Signal()
+        m.d.sync += unlinked.eq(0)
+        with m.If(unlinked):
+            for links in (followers, predecessors):
+                m.d.comb += [links.w_en.eq(1), links.w_addr.eq(self.subject), links.w_data.eq(0)]
         with m.If(self.done):
             with m.Switch(operation):
                 with m.Case(PoolOperation.TAKE):
@@ -162,6 +187,16 @@ class BlockPool(wiring.Component):
                     self._drop(m, memories, changed)
                 with m.Case(PoolOperation.MARK):
                     m.d.comb += [states.w_en.eq(1), changed.written.eq(written)]
+                with m.Case(PoolOperation.HOLD):
+                    self._hold(m, memories, changed, unlinked)
+                with m.Case(PoolOperation.SEAL):
+                    m.d.comb += [states.w_en.eq(1), changed.sealed.eq(1)]
+                with m.Case(PoolOperation.FORGET):
+                    m.d.comb += [
+                        states.w_en.eq(1),
+                        changed.sealed.eq(0),
+                        changed.generation.eq(self.advanced),
+                    ]
         self._initialize(m, memories)
         return m
 
@@ -177,7 +212,7 @@ class BlockPool(wiring.Component):
             changed.tenant.eq(tenant),
             changed.sealed.eq(0),
             changed.written.eq(0),
-            changed.generation.eq(self._advanced(self.state.generation)),
+            changed.generation.eq(self.advanced),
             followers.w_en.eq(1),
             followers.w_addr.eq(self.subject),
             followers.w_data.eq(0),
@@ -216,6 +251,32 @@ class BlockPool(wiring.Component):
             ]
             with m.If(self.tail == 0):
                 m.d.sync += self.head.eq(self.subject)
+
+    def _hold(self, m: Module, memories: tuple, changed: Any, unlinked: Signal) -> None:
+        states, followers, predecessors = memories
+        m.d.comb += [
+            self.full.eq(self.state.references.all()),
+            states.w_en.eq(~self.full),
+            changed.references.eq(self.state.references + 1),
+        ]
+        with m.If(self.state.references == 0):
+            m.d.comb += [
+                followers.w_en.eq(self.previous != 0),
+                followers.w_addr.eq(self.previous),
+                followers.w_data.eq(self.following),
+                predecessors.w_en.eq(self.following != 0),
+                predecessors.w_addr.eq(self.following),
+                predecessors.w_data.eq(self.previous),
+            ]
+            m.d.sync += [
+                unlinked.eq(1),
+                self.used.eq(self.used + 1),
+                self.free.eq(self.free - 1),
+            ]
+            with m.If(self.previous == 0):
+                m.d.sync += self.head.eq(self.following)
+            with m.If(self.following == 0):
+                m.d.sync += self.tail.eq(self.previous)
 
     def _initialize(self, m: Module, memories: tuple) -> None:
         """One block per cycle; the generation that is read in one cycle is written in the next."""

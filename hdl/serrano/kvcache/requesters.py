@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from serrano.config import AcceleratorConfig
 
-from .commands import READ_ONLY, Status
+from .commands import UNLOCKED, Opcode, Status
 from .payloads import KVCommand, KVPort
 
 __all__ = ["Requesters"]
@@ -20,7 +20,7 @@ class Requesters(wiring.Component):
 
     A command is offered when its requester's last response has been taken, so that a response always finds
     room and nobody waits for another's. Where both have a command, the one that was not served last comes
-    first. A command of the host that changes a sequence in ``locked`` is not offered.
+    first. A command of the host that touches a sequence in ``locked`` is not offered, unless it only looks.
 
     Parameters
     ----------
@@ -104,6 +104,9 @@ class Requesters(wiring.Component):
         """Whether a command must wait for the end of the step."""
         if index == 1:
             return Const(0)
-        reads = Cat(command.opcode == opcode for opcode in READ_ONLY).any()
-        inside = command.seq < self.config.sequences_max
-        return ~reads & inside & self.locked.bit_select(command.seq, 1)
+        free = Cat(command.opcode == opcode for opcode in UNLOCKED).any()
+
+        def locked(seq: Value) -> Value:
+            return (seq < self.config.sequences_max) & self.locked.bit_select(seq, 1)
+
+        return (~free & locked(command.seq)) | ((command.opcode == Opcode.FORK) & locked(command.arg0))

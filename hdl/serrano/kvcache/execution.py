@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Executing commands that have been found right: those on one block or one sequence, and moves of bytes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from amaranth import *
+
+from .check import CommandCheck
+from .commands import Opcode, Stat, Status
+from .payloads import BLOCK_SIZE, RECORD_BITS, SLOT_BITS, MoveKind
+from .pool import BlockPool, PoolOperation
+from .requesters import Requesters
+from .tables import SequenceTables
+
+__all__ = [
+    "Parts",
+    "build_blocks",
+    "build_gather",
+    "build_short",
+    "finish",
+    "operate",
+    "refuse",
+    "start_block",
+]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the states of a command work on.
+
+    ``state`` is what would be written for the command's sequence: what it was, unless assigned otherwise.
+    ``index`` and ``final`` are the present and the last entry of a walk through the table; ``entry`` is the
+    block in the entry that the command speaks of.
+    """
+
+    requesters: Requesters
+    tables: SequenceTables
+    pool: BlockPool
+    check: CommandCheck
+    command: Any
+    state: Any
+    move: Any
+    index: Signal
+    final: Signal
+    entry: Signal
+
+
+def finish(m: Module, parts: Parts, aux: Any = 0, *, write: bool = True) -> None:
+    """The command's last cycle: its response, and the sequence's new state."""
+    m.d.comb += [
+        parts.requesters.respond.eq(1),
+        parts.requesters.aux.eq(aux),
+        parts.tables.w_en.eq(int(write)),
+    ]
+    m.next = "IDLE"
+
+
+def refuse(m: Module, parts: Parts, status: Any) -> None:
+    """The last cycle of a command that has changed nothing."""
+    m.d.comb += [parts.requesters.respond.eq(1), parts.requesters.status.eq(status)]
+    m.next = "IDLE"
+
+
+def operate(m: Module, parts: Parts, operation: PoolOperation, block: Any = 0) -> None:
+    """An operation of the pool begins."""
+    m.d.comb += [parts.pool.go.eq(1), parts.pool.operation.eq(operation), parts.pool.block.eq(block)]
+
+
+def build_short(m: Module, parts: Parts) -> None:
+    """In JUDGE: commands that are done at once."""
+    command, state, tables = parts.command, parts.state, parts.tables
+    with m.Case(Opcode.OPEN):
+        m.d.comb += state.tenant.eq(command.tenant)
+        finish(m, parts)
+    with m.Case(Opcode.COMMIT):
+        m.d.sync += [
+            parts.index.eq(state.length >> SLOT_BITS),
+            parts.final.eq((parts.check.committed - 1) >> SLOT_BITS),
+        ]
+        m.next = "MARK_ENTRY"
+        with m.If(command.arg0 == 0):
+            m.next = "MARKED"
+    with m.Case(Opcode.ABORT):
+        m.d.comb += state.reserved.eq(0)
+        finish(m, parts, tables.r_state.length)
+    with m.Case(Opcode.TRANSLATE):
+        finish(m, parts, Cat(command.arg0[:SLOT_BITS], parts.entry), write=False)
+    with m.Case(Opcode.STAT):
+        m.next = "ANSWER"
+
+
+def start_block(m: Module, parts: Parts, number: Signal) -> None:
+    """In JUDGE: commands on one block, or on the pool."""
+    with m.Case(Opcode.SEAL):
+        m.next = "SEAL"
+    with m.Case(Opcode.SHARE):
+        m.next = "HOLD"
+    with m.Case(Opcode.EVICT, Opcode.SCRUB):
+        m.d.sync += number.eq(parts.command.arg0)
+        m.next = "FORGET"
+    with m.Case(Opcode.RESET_POOL):
+        m.d.sync += number.eq(1)
+        m.next = "FORGET"
+        with m.If(parts.pool.size <= 1):
+            m.next = "ANSWER"
+
+
+def build_blocks(m: Module, parts: Parts, number: Signal) -> None:
+    """SEAL, SHARE, EVICT, SCRUB, RESET_POOL, and what STAT reads."""
+    pool, tables, command, state = parts.pool, parts.tables, parts.command, parts.state
+    generation = Signal.like(pool.advanced)
+    with m.State("SEAL"):
+        operate(m, parts, PoolOperation.SEAL, parts.entry)
+        m.next = "SEALED"
+    with m.State("SEALED"):
+        finish(m, parts, pool.state.generation, write=False)
+    with m.State("HOLD"):
+        operate(m, parts, PoolOperation.HOLD, command.arg0)
+        m.next = "HELD"
+    with m.State("HELD"):
+        # A block that comes from the list's middle loses its own links in the next cycle.
+        m.next = "SHARED"
+    with m.State("SHARED"):
+        m.d.comb += [
+            tables.entry_index.eq(tables.r_state.entries),
+            tables.entry_w_en.eq(1),
+            state.entries.eq(tables.r_state.entries + 1),
+            state.length.eq(tables.r_state.length + BLOCK_SIZE),
+        ]
+        finish(m, parts, state.length)
+    with m.State("FORGET"):
+        operate(m, parts, PoolOperation.FORGET, number)
+        m.next = "FORGOTTEN"
+    with m.State("FORGOTTEN"):
+        m.d.sync += [number.eq(number + 1), generation.eq(pool.advanced)]
+        with m.Switch(command.opcode):
+            with m.Case(Opcode.EVICT):
+                finish(m, parts, pool.advanced, write=False)
+            with m.Case(Opcode.SCRUB):
+                m.next = "ZERO"
+            with m.Default():
+                m.next = "FORGET"
+                with m.If(number == pool.size - 1):
+                    finish(m, parts, write=False)
+    with m.State("ZERO"):
+        build_move(m, parts, "ZEROED", MoveKind.ZERO, destination=command.arg0)
+    with m.State("ZEROED"):
+        with build_answer(m, parts):
+            with m.If(parts.move.response.payload.error):
+                refuse(m, parts, Status.BUS_ERROR)
+            with m.Else():
+                finish(m, parts, generation, write=False)
+    with m.State("ANSWER"):
+        finish(m, parts, Mux(command.opcode == Opcode.STAT, _statistic(parts), 0), write=False)
+
+
+def build_move(m: Module, parts: Parts, following: str, kind: MoveKind, **fields: Any) -> None:
+    """In the present state: ask for a move, then go on to ``following``."""
+    command = parts.move.command
+    m.d.comb += [command.valid.eq(1), command.payload.kind.eq(kind)]
+    m.d.comb += [command.payload[name].eq(value) for name, value in fields.items()]
+    with m.If(command.ready):
+        m.next = following
+
+
+def build_answer(m: Module, parts: Parts) -> Any:
+    """In the present state: wait for the end of a move; the context is entered with it."""
+    m.d.comb += parts.move.response.ready.eq(1)
+    return m.If(parts.move.response.valid)
+
+
+def build_gather(m: Module, parts: Parts) -> None:
+    """GATHER by command: one move for each record."""
+    tables, pool, command = parts.tables, parts.pool, parts.command
+    first, index = command.arg0, parts.index
+    end = first + command.arg1[:RECORD_BITS]
+    place = Signal.like(parts.index)
+    with m.State("GATHER"):
+        m.d.sync += place.eq(0)
+        m.next = "GATHER_ENTRY"
+        with m.If(command.arg1[:RECORD_BITS] == 0):
+            finish(m, parts, write=False)
+    with m.State("GATHER_ENTRY"):
+        m.d.comb += [tables.entry_index.eq(index), tables.entry_r_en.eq(1)]
+        m.next = "GATHER_BLOCK"
+    with m.State("GATHER_BLOCK"):
+        m.d.sync += parts.entry.eq(tables.entry_block)
+        operate(m, parts, PoolOperation.READ, tables.entry_block)
+        m.next = "GATHER_OWNER"
+    with m.State("GATHER_OWNER"):
+        m.next = "GATHER_MOVE"
+        with m.If(pool.state.tenant != command.tenant):
+            refuse(m, parts, Status.TENANT)
+    with m.State("GATHER_MOVE"):
+        build_move(
+            m,
+            parts,
+            "GATHERED",
+            MoveKind.GATHER,
+            source=parts.entry,
+            record=command.arg1[RECORD_BITS:],
+            low=Mux(place == 0, first[:SLOT_BITS], 0),
+            high=Mux(index == parts.final, (end - 1)[:SLOT_BITS] + 1, BLOCK_SIZE),
+            index=place,
+        )
+    with m.State("GATHERED"):
+        with build_answer(m, parts):
+            m.d.sync += [index.eq(index + 1), place.eq(place + 1)]
+            m.next = "GATHER_ENTRY"
+            with m.If(parts.move.response.payload.error):
+                refuse(m, parts, Status.BUS_ERROR)
+            with m.Elif(index == parts.final):
+                finish(m, parts, place + 1, write=False)
+
+
+def _statistic(parts: Parts) -> Value:
+    """The answer to STAT."""
+    pool, tables, state, command = parts.pool, parts.tables, parts.state, parts.command
+    block, half = pool.state, 16
+    free = block.references == 0
+    values = {
+        Stat.POOL_BLOCKS: pool.size,
+        Stat.POOL_USED: pool.used,
+        Stat.POOL_PEAK: pool.peak,
+        Stat.POOL_ENDS: _words(pool.head, pool.tail, half),
+        Stat.BLOCK_STATE: _words(
+            _words(block.references, block.tenant, 8), _words(block.written, block.sealed, 8), half
+        ),
+        Stat.BLOCK_GENERATION: block.generation,
+        Stat.BLOCK_LINKS: Mux(free, _words(pool.following, pool.previous, half), 0),
+        Stat.SEQUENCE_OWNER: _words(state.tenant, tables.r_open, 8),
+        Stat.SEQUENCE_LENGTH: state.length,
+        Stat.SEQUENCE_RESERVED: state.reserved,
+        Stat.SEQUENCE_TABLE: _words(state.entries, state.first, half),
+        Stat.SEQUENCE_ENTRY: Mux(command.arg1 < state.first, 0, parts.entry),
+    }
+    answer: Any = Const(0, 32)
+    for stat, value in values.items():
+        answer = Mux(command.arg0 == stat, value, answer)
+    return answer
+
+
+def _words(low: Any, high: Any, bits: int) -> Value:
+    """Two fields, the second one ``bits`` bits up."""
+    return Cat(Value.cast(low) | Const(0, bits), high)
