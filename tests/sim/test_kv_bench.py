@@ -4,6 +4,7 @@
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -12,15 +13,18 @@ import pytest
 from rich.console import Console
 
 from serrano.config import preset
+from serrano_sim.cocotb.bench_kv_figures import Mirror
+from serrano_sim.golden.block_manager import Kind, Move
 from serrano_sim.golden.kvcache import KVCache
 from serrano_sim.kv_bench import gather
 from serrano_sim.kv_bench.__main__ import COMMANDS, QUICK_COMMANDS, arguments, main
 from serrano_sim.kv_bench.arithmetic import Line, Window, blocks_of, conversations, fit, scattered, waste
 from serrano_sim.kv_bench.commands import judge
 from serrano_sim.kv_bench.figure import Figure, Result, Scope, State, at_least, at_most, equal, told
-from serrano_sim.kv_bench.outside import run_formal
-from serrano_sim.kv_bench.pages import LINEAR, Pages
+from serrano_sim.kv_bench.outside import judge_formal, judge_random, run_formal
+from serrano_sim.kv_bench.pages import BASE, LINEAR, Pages
 from serrano_sim.kv_bench.report import KEYS, build_report, failed
+from serrano_sim.memory.handle import AxiMemory
 
 SOUND = {
     "alloc": {0: 6, **{b: 6 + 2 * b for b in range(1, 17)}},
@@ -119,6 +123,27 @@ def test_pages_are_laid_out_as_the_golden_cache() -> None:
     assert np.array_equal(got[704 : 704 + 256].view("i1").reshape(16, 16), v[:, :16])
     with pytest.raises(ValueError, match="no room"):
         Pages(blocks=LINEAR // 2112, records=1, head_dim=64, seed=1).image()
+
+
+def test_mirror_counts_every_byte_that_differs(tmp_path) -> None:
+    pages = Pages(blocks=6, records=4, head_dim=40, seed=3)
+    mirror, memory = Mirror(pages, 16), AxiMemory("memory", folder=tmp_path, size=0x8000000)
+    memory.write(BASE, pages.image())
+    assert mirror.differing(memory) == 0
+    assert mirror.move(Move(Kind.COPY, 2, 3, high=5))
+    copied = mirror.cache.image[3].copy()
+    assert mirror.differing(memory) == np.count_nonzero(copied != pages.image()[3]) > 4000
+    memory.write(BASE + 3 * pages.block_bytes, copied)
+    assert mirror.differing(memory) == 0
+    assert mirror.move(Move(Kind.SCRUB, destination=1))
+    memory.write(BASE + pages.block_bytes, bytes(pages.block_bytes))
+    assert mirror.differing(memory) == 0
+    assert mirror.move(Move(Kind.GATHER, 4, record=2, low=1, high=16, index=1))
+    assert mirror.differing(memory) > 1000
+    memory.write(LINEAR + pages.record_bytes, mirror.buffer[1])
+    assert mirror.differing(memory) == 0
+    memory.write(BASE + 5, b"\0" if pages.image()[0, 5] else b"\1")
+    assert mirror.differing(memory) == 1
 
 
 # Verdicts
@@ -227,6 +252,61 @@ def test_formal_that_was_not_run(tmp_path) -> None:
     }  # fmt: skip
 
 
+def test_formal_from_before_a_change_counts_as_not_run(tmp_path) -> None:
+    file = tmp_path / "formal.json"
+    file.write_text("{}")
+    os.utime(file, (1, 1))
+    result = run_formal(scope(tmp_path))
+    assert [figure.state for figure in result.figures] == [State.NOT_RUN]
+    assert result.keys["formal"]["state"] == "older than the controller: make formal"
+
+
+PROVED = {"proved": 9, "bounded": 3, "not_proved": 0, "broken_variants": 12, "broken_variants_caught": 12}
+
+
+def test_formal_that_was_run(tmp_path) -> None:
+    (tmp_path / "formal.json").write_text(json.dumps(PROVED))
+    result = run_formal(scope(tmp_path))
+    assert not failed(result.figures)
+    assert result.keys["formal"] == {"proved": 9, "bounded": 3, "broken_variants_caught": 12}
+    assert result.leaked is None
+
+
+@pytest.mark.parametrize("wrong", [{"not_proved": 1}, {"broken_variants_caught": 11}])
+def test_formal_that_failed(wrong: dict[str, int]) -> None:
+    assert len(failed(judge_formal({**PROVED, **wrong}))) == 1
+
+
+RANDOM = {
+    "random_commands": 200_000,
+    "random_mismatches": 0,
+    "command_coverage": {"OPEN": 500, "FREE": 900},
+    "error_coverage": {"OK": 100_000, "TENANT": 500},
+    "events": {"copies": 12},
+    "episodes": 40,
+    "cycles": 3_000_000,
+    "seconds": 60.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "full", "missed"),
+    [
+        ({}, True, []),
+        ({"random_mismatches": 1}, True, ["mismatches"]),
+        ({"random_mismatches": 1}, False, ["mismatches"]),
+        ({"random_commands": 199_999}, True, ["random commands"]),
+        ({"random_commands": 4000}, False, []),
+        ({"command_coverage": {"OPEN": 499, "FREE": 900}}, True, ["rarest command"]),
+        ({"error_coverage": {"OK": 100_000, "TENANT": 0}}, True, ["rarest status"]),
+        ({"error_coverage": {"OK": 100_000, "TENANT": 0}}, False, []),
+    ],
+)
+def test_random_commands(wrong: dict, full: bool, missed: list[str]) -> None:
+    figures = judge_random({**RANDOM, **wrong}, full)
+    assert [figure.name for figure in failed(figures)] == missed
+
+
 def test_report_joins_parts() -> None:
     results = {
         "a": Result(keys={"command_cycles": {"alloc_base": 6}}, details={"x": 1}, leaked=0),
@@ -300,7 +380,7 @@ def test_bytes_that_differ_are_found(tmp_path) -> None:
 
 def test_quick_run(tmp_path) -> None:
     file = tmp_path / "kvcache.json"
-    assert main(["--quick", "--json", str(file)], console=silent()) == 0
+    assert main(["--quick", "--commands", "600", "--json", str(file)], console=silent()) == 0
     report = json.loads(file.read_text())
     assert report["gather_cycles_paged"] <= 1.001 * report["gather_cycles_contiguous"]
     assert report["gather_port_share"] >= 0.99
@@ -309,3 +389,6 @@ def test_quick_run(tmp_path) -> None:
     cycles = report["command_cycles"]
     assert all(cycles[name] is not None for name in cycles), cycles
     assert cycles["translate"] <= 4
+    assert report["random_commands"] == 600
+    assert report["random_mismatches"] == 0
+    assert report["details"]["moves"]["moves"]

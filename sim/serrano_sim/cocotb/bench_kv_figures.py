@@ -8,18 +8,20 @@ blocks still held are counted as ``leaked``.
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import cocotb
+import numpy as np
 from cocotb.triggers import FallingEdge, Timer
 
 from serrano.config import AcceleratorConfig, preset
 from serrano.kvcache import GatherCommand, KVCommand, KVGeometry, TranslateRequest
 from serrano.layouts import ReadRequest
 from serrano_sim.cocotb.axilite import reset
-from serrano_sim.golden.block_manager import BlockManager, Opcode, Stat, Status
+from serrano_sim.golden.block_manager import BlockManager, Kind, Move, Opcode, Stat, Status
+from serrano_sim.golden.kvcache import KVCache
 from serrano_sim.kv_bench.pages import BASE, LINEAR, Pages
 from serrano_sim.kv_bench.unit import MEMORY
 from serrano_sim.memory.handle import AxiMemory
@@ -44,8 +46,8 @@ class Unit:
         )
         self.commands = 0
 
-    async def start(self, blocks: int) -> None:
-        """Reset, and a pool of so many blocks."""
+    async def start(self, blocks: int, records: int = 1, mover: Callable[[Move], bool] | None = None) -> None:
+        """Reset, and a pool of so many blocks of so many records."""
         dut = self.dut
         for name in ("host__commands__valid", "gather__valid", "linear__valid", "lookup__request__valid"):
             getattr(dut, name).value = 0
@@ -53,11 +55,17 @@ class Unit:
         dut.initialize.value = 0
         dut.blocks.value = blocks
         dut.geometry.value = 0
+        dut.buffer.value = 0
         await reset(dut)
         while int(dut.initializing.value):
             await FallingEdge(self.clk)
         self.golden = BlockManager(
-            blocks, self.config.blocks_max, self.config.sequences_max, self.config.table_entries
+            blocks,
+            self.config.blocks_max,
+            self.config.sequences_max,
+            self.config.table_entries,
+            records=records,
+            mover=mover,
         )
 
     async def raw(self, opcode: int, seq: int, tenant: int, arg0: int, arg1: int) -> tuple[int, int, int]:
@@ -121,6 +129,13 @@ class Unit:
 def pack(layout: Any, values: dict[str, int]) -> int:
     """A payload as a number."""
     return layout.const(values).as_bits()
+
+
+def geometry_of(pages: Pages, config: AcceleratorConfig) -> int:
+    """Where pages lie, and what they look like."""
+    names = ("block_bytes", "head_dim", "records")
+    values = {name: getattr(pages, name) for name in names}
+    return pack(KVGeometry(config), {"base": BASE, **values})
 
 
 def read_plan() -> dict[str, Any]:
@@ -188,8 +203,7 @@ async def gather_row(unit: Unit, memory: AxiMemory, row: dict[str, Any], tables:
     memory.write(BASE, image)
     run = pages.gathered(image, tables[0], row["records"][0])
     memory.write(LINEAR, run)
-    geometry = {"base": BASE, "block_bytes": pages.block_bytes, "head_dim": pages.head_dim}
-    unit.dut.geometry.value = pack(KVGeometry(unit.config), geometry)
+    unit.dut.geometry.value = geometry_of(pages, unit.config)
     windows = {}
     for name in ("contiguous", "paged", "linear"):
         memory.configure(read_latency=row["latency"], stall=row["stall"], seed=row["seed"], dram=row["dram"])
@@ -384,7 +398,20 @@ async def time_replacement(unit: Unit, times: Times, most: int) -> None:
         await unit.execute(Opcode.ALLOC, 0, 16 * count)
         await unit.execute(Opcode.OPEN, 1)
         await unit.execute(Opcode.FORK, 0, 1)
-        times.note("append_replacing", count, await unit.execute(Opcode.APPEND, 1, 16 * count))
+        times.note("append_replacing_long", count, await unit.execute(Opcode.APPEND, 1, 16 * count))
+        for seq in (0, 1):
+            await unit.execute(Opcode.FREE, seq)
+    # Up to 16 tokens: into a shared block from its start, and out of an own one into a shared one.
+    for count in range(1, 17):
+        await unit.execute(Opcode.OPEN, 0)
+        await unit.execute(Opcode.ALLOC, 0, 32)
+        await unit.execute(Opcode.OPEN, 1)
+        await unit.execute(Opcode.FORK, 0, 1)
+        times.note("append_replacing", 1, await unit.execute(Opcode.APPEND, 1, count))
+        if count < 16:
+            place = 16 - count
+            await unit.execute(Opcode.APPEND, 0, place)
+            times.note("append_replacing", 1, await unit.execute(Opcode.APPEND, 0, count + 1))
         for seq in (0, 1):
             await unit.execute(Opcode.FREE, seq)
 
@@ -459,3 +486,83 @@ async def waste(dut: Any) -> None:
                 await unit.execute(Opcode.FREE, seq)
         held.append(blocks)
     leave({"held": held, "commands": unit.commands, "leaked": await unit.leaked()})
+
+
+# Moves
+
+
+class Mirror:
+    """Golden bytes of all blocks and of the host's buffer, which moves change."""
+
+    def __init__(self, pages: Pages, n: int):
+        self.cache = KVCache(1, pages.records, pages.head_dim, n, blocks=pages.blocks)
+        self.cache.image[:] = pages.image()
+        self.buffer = np.zeros((pages.blocks, pages.record_bytes), dtype=np.uint8)
+
+    def move(self, move: Move) -> bool:
+        cache = self.cache
+        if move.kind is Kind.COPY:
+            cache.copy(move.source, move.destination, move.high, move.low)
+        elif move.kind is Kind.SCRUB:
+            cache.scrub(move.destination)
+        else:
+            self.buffer[move.index] = cache.record(move.source, move.record, move.low, move.high)
+        return True
+
+    def differing(self, memory: AxiMemory) -> int:
+        """Bytes of blocks and buffer that are not golden."""
+        pairs = ((BASE, self.cache.image), (LINEAR, self.buffer))
+        return sum(
+            int(np.count_nonzero(memory.array(address, np.uint8, golden.shape) != golden))
+            for address, golden in pairs
+        )
+
+
+async def move_copies(unit: Unit, check: Callable[[str, int, int], None], tokens: int) -> None:
+    """APPEND behind so many tokens in a shared block, and in a sealed one."""
+    await unit.fill(0, 32 + tokens)
+    await unit.execute(Opcode.OPEN, 1)
+    await unit.execute(Opcode.FORK, 0, 1)
+    check("append_copy", tokens, await unit.execute(Opcode.APPEND, 1, 1))
+    await unit.execute(Opcode.FREE, 1)
+    await unit.execute(Opcode.FREE, 0)
+    await unit.fill(0, 48)
+    await unit.execute(Opcode.SEAL, 0, 2)
+    await unit.execute(Opcode.TRIM, 0, 32 + tokens)
+    check("append_copy", tokens, await unit.execute(Opcode.APPEND, 0, 16))
+    await unit.execute(Opcode.FREE, 0)
+
+
+@cocotb.test()
+async def moves(dut: Any) -> None:
+    """Copies on write, scrubbing and GATHER by command, with every byte of the pool compared after each."""
+    plan = read_plan()
+    config, pages = preset(plan["preset"]), Pages(**plan["pages"])
+    unit, mirror = Unit(dut, config), Mirror(pages, preset(plan["preset"]).n)
+    memory = AxiMemory(MEMORY, size=plan["memory_bytes"])
+    await unit.start(pages.blocks, pages.records, mirror.move)
+    memory.configure(read_latency=plan["latency"], write_latency=plan["latency"])
+    memory.write(BASE, mirror.cache.image)
+    dut.geometry.value = geometry_of(pages, config)
+    dut.buffer.value = LINEAR
+    found = []
+    for writes in plan["writes"]:
+        memory.configure(max_writes=writes)
+
+        def check(name: str, size: int, cycles: int, writes: int = writes) -> None:
+            move = {"name": name, "size": size, "writes": writes, "cycles": cycles}
+            found.append({**move, "differing": mirror.differing(memory)})
+
+        for tokens in plan["tokens"]:
+            await move_copies(unit, check, tokens)
+        for number in plan["scrubbed"]:
+            check("scrub", 0, await unit.execute(Opcode.SCRUB, 0, number))
+        await unit.fill(0, 2 * 16 * max(plan["gathered"]))
+        for blocks in plan["gathered"]:
+            arguments = (16, 16 * blocks | (pages.records - 1) << 16)
+            check("gather", blocks, await unit.execute(Opcode.GATHER, 0, *arguments))
+        await unit.execute(Opcode.FREE, 0)
+        # New bytes for the next round.
+        mirror.cache.image[:] = pages.image()
+        memory.write(BASE, mirror.cache.image)
+    leave({"moves": found, "commands": unit.commands, "leaked": await unit.leaked()})

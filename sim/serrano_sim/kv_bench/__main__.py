@@ -21,7 +21,8 @@ from ..runner import SimulationError, build_root
 from .commands import run_commands, run_translate
 from .figure import Figure, Result, Scope, State, equal
 from .gather import run as run_gather
-from .outside import run_formal
+from .moves import run as run_moves
+from .outside import run_formal, run_random_commands
 from .report import build_report, failed, show_figures
 from .waste import run as run_waste
 
@@ -31,7 +32,9 @@ PARTS: dict[str, Callable[[Scope], Result]] = {
     "gather": run_gather,
     "translate": run_translate,
     "commands": run_commands,
+    "moves": run_moves,
     "waste": run_waste,
+    "random": run_random_commands,
     "formal": run_formal,
 }
 

@@ -15,7 +15,7 @@ __all__ = ["run_commands", "run_translate"]
 
 ALLOC_LIMIT, RELEASE_LIMIT, SHORT_LIMIT, LOOKUP_LIMIT = (14, 2), (8, 2), 16, 4
 _EVENT = np.dtype([("what", "u1"), ("ended", "u1"), ("lookup", "u1"), ("block", "<u2")])
-LINES = ("alloc", "free", "fork", "trim", "slide", "append_long", "commit_long", "append_replacing")
+LINES = ("alloc", "free", "fork", "trim", "slide", "append_long", "commit_long", "append_replacing_long")
 SINGLE = (
     "open",
     "append",
@@ -27,6 +27,7 @@ SINGLE = (
     "stat",
     "refused",
     "translate_command",
+    "append_replacing",
 )
 
 
@@ -68,7 +69,7 @@ def judge(times: dict[str, dict[int, int]], absent: list[str]) -> tuple[list[Fig
     figures += [
         at_most(name.upper(), worst.get(name), SHORT_LIMIT, note=text) for name, text in texts.items()
     ]
-    for name in ("slide", "append_long", "commit_long", "append_replacing"):
+    for name in ("slide", "append_long", "commit_long", "append_replacing_long"):
         if name in lines:
             figures.append(told(name.upper().replace("_", " "), f"{lines[name]} cycles"))
     rest = {name: worst[name] for name in SINGLE if name in worst and name not in texts}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured: the controller and gather on a memory port of their own, and a bench around them."""
+"""What is measured: controller, gather and mover on a memory port of their own, and a bench around them."""
 
 import functools
 import hashlib
@@ -13,11 +13,11 @@ from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from serrano.bus import ReadArbiter, ReadClient
-from serrano.bus.axi import AXI4Read
+from serrano.bus import AXI4Read, AXI4Write, ReadArbiter, ReadClient, WriteArbiter
 from serrano.config import AcceleratorConfig
 from serrano.emit.boundary import axi_port_names
 from serrano.kvcache import (
+    BlockMover,
     Controller,
     Gather,
     GatherCommand,
@@ -71,7 +71,7 @@ class _Beat(data.StructLayout):
 
 
 class KVUnit(wiring.Component):
-    """Controller, gather and read arbiter as the accelerator has them, and a reader of contiguous memory.
+    """Controller, gather, mover and arbiters as the accelerator has them, and a reader of contiguous memory.
 
     The arbiter's KV client has the bursts and buffers of the accelerator's; the plain reader has the same.
     Whatever comes is taken at once. Gather's commands pass a queue, as in the data path.
@@ -89,6 +89,8 @@ class KVUnit(wiring.Component):
         As the controller's.
     geometry : ``In(KVGeometry(config))``
         Addresses and sizes.
+    buffer : ``In(config.address_bits)``
+        Where the mover puts gathered records.
     gather : ``In(stream.Signature(GatherCommand(config)))``
         What to gather.
     linear : ``In(stream.Signature(ReadRequest(config)))``
@@ -105,7 +107,7 @@ class KVUnit(wiring.Component):
         A beat of the plain reader's.
     events_valid, events : ``Out(1)``, ``Out(Event())``
         What happens in this cycle.
-    m_axi : ``Out(AXI4Read)``
+    m_axi_read, m_axi_write : ``Out(AXI4Read)``, ``Out(AXI4Write)``
         Memory port.
     """
 
@@ -118,6 +120,7 @@ class KVUnit(wiring.Component):
                 "blocks": In(32),
                 "initializing": Out(1),
                 "geometry": In(KVGeometry(config)),
+                "buffer": In(config.address_bits),
                 "gather": In(stream.Signature(GatherCommand(config))),
                 "linear": In(stream.Signature(ReadRequest(config))),
                 "lookup": In(TranslatePort(config)),
@@ -129,7 +132,8 @@ class KVUnit(wiring.Component):
                 "linear_beats": Out(_Beat(config)),
                 "events_valid": Out(1),
                 "events": Out(Event()),
-                "m_axi": Out(AXI4Read(config.address_bits, config.port_bytes)),
+                "m_axi_read": Out(AXI4Read(config.address_bits, config.port_bytes)),
+                "m_axi_write": Out(AXI4Write(config.address_bits, config.port_bytes)),
             }
         )
 
@@ -138,8 +142,11 @@ class KVUnit(wiring.Component):
         config = self.config
         burst = config.read_burst_bytes // config.port_bytes
         clients = [ReadClient(name, burst, 2 * burst) for name in ("kv", "linear")]
+        clients.append(ReadClient("move", 32, 128, apart=True))
         m.submodules.controller = controller = Controller(config)
         m.submodules.gather = gather = Gather(config)
+        m.submodules.mover = mover = BlockMover(config)
+        m.submodules.writes = writes = WriteArbiter(config, ["move"], apart=["move"])
         m.submodules.reads = reads = ReadArbiter(config, clients)
         m.submodules.queue = queue = StreamFIFO(GatherCommand(config), COMMANDS_AHEAD)
         wiring.connect(m, wiring.flipped(self.host), controller.host)
@@ -147,15 +154,22 @@ class KVUnit(wiring.Component):
         wiring.connect(m, wiring.flipped(self.lookup), controller.translate[1])
         wiring.connect(m, gather.memory, reads.ports[0])
         wiring.connect(m, wiring.flipped(self.linear), reads.ports[1].request)
-        wiring.connect(m, reads.axi, wiring.flipped(self.m_axi))
+        wiring.connect(m, controller.moves, mover.moves)
+        wiring.connect(m, mover.reads, reads.ports[2])
+        wiring.connect(m, mover.writes, writes.ports[0])
+        wiring.connect(m, reads.axi, wiring.flipped(self.m_axi_read))
+        wiring.connect(m, writes.axi, wiring.flipped(self.m_axi_write))
         wiring.connect(m, wiring.flipped(self.gather), queue.i)
         wiring.connect(m, queue.o, gather.command)
         m.d.comb += [
             controller.initialize.eq(self.initialize),
             controller.blocks.eq(self.blocks),
+            controller.records.eq(self.geometry.records),
             self.initializing.eq(controller.initializing),
             controller.steps.responses.ready.eq(1),
             gather.geometry.eq(self.geometry),
+            mover.geometry.eq(self.geometry),
+            mover.buffer.eq(self.buffer),
             gather.room.eq(1),
             gather.records.ready.eq(1),
             reads.ports[1].data.ready.eq(1),
@@ -207,7 +221,8 @@ def write_bench(config: AcceleratorConfig) -> Bench:
     """The unit as Verilog, with memory and trace sinks around it."""
     name = "kv_unit"
     unit = KVUnit(config)
-    emission = generate(unit, name, port_names=axi_port_names(unit, "m_axi", "m_axi"))
+    names = {**axi_port_names(unit, "m_axi_read", "m_axi"), **axi_port_names(unit, "m_axi_write", "m_axi")}
+    emission = generate(unit, name, port_names=names)
     bench = axi_testbench(
         name,
         emission.ports,
