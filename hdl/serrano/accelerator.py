@@ -15,7 +15,8 @@ from serrano.csr.registers import ADDRESS_BITS
 from serrano.datapath import Datapath
 from serrano.emit.boundary import axi_port_names
 from serrano.faults import FaultCode
-from serrano.kvcache import Controller
+from serrano.kvcache import BlockMover, Controller
+from serrano.kvcache.payloads import KVGeometry
 from serrano.schedule.descriptor import DescriptorLoader
 from serrano.schedule.recovery import Recovery
 from serrano.schedule.rings import CompletionRing, SubmissionRing
@@ -24,10 +25,10 @@ from serrano.trace import TraceBeat, Tracer
 
 __all__ = ["Accelerator"]
 
-KV, TAPE, EMBED, PROMPT, RING, DESCRIPTOR = range(6)
+KV, TAPE, EMBED, PROMPT, RING, DESCRIPTOR, MOVE = range(7)
 """Clients of the read port, in descending priority."""
 
-APPEND, COMPLETION = range(2)
+APPEND, COMPLETION, MOVE_WRITES = range(3)
 """Clients of the write port."""
 
 IRQ_COMPLETION, IRQ_FAULT, IRQ_LOADED = range(3)
@@ -88,17 +89,22 @@ class Accelerator(wiring.Component):
         config = self.config
         m.submodules.registers = self._registers = ControlRegisters(config)
         m.submodules.reads = self._reads = ReadArbiter(config, self._read_clients())
-        m.submodules.writes = self._writes = WriteArbiter(config, ["append", "completion"])
+        m.submodules.writes = self._writes = WriteArbiter(
+            config, ["append", "completion", "move"], apart=["move"]
+        )
         m.submodules.recovery = self._recovery = Recovery(config, TAPE)
         m.submodules.loader = self._loader = DescriptorLoader(config)
         m.submodules.scheduler = self._scheduler = Scheduler(config)
         m.submodules.controller = self._controller = Controller(config)
+        m.submodules.mover = self._mover = BlockMover(config)
         m.submodules.counters = self._counters = Counters()
         m.submodules.tracer = self._tracer = Tracer(config)
         self._datapath = Datapath(config)
+        self._geometry = Signal(KVGeometry(config))
         m.submodules.datapath = ResetInserter(self._recovery.flush)(self._datapath)
         self._build_ports(m)
         self._build_datapath(m)
+        self._build_moves(m)
         self._build_requests(m)
         self._build_recovery(m)
         self._build_loading(m)
@@ -118,6 +124,7 @@ class Accelerator(wiring.Component):
             ReadClient("prompt", 2, 4),
             ReadClient("ring", small, 2 * small),
             ReadClient("descriptor", small, 2 * small),
+            ReadClient("move", 32, 128, apart=True),
         ]
 
     def _build_ports(self, m: Module) -> None:
@@ -145,14 +152,28 @@ class Accelerator(wiring.Component):
         m.d.comb += [
             datapath.model.eq(self._loader.model),
             datapath.tape.eq(self._address("tape_address")),
-            datapath.geometry.base.eq(self._address("kv_address")),
-            datapath.geometry.block_bytes.eq(self._loader.model.block_bytes),
-            datapath.geometry.head_dim.eq(self._loader.model.head_dim),
+            datapath.geometry.eq(self._geometry),
             scheduler.tokens.valid.eq(datapath.tokens.valid),
             scheduler.tokens.payload.row.eq(datapath.tokens.payload.row),
             scheduler.tokens.payload.token.eq(datapath.tokens.payload.token),
             datapath.tokens.ready.eq(scheduler.tokens.ready),
             scheduler.done.eq(datapath.done),
+        ]
+
+    def _build_moves(self, m: Module) -> None:
+        """What moves the bytes of KV blocks is no part of a step, nor reset with it."""
+        mover, controller, model = self._mover, self._controller, self._loader.model
+        wiring.connect(m, controller.moves, mover.moves)
+        wiring.connect(m, mover.reads, self._reads.ports[MOVE])
+        wiring.connect(m, mover.writes, self._writes.ports[MOVE_WRITES])
+        m.d.sync += self._geometry.records.eq(model.layers * model.kv_heads)
+        m.d.comb += [
+            self._geometry.base.eq(self._address("kv_address")),
+            self._geometry.block_bytes.eq(model.block_bytes),
+            self._geometry.head_dim.eq(model.head_dim),
+            mover.geometry.eq(self._geometry),
+            mover.buffer.eq(self._address("kv_buffer")),
+            controller.records.eq(self._geometry.records),
         ]
 
     def _build_requests(self, m: Module) -> None:
@@ -193,7 +214,7 @@ class Accelerator(wiring.Component):
             recovery.progress.eq(self._datapath.activity.progress | scheduler.begin),
             recovery.watchdog.eq(registers.watchdog),
             recovery.packet.eq(self._datapath.packet),
-            recovery.sequence.eq(0),
+            recovery.sequence.eq(scheduler.sequence),
             recovery.tape.eq(self._datapath.tape_fault),
             recovery.execution.eq(self._datapath.execution_fault),
             recovery.refused.valid.eq(scheduler.refused.valid),
@@ -265,7 +286,7 @@ class Accelerator(wiring.Component):
             host.commands.payload.arg0.eq(registers.kv_argument0),
             host.commands.payload.arg1.eq(registers.kv_argument1),
             host.responses.ready.eq(1),
-            self._controller.locked.eq(self._scheduler.running),
+            self._controller.locked.eq(self._scheduler.locked),
             registers.kv_response.eq(Cat(status, Const(0, 23), answered)),
             registers.kv_used.eq(self._controller.used),
             registers.kv_peak.eq(self._controller.peak),

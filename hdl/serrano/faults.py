@@ -56,3 +56,7 @@ class FaultCode(enum.Enum, shape=8):
     """The prompt's address is not a multiple of 4."""
     REQUEST_RING = 0x45
     """The completion ring is too small for the request."""
+    REQUEST_FLAGS = 0x46
+    """A flag that means nothing is set."""
+    REQUEST_SEQUENCE = 0x47
+    """The adopted sequence does not exist, has reserved slots, or has all of the prompt."""

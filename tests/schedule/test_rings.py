@@ -37,7 +37,7 @@ def test_submissions(config: AcceleratorConfig, stall: float) -> None:
     rng = random.Random(1)
     memory.data[:] = rng.randbytes(4096)
     memory.read_errors = {RING + 64 * 2: 3}
-    entries = [struct.unpack_from("<IIQIIII", memory.data, RING + 64 * (i % 4)) for i in range(7)]
+    entries = [struct.unpack_from("<IIQIIIII", memory.data, RING + 64 * (i % 4)) for i in range(7)]
 
     async def host(ctx) -> None:
         ctx.set(dut.address, RING)
@@ -49,14 +49,21 @@ def test_submissions(config: AcceleratorConfig, stall: float) -> None:
         ctx.set(dut.tail, 7)
 
     async def drain(ctx) -> None:
-        names = ("id", "tenant", "prompt", "prompt_tokens", "max_new", "eos", "flags")
+        names = ("id", "tenant", "prompt", "prompt_tokens", "max_new", "eos", "flags", "sequence")
+
+        def plain(request) -> tuple:
+            flags = request.flags
+            values = {name: getattr(request, name) for name in names}
+            values["flags"] = flags.adopt | flags.keep << 1 | flags.unknown << 2
+            return tuple(values.values())
+
         got = await collect(
             ctx,
             dut.requests,
             7,
             stall,
             2,
-            lambda p: (tuple(getattr(p.request, name) for name in names), p.error),
+            lambda p: (plain(p.request), p.error),
         )
         assert [error for _, error in got] == [int(i % 4 == 2) for i in range(7)]
         for (request, error), entry in zip(got, entries, strict=True):

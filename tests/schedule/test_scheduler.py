@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scheduler: whole requests against a model of the KV controller and of the steps."""
 
+import copy
 import struct
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ from serrano.config import preset
 from serrano.faults import FaultCode
 from serrano.kvcache.commands import Opcode, Status
 from serrano.schedule.scheduler import Scheduler
+from serrano_sim.golden.block_manager import BlockManager
 from support.axi import AXIMemory
 from support.streams import STALLS, collect, send, simulate
 
@@ -32,6 +34,14 @@ class World:
     kv: list[tuple[Opcode, int, int]] = field(default_factory=list)
     steps: list[tuple[int, int, int]] = field(default_factory=list)
     """(position, token, sample)"""
+    sequences: list[int] = field(default_factory=list)
+    """The sequence of each step."""
+    manager: BlockManager = field(default_factory=lambda: BlockManager(12, 12, CONFIG.sequences_max, 16))
+    """Answers the commands."""
+    between: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    """Commands of the host, given when so many commands of the scheduler have been answered."""
+    locked: list[tuple[Opcode, int]] = field(default_factory=list)
+    """What was locked when a command was answered."""
 
     def token(self, position: int) -> int:
         """The token sampled at a position."""
@@ -67,16 +77,24 @@ def serve(world: World, requests: list[dict], count: int, stall: float = 0.0) ->
                 lambda p: (p.id, p.token, FaultCode(p.status), p.has_token, p.ended),
             )
         )
-        await ctx.tick().repeat(20)
+        await ctx.tick().repeat(40)
         assert not ctx.get(dut.busy)
+        assert not ctx.get(dut.locked)
 
     async def controller(ctx) -> None:
         while True:
             (command,) = await collect(ctx, dut.kv.commands, 1, stall, 4, lambda p: p)
             opcode = Opcode(command.opcode)
+            if len(world.kv) in world.between:
+                assert world.manager.execute(*world.between[len(world.kv)])[0] == 0
             world.kv.append((opcode, command.tenant, command.arg0))
-            status = world.refuse.get(opcode, Status.OK)
-            await send(ctx, dut.kv.responses, [{"status": status}], stall, 5)
+            world.locked.append((opcode, ctx.get(dut.locked)))
+            arguments = (command.opcode, command.seq, command.tenant, command.arg0)
+            if opcode in world.refuse:
+                answer = world.refuse[opcode].value, 0
+            else:
+                answer = world.manager.execute(*arguments)
+            await send(ctx, dut.kv.responses, [{"status": answer[0], "aux": answer[1]}], stall, 5)
 
     async def steps(ctx) -> None:
         failures = iter(world.fail)
@@ -87,6 +105,9 @@ def serve(world: World, requests: list[dict], count: int, stall: float = 0.0) ->
             assert (step.rows, span.row, span.rows) == (1, 0, 1) and row.position == span.position
             assert row.sequence == span.sequence
             world.steps.append((span.position, row.token, step.sampled))
+            world.sequences.append(span.sequence)
+            assert ctx.get(dut.sequence) == span.sequence
+            assert ctx.get(dut.locked) == 1 << span.sequence
             failure = next(failures, None)
             if failure:
                 ctx.set(dut.code, failure[0])
@@ -127,9 +148,14 @@ def test_a_request_runs_to_its_limit(stall: float) -> None:
     assert got == [(5, t, FaultCode.NONE, 1, int(i == 3)) for i, t in enumerate(tokens)]
     inputs = [10, 11, 12, *tokens[:3]]
     assert world.steps == [(p, t, int(p >= 2)) for p, t in enumerate(inputs)]
-    assert world.kv[:2] == [(Opcode.OPEN, 3, 0), (Opcode.ALLOC, 3, 7)]
-    assert world.kv[2:-1] == [(Opcode.APPEND, 3, 1), (Opcode.COMMIT, 3, 1)] * 6
-    assert world.kv[-1] == (Opcode.FREE, 3, 0)
+    admission = [(Opcode.OPEN, 0), (Opcode.APPEND, 1), (Opcode.ABORT, 0), (Opcode.ALLOC, 7)]
+    assert world.kv[:4] == [(opcode, 3, argument) for opcode, argument in admission]
+    assert world.kv[4:-1] == [(Opcode.APPEND, 3, 1), (Opcode.COMMIT, 3, 1)] * 6
+    assert world.kv[-1][:2] == (Opcode.FREE, 3)
+    assert world.manager.used == 0 and set(world.sequences) == {0}
+    # The host may change the sequence between two steps, and before and behind them.
+    assert {locked for opcode, locked in world.locked if opcode is Opcode.COMMIT} == {1}
+    assert {locked for opcode, locked in world.locked if opcode in (Opcode.ALLOC, Opcode.FREE)} == {0}
 
 
 def test_end_of_sequence_and_the_next_request() -> None:
@@ -156,6 +182,11 @@ def test_end_of_sequence_and_the_next_request() -> None:
         (request(prompt=PROMPT + 40), FaultCode.REQUEST_TOKEN),
         (request(prompt=0x800), FaultCode.BUS_SLVERR),
         (request(id=99), FaultCode.BUS_SLVERR),
+        (request(flags={"unknown": 1}), FaultCode.REQUEST_FLAGS),
+        (request(flags={"adopt": 1}, sequence=4), FaultCode.REQUEST_SEQUENCE),
+        (request(flags={"adopt": 1}, sequence=1 << 16), FaultCode.REQUEST_SEQUENCE),
+        # Nobody has opened it.
+        (request(flags={"adopt": 1}, sequence=2), FaultCode.KV_COMMAND),
     ],
 )
 def test_a_bad_request_disturbs_nobody(bad: dict, code: FaultCode) -> None:
@@ -173,7 +204,8 @@ def test_a_bad_request_disturbs_nobody(bad: dict, code: FaultCode) -> None:
         (Opcode.ALLOC, Status.NO_SPACE, FaultCode.REQUEST_SPACE),
         (Opcode.ALLOC, Status.NEVER_FITS, FaultCode.REQUEST_SPACE),
         (Opcode.ALLOC, Status.TENANT, FaultCode.KV_COMMAND),
-        (Opcode.APPEND, Status.NO_SPACE, FaultCode.KV_COMMAND),
+        (Opcode.APPEND, Status.NO_SPACE, FaultCode.REQUEST_SPACE),
+        (Opcode.APPEND, Status.BUS_ERROR, FaultCode.KV_COMMAND),
         (Opcode.COMMIT, Status.NOT_RESERVED, FaultCode.KV_COMMAND),
     ],
 )
@@ -182,7 +214,7 @@ def test_refusals_of_the_kv_controller(opcode: Opcode, status: Status, code: Fau
     assert serve(world, [request()], 1) == [(5, 0, code, 0, 1)]
     opcodes = [opcode for opcode, _, _ in world.kv]
     assert opcodes.count(Opcode.FREE) == (opcode is not Opcode.OPEN)
-    assert opcodes.count(Opcode.ABORT) == (opcode is Opcode.COMMIT)
+    assert world.manager.used == 0 and not world.manager.sequences
 
 
 def test_a_tape_fault_is_tried_once_more() -> None:
@@ -190,7 +222,7 @@ def test_a_tape_fault_is_tried_once_more() -> None:
     got = serve(world, [request(max_new=1)], 1)
     assert got == [(5, world.token(2), FaultCode.NONE, 1, 1)]
     assert [position for position, _, _ in world.steps] == [0, 1, 1, 2]
-    assert [opcode for opcode, _, _ in world.kv].count(Opcode.ABORT) == 1
+    assert [opcode for opcode, _, _ in world.kv].count(Opcode.ABORT) == 2
 
 
 @pytest.mark.parametrize("failures", [[(FaultCode.PACKET_CRC, True)] * 2, [(FaultCode.BUS_DECERR, False)]])
@@ -200,4 +232,68 @@ def test_a_fault_that_stays_ends_its_request_alone(failures: list) -> None:
     assert got == [(5, 0, failures[0][0], 0, 1), (6, world.token(2), FaultCode.NONE, 1, 1)]
     opcodes = [opcode for opcode, _, _ in world.kv]
     assert opcodes.count(Opcode.OPEN) == opcodes.count(Opcode.FREE) == 2
-    assert opcodes.count(Opcode.APPEND) == opcodes.count(Opcode.COMMIT) + opcodes.count(Opcode.ABORT)
+    assert world.manager.used == 0
+
+
+def prepared(world: World, sequence: int, tokens: int, tenant: int = 3) -> None:
+    """A sequence that the host has opened, with tokens in it."""
+    for opcode, argument in ((Opcode.OPEN, 0), (Opcode.APPEND, tokens), (Opcode.COMMIT, tokens)):
+        assert world.manager.execute(opcode.value, sequence, tenant, argument)[0] == 0
+
+
+@pytest.mark.parametrize("keep", [0, 1])
+def test_an_adopted_sequence_goes_on_behind_its_tokens(keep: int) -> None:
+    world = World()
+    prepared(world, 2, 2)
+    adopted = request(flags={"adopt": 1, "keep": keep}, sequence=2, max_new=2)
+    got = serve(world, [adopted, request(id=6, max_new=1)], 3)
+    assert [record[1] for record in got] == [world.token(2), world.token(3), world.token(2)]
+    assert world.steps[:2] == [(2, 12, 1), (3, world.token(2), 1)]
+    assert world.sequences == [2, 2, 0, 0, 0]
+    assert [opcode for opcode, *_ in world.kv[:5]] == [
+        Opcode.STAT, Opcode.STAT, Opcode.APPEND, Opcode.ABORT, Opcode.ALLOC,
+    ]  # fmt: skip
+    assert set(world.manager.sequences) == ({2} if keep else set())
+    if keep:
+        assert (world.manager.sequences[2].length, world.manager.sequences[2].reserved) == (4, 0)
+        assert world.manager.used == 1
+
+
+@pytest.mark.parametrize("trouble", ["tenant", "reserved", "whole prompt", "space", "vocabulary"])
+def test_a_refused_request_leaves_the_sequence_as_it_was(trouble: str) -> None:
+    world = World()
+    wanted = request(flags={"adopt": 1}, sequence=1)
+    prepared(world, 1, 3 if trouble == "whole prompt" else 2, 4 if trouble == "tenant" else 3)
+    code = FaultCode.REQUEST_SEQUENCE
+    if trouble == "tenant":
+        code = FaultCode.KV_COMMAND
+    elif trouble == "reserved":
+        world.manager.execute(Opcode.APPEND.value, 1, 3, 5)
+    elif trouble == "space":
+        world.refuse = {Opcode.ALLOC: Status.NO_SPACE}
+        code = FaultCode.REQUEST_SPACE
+    elif trouble == "vocabulary":
+        wanted["prompt"] = PROMPT + 4 * 8
+        code = FaultCode.REQUEST_TOKEN
+    before = copy.deepcopy(world.manager.sequences[1])
+    assert serve(world, [wanted], 1) == [(5, 0, code, 0, 1)]
+    if trouble == "vocabulary":
+        # It was admitted: now it is the request's.
+        assert not world.manager.sequences
+    else:
+        assert world.manager.sequences[1] == before
+
+
+def test_the_host_closes_the_sequence_between_two_steps() -> None:
+    world = World(between={8: (Opcode.FREE.value, 0, 3)})
+    got = serve(world, [request(), request(id=6, max_new=1)], 2)
+    assert got == [(5, 0, FaultCode.KV_COMMAND, 0, 1), (6, world.token(2), FaultCode.NONE, 1, 1)]
+    assert world.manager.used == 0
+
+
+def test_the_host_changes_the_sequence_between_two_steps() -> None:
+    """Tokens that are gone are missed before the next step."""
+    world = World(between={8: (Opcode.TRIM.value, 0, 3, 1)})
+    assert serve(world, [request()], 1) == [(5, 0, FaultCode.KV_COMMAND, 0, 1)]
+    assert len(world.steps) == 2
+    assert world.manager.used == 0

@@ -34,6 +34,8 @@ DESCRIPTIONS = {
     "REQUEST_SPACE": "there are not enough KV blocks",
     "REQUEST_ADDRESS": "the prompt's address is not a multiple of 4",
     "REQUEST_RING": "the completion ring is too small for the request",
+    "REQUEST_FLAGS": "a flag that means nothing is set",
+    "REQUEST_SEQUENCE": "the adopted sequence does not exist, has reserved slots, or has all of the prompt",
 }
 
 

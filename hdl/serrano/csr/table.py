@@ -216,6 +216,7 @@ REGISTERS: tuple[Register, ...] = (
     Register("KV_AUX", 0x110, RO, "Auxiliary value of the last response."),
     Register("KV_USED", 0x114, RO, "KV blocks in use."),
     Register("KV_PEAK", 0x118, RO, "Most KV blocks in use since LOAD."),
+    *_pair("KV_BUFFER", 0x120, RW, "Where GATHER writes records, a multiple of 64."),
     *_counters(),
 )
 """All registers, in address order."""

@@ -11,11 +11,22 @@ from serrano.bus import RECORD_BYTES, ReadPort, RecordWriter, WordReader, WriteP
 from serrano.config import AcceleratorConfig
 from serrano.faults import FaultCode
 
-__all__ = ["Completion", "CompletionRing", "Request", "SubmissionRing"]
+__all__ = ["Completion", "CompletionRing", "Request", "RequestFlags", "SubmissionRing"]
 
 ENTRY_BYTES = 64
-ENTRY_WORDS = 8
+ENTRY_WORDS = 9
 """Words of an entry that mean something."""
+
+
+class RequestFlags(data.Struct):
+    """What a request wants beyond the usual; ``unknown`` bits are to be 0.
+
+    ``adopt``: go on in a sequence that the host has opened. ``keep``: leave the sequence open at the end.
+    """
+
+    adopt: unsigned(1)
+    keep: unsigned(1)
+    unknown: unsigned(30)
 
 
 class Request(data.Struct):
@@ -27,7 +38,8 @@ class Request(data.Struct):
     prompt_tokens: unsigned(32)
     max_new: unsigned(32)
     eos: unsigned(32)
-    flags: unsigned(32)
+    flags: RequestFlags
+    sequence: unsigned(32)
 
 
 class Completion(data.Struct):

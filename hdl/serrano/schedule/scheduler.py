@@ -11,7 +11,7 @@ from amaranth.utils import ceil_log2
 from serrano.bus import ReadPort, WordReader
 from serrano.config import AcceleratorConfig
 from serrano.faults import FaultCode
-from serrano.kvcache.commands import Opcode, Status
+from serrano.kvcache.commands import Opcode, Stat, Status
 from serrano.kvcache.payloads import KVPort
 from serrano.schedule.descriptor import ModelInfo
 from serrano.schedule.embed import EmbedCommand
@@ -21,17 +21,22 @@ from serrano.schedule.spans import Span, StepCommand
 __all__ = ["Scheduler"]
 
 SEQUENCE = 0
-"""The one sequence that is open at a time."""
+"""The sequence of requests that adopt none."""
 
 
 class Scheduler(wiring.Component):
     """Serves requests one after another, without the host.
 
-    A request is checked, its sequence opened and given blocks for the prompt and all new tokens, so that
-    no later command can run short. Each step takes one token, of the prompt or the one sampled last,
-    reserves its slot, runs, and is committed. The completion of a token is written after its step has
-    committed. A step that fails is tried once more if ``retry`` is set with ``failed``; otherwise the
-    request ends with the fault's code. Whatever happens, the sequence is freed.
+    A request is checked; then its sequence is opened, or the one it adopts is looked at: the request goes on
+    behind the tokens that this has. APPEND of one token and ABORT make a copy on write if one is needed,
+    ALLOC takes blocks for the prompt and all new tokens, so that no later command can run short. Each step
+    takes one token, of the prompt or the one sampled last, reserves its slot, runs, and is committed. The
+    completion of a token is written after its step has committed. A step that fails is tried once more if
+    ``retry`` is set with ``failed``; otherwise the request ends with the fault's code.
+
+    At the end the sequence is freed. It stays open, trimmed to its committed tokens, if the request is to
+    keep it, or has adopted it and was refused. From the APPEND of a step to its COMMIT or ABORT the sequence
+    is ``locked``. A host that changes the sequence between two steps ends the request with KV_COMMAND.
 
     Parameters
     ----------
@@ -74,6 +79,10 @@ class Scheduler(wiring.Component):
         A step has been committed.
     position : ``Out(32)``
         Position of the step's token.
+    sequence : ``Out(16)``
+        Sequence of the request.
+    locked : ``Out(sequences_max)``
+        Sequences of the running step, one bit for each.
     ended : ``Out(1)``
         A request has ended.
     refused : ``Out({"valid", "code", "detail"})``
@@ -105,6 +114,8 @@ class Scheduler(wiring.Component):
                 "begin": Out(1),
                 "committed": Out(1),
                 "position": Out(32),
+                "sequence": Out(16),
+                "locked": Out(config.sequences_max),
                 "ended": Out(1),
                 "refused": Out(data.StructLayout({"valid": 1, "code": FaultCode, "detail": 8})),
             }
@@ -119,11 +130,15 @@ class Scheduler(wiring.Component):
         self._produced = Signal(32)
         self._failure = Signal(FaultCode)
         self._status = Signal(8)
-        self._opened, self._reserved, self._retried, self._sample = Signal(), Signal(), Signal(), Signal()
+        # The request has a sequence to give back; it has all blocks; its step holds the sequence.
+        self._held, self._admitted, self._locked = Signal(), Signal(), Signal()
+        self._retried, self._sample = Signal(), Signal()
         m.d.comb += [
             words.command.payload.address.eq(self._request.prompt + (self.position << 2)),
             words.command.payload.words.eq(1),
             self._sample.eq(self.position + 1 >= self._request.prompt_tokens),
+            self.sequence.eq(Mux(self._request.flags.adopt, self._request.sequence, SEQUENCE)),
+            self.locked.eq(self._locked << self.sequence[: ceil_log2(max(2, self.config.sequences_max))]),
         ]
         with m.FSM(name="request") as self._fsm:
             self._build_admission(m)
@@ -144,12 +159,12 @@ class Scheduler(wiring.Component):
 
     def _kv(self, m: Module, state: str, opcode: Opcode, following: str, argument: Any = 0) -> None:
         """States ``state`` and ``state``_WAIT: issue a command, go to ``following`` if the answer is OK."""
-        command = self.kv.commands
+        command, status = self.kv.commands, self.kv.responses.payload.status
         with m.State(state):
             m.d.comb += [
                 command.valid.eq(1),
                 command.payload.opcode.eq(opcode),
-                command.payload.seq.eq(SEQUENCE),
+                command.payload.seq.eq(self.sequence),
                 command.payload.tenant.eq(self._request.tenant),
                 command.payload.arg0.eq(argument),
             ]
@@ -158,30 +173,35 @@ class Scheduler(wiring.Component):
         with m.State(f"{state}_WAIT"):
             m.d.comb += self.kv.responses.ready.eq(1)
             with m.If(self.kv.responses.valid):
-                self._kv_answer(m, state, opcode, following)
+                # What is given back at the end is given back whatever the answer.
+                with m.If((status == Status.OK) | Const(state == "CLOSE")):
+                    m.next = following
+                    self._kv_answer(m, state)
+                with m.Else():
+                    short = (status == Status.NO_SPACE) | (status == Status.NEVER_FITS)
+                    self._fail(
+                        m, Mux(short, FaultCode.REQUEST_SPACE.value, FaultCode.KV_COMMAND.value), status
+                    )
 
-    def _kv_answer(self, m: Module, state: str, opcode: Opcode, following: str) -> None:
-        status = self.kv.responses.payload.status
-        # What is given back at the end is given back whatever the answer.
-        ending = state in ("DROP", "CLOSE")
-        with m.If((status == Status.OK) | ending):
-            match opcode:
-                case Opcode.OPEN:
-                    m.d.sync += self._opened.eq(1)
-                case Opcode.APPEND:
-                    m.d.sync += self._reserved.eq(1)
-                case Opcode.COMMIT | Opcode.ABORT:
-                    m.d.sync += self._reserved.eq(0)
-                case Opcode.FREE:
-                    m.d.sync += self._opened.eq(0)
-            m.next = following
-        with m.Else():
-            if opcode is Opcode.ALLOC:
-                short = (status == Status.NO_SPACE) | (status == Status.NEVER_FITS)
-                code = Mux(short, FaultCode.REQUEST_SPACE.value, FaultCode.KV_COMMAND.value)
-            else:
-                code = FaultCode.KV_COMMAND
-            self._fail(m, code, status)
+    def _kv_answer(self, m: Module, state: str) -> None:
+        """What an answer means, beyond that the command was executed."""
+        aux, request = self.kv.responses.payload.aux, self._request
+        match state:
+            case "OPEN" | "COPY":
+                m.d.sync += self._held.eq(1)
+            case "LENGTH":
+                m.d.sync += self.position.eq(aux)
+                with m.If(aux >= request.prompt_tokens):
+                    self._fail(m, FaultCode.REQUEST_SEQUENCE)
+            case "RESERVATION":
+                with m.If(aux != 0):
+                    self._fail(m, FaultCode.REQUEST_SEQUENCE)
+            case "ALLOCATE":
+                m.d.sync += self._admitted.eq(1)
+            case "RESERVE":
+                # The sequence is not what it was when the last step ended.
+                with m.If(aux != self.position):
+                    self._fail(m, FaultCode.KV_COMMAND)
 
     def _build_admission(self, m: Module) -> None:
         entry, request, model = self.requests.payload, self._request, self.model
@@ -194,6 +214,8 @@ class Scheduler(wiring.Component):
                 self.position.eq(0),
                 self._produced.eq(0),
                 self._failure.eq(FaultCode.NONE),
+                self._held.eq(0),
+                self._admitted.eq(0),
                 self.running.eq(0),
             ]
             with m.If(self.requests.valid):
@@ -203,7 +225,11 @@ class Scheduler(wiring.Component):
                 with m.Else():
                     m.next = "CHECK"
         with m.State("CHECK"):
-            with m.If((request.prompt_tokens == 0) | (request.max_new == 0)):
+            with m.If(request.flags.unknown != 0):
+                self._fail(m, FaultCode.REQUEST_FLAGS)
+            with m.Elif(request.flags.adopt & (request.sequence >= self.config.sequences_max)):
+                self._fail(m, FaultCode.REQUEST_SEQUENCE)
+            with m.Elif((request.prompt_tokens == 0) | (request.max_new == 0)):
                 self._fail(m, FaultCode.REQUEST_EMPTY)
             with m.Elif(total > model.context):
                 self._fail(m, FaultCode.REQUEST_LENGTH)
@@ -213,8 +239,14 @@ class Scheduler(wiring.Component):
                 self._fail(m, FaultCode.REQUEST_RING)
             with m.Elif(request.max_new < self.ring_free):
                 m.next = "OPEN"
-        self._kv(m, "OPEN", Opcode.OPEN, "ALLOCATE")
-        self._kv(m, "ALLOCATE", Opcode.ALLOC, "PROMPT", total)
+                with m.If(request.flags.adopt):
+                    m.next = "LENGTH"
+        self._kv(m, "LENGTH", Opcode.STAT, "RESERVATION", Stat.SEQUENCE_LENGTH)
+        self._kv(m, "RESERVATION", Opcode.STAT, "COPY", Stat.SEQUENCE_RESERVED)
+        self._kv(m, "OPEN", Opcode.OPEN, "COPY")
+        self._kv(m, "COPY", Opcode.APPEND, "COPIED", 1)
+        self._kv(m, "COPIED", Opcode.ABORT, "ALLOCATE")
+        self._kv(m, "ALLOCATE", Opcode.ALLOC, "PROMPT", total - self.position)
 
     def _build_step(self, m: Module) -> None:
         words, token = self._words, self.tokens
@@ -231,7 +263,7 @@ class Scheduler(wiring.Component):
                     m.d.sync += self._failure.eq(FaultCode.BUS_SLVERR)
                     m.next = "ABORT"
         with m.State("TOKEN"):
-            m.d.sync += self._retried.eq(0)
+            m.d.sync += [self._retried.eq(0), self._locked.eq(1)]
             with m.If(self._token >= self.model.vocab):
                 self._fail(m, FaultCode.REQUEST_TOKEN)
             with m.Else():
@@ -240,7 +272,7 @@ class Scheduler(wiring.Component):
         with m.State("SPAN"):
             m.d.comb += [
                 self.span.valid.eq(1),
-                self.span.payload.sequence.eq(SEQUENCE),
+                self.span.payload.sequence.eq(self.sequence),
                 self.span.payload.row.eq(0),
                 self.span.payload.rows.eq(1),
                 self.span.payload.position.eq(self.position),
@@ -262,7 +294,7 @@ class Scheduler(wiring.Component):
             m.d.comb += [
                 self.embed.valid.eq(1),
                 self.embed.payload.row.eq(0),
-                self.embed.payload.sequence.eq(SEQUENCE),
+                self.embed.payload.sequence.eq(self.sequence),
                 self.embed.payload.token.eq(self._token),
                 self.embed.payload.position.eq(self.position),
             ]
@@ -294,7 +326,7 @@ class Scheduler(wiring.Component):
         self._kv(m, "COMMIT", Opcode.COMMIT, "COMMITTED", 1)
         with m.State("COMMITTED"):
             m.d.comb += self.committed.eq(1)
-            m.d.sync += self.position.eq(self.position + 1)
+            m.d.sync += [self.position.eq(self.position + 1), self._locked.eq(0)]
             with m.If(self._sample):
                 m.next = "COMPLETE"
             with m.Else():
@@ -319,14 +351,13 @@ class Scheduler(wiring.Component):
         # A failed step drops its reservation and is tried again, or ends its request.
         self._kv(m, "RELEASE", Opcode.ABORT, "RESERVE")
         with m.State("ABORT"):
-            m.d.sync += self.running.eq(0)
+            m.d.sync += [self.running.eq(0), self._locked.eq(0)]
             m.next = "REPORT"
-            with m.If(self._opened):
+            with m.If(self._held):
                 m.next = "CLOSE"
-            with m.If(self._reserved):
-                m.next = "DROP"
-        self._kv(m, "DROP", Opcode.ABORT, "CLOSE")
-        self._kv(m, "CLOSE", Opcode.FREE, "REPORT")
+        # Either drops a reservation.
+        keep = self._request.flags.keep | (self._request.flags.adopt & ~self._admitted)
+        self._kv(m, "CLOSE", Mux(keep, Opcode.TRIM, Opcode.FREE), "REPORT", self.position)
         with m.State("REPORT"):
             m.d.sync += self.running.eq(0)
             m.d.comb += [

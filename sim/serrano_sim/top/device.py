@@ -20,7 +20,7 @@ from serrano_host.tape import DESCRIPTOR_BYTES, Descriptor
 
 from ..cocotb.axilite import AxiLite, reset
 from ..memory.handle import AxiMemory
-from .job import EVENTS_FILE, MEMORY, TRACE, Job, Phase
+from .job import EVENTS_FILE, MEMORY, TRACE, Job, KVCommand, Phase
 from .layout import Completion, Request
 from .limits import LIMITS, misfits
 from .trace import last_beat, trace_length
@@ -146,6 +146,8 @@ class Device:
             await self._write(name, value)
         if phase.load and not await self._load() and phase.requests:
             raise AssertionError(f"no model was loaded; {await self._state()}")
+        if phase.commands:
+            await self._command(phase.commands)
         if not phase.requests:
             begin = end = self.memory.cycles
             handshakes, irq = 0, bool(int(self._irq.value))
@@ -175,6 +177,21 @@ class Device:
         await self._write("IRQ", pending)
         await self._write("CONTROL", CLEAR_COUNTERS)
         return bool(status & 2)
+
+    async def _command(self, commands: tuple[KVCommand, ...]) -> None:
+        """Gives commands to the KV controller and reports what it answers."""
+        since, answers = self.memory.cycles, []
+        for command in commands:
+            await self._write("KV_ARGUMENT0", command.argument0)
+            await self._write("KV_ARGUMENT1", command.argument1)
+            word = command.opcode | command.sequence << 8 | command.tenant << 24
+            await self._write("KV_COMMAND", word)
+            begun = self.memory.cycles
+            while not (response := await self._read("KV_RESPONSE")) >> 31:
+                if self.memory.cycles - begun > self.job.patience:
+                    raise AssertionError(f"no response to {command}; {await self._state()}")
+            answers.append((response & 0xFF, await self._read("KV_AUX")))
+        self._report("commands", answers=answers, cycles=self.memory.cycles - since)
 
     async def _wait_irq(self) -> bool:
         """Waits until the interrupt line is high; False if patience ends first."""

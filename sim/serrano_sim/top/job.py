@@ -15,6 +15,7 @@ from .layout import Completion, MemoryLayout, Request
 __all__ = [
     "BusError",
     "Job",
+    "KVCommand",
     "MemorySettings",
     "Phase",
     "PhaseResult",
@@ -62,6 +63,17 @@ class BusError:
     limit: int = 1
 
 
+@dataclass(frozen=True)
+class KVCommand:
+    """A command to the KV controller: docs/blocks/kvcache.md."""
+
+    opcode: int
+    sequence: int = 0
+    tenant: int = 0
+    argument0: int = 0
+    argument1: int = 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Phase:
     """What happens between two visits of the host, in this order.
@@ -76,6 +88,8 @@ class Phase:
         Registers written, beyond the usual ones before the first phase.
     load : :class:`bool`
         Whether the tape is loaded.
+    commands : sequence of :class:`KVCommand`
+        Commands given to the KV controller through the registers, one after another.
     requests : sequence of :class:`~serrano_sim.top.layout.Request`
         Requests, submitted with one doorbell.
     """
@@ -84,6 +98,7 @@ class Phase:
     errors: tuple[BusError, ...] = ()
     registers: Mapping[str, int] = field(default_factory=dict)
     load: bool = False
+    commands: tuple[KVCommand, ...] = ()
     requests: tuple[Request, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -100,6 +115,7 @@ class Phase:
             errors=tuple(BusError(**error) for error in values["errors"]),
             registers=values["registers"],
             load=values["load"],
+            commands=tuple(KVCommand(**command) for command in values["commands"]),
             requests=tuple(Request(**request) for request in values["requests"]),
         )
 
@@ -186,6 +202,10 @@ class PhaseResult:
         Whether LOAD left a model loaded; ``None`` if the phase has no LOAD.
     load_fault : :class:`int`
         FAULT_CODE after LOAD.
+    answers : sequence of (:class:`int`, :class:`int`)
+        Status and auxiliary value of each command to the KV controller.
+    command_cycles : :class:`int`
+        Cycles that the host spent on them, most of them at the registers.
     completions : sequence of (cycle, :class:`~serrano_sim.top.layout.Completion`)
         Records in order, with the cycle in which they came.
     irq : :class:`bool`
@@ -200,6 +220,8 @@ class PhaseResult:
 
     loaded: bool | None = None
     load_fault: int = 0
+    answers: tuple[tuple[int, int], ...] = ()
+    command_cycles: int = 0
     completions: tuple[tuple[int, Completion], ...] = ()
     irq: bool = False
     axil_handshakes: int = 0
@@ -227,6 +249,9 @@ def phase_results(events: Sequence[Mapping[str, Any]]) -> list[PhaseResult]:
         match event["event"]:
             case "load":
                 current |= {"loaded": event["loaded"], "load_fault": event["fault"]}
+            case "commands":
+                answers = tuple((status, aux) for status, aux in event["answers"])
+                current |= {"answers": answers, "command_cycles": event["cycles"]}
             case "completion":
                 current["completions"].append((event["cycle"], Completion(**event["record"])))
             case "phase":

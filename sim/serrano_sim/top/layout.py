@@ -17,10 +17,10 @@ __all__ = ["Completion", "MemoryLayout", "Request", "blocks_of", "kv_noise"]
 
 PAGE = 4096
 NO_TOKEN = 0xFFFFFFFF
-_ENTRY = struct.Struct("<IIQIIII32x")
+_ENTRY = struct.Struct("<IIQIIIII28x")
 _RECORD = struct.Struct("<IIBBHI")
 ENTRY_BYTES, RECORD_BYTES = _ENTRY.size, _RECORD.size
-_ENTRY_FIELDS = ("id", "tenant", "prompt", "prompt_tokens", "max_new", "eos", "flags")
+_ENTRY_FIELDS = ("id", "tenant", "prompt", "prompt_tokens", "max_new", "eos", "flags", "sequence")
 
 
 def _pages(size: int) -> int:
@@ -50,6 +50,10 @@ class Request:
         Token that ends the generation as well.
     tenant : :class:`int`
         Owner.
+    adopt, keep : :class:`bool`
+        Whether the request goes on in a sequence that the host has opened, and whether that stays open.
+    sequence : :class:`int`
+        The sequence to adopt.
     fields : mapping of :class:`str` to :class:`int`
         Values for fields of the ring entry instead of those that follow from the above, to make bad ones.
     """
@@ -58,6 +62,9 @@ class Request:
     max_new: int
     eos: int | None = None
     tenant: int = 0
+    adopt: bool = False
+    keep: bool = False
+    sequence: int = 0
     fields: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -80,7 +87,8 @@ class Request:
             "prompt_tokens": len(self.prompt),
             "max_new": self.max_new,
             "eos": NO_TOKEN if self.eos is None else self.eos,
-            "flags": 0,
+            "flags": self.adopt | self.keep << 1,
+            "sequence": self.sequence,
         }
         values |= self.fields
         return _ENTRY.pack(*(values[name] for name in _ENTRY_FIELDS))
