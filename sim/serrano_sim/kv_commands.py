@@ -158,10 +158,11 @@ class _Draw:
         """Pairs of a sequence and a block that it may share."""
         golden, states = self.golden, self.golden.states
         sealed = [number for number in range(1, golden.blocks) if states[number].sealed]
+        fresh = [number for number in sealed if states[number].generation < golden.generation_max]
         return [
             (seq, number)
             for seq in self.open
-            for number in sealed
+            for number in fresh or sealed
             if golden.sequences[seq].length == BLOCK_SIZE * len(golden.sequences[seq].table)
             and len(golden.sequences[seq].table) < golden.entries
             and states[number].tenant == golden.sequences[seq].tenant
@@ -170,7 +171,7 @@ class _Draw:
     def alloc(self) -> tuple[int, ...]:
         seq, state = self.sequence()
         rest = BLOCK_SIZE * self.golden.entries - state.position
-        tokens = self.rng.choices([self.rng.randint(1, 36), rest, 0, self.wild(60)], [70, 12, 8, 10])[0]
+        tokens = self.rng.choices([self.rng.randint(1, 36), rest, 0, self.wild(60)], [65, 18, 8, 9])[0]
         return seq, self.tenant(state.tenant), tokens, 0
 
     def append(self) -> tuple[int, ...]:
@@ -211,8 +212,11 @@ class _Draw:
             return [index for index in whole if not states[state.table[index]].sealed]
 
         seq, state = self.sequence(lambda s: bool(ready(s)))
+        done = [index for index, number in enumerate(state.table) if states[number].sealed]
         if ready(state) and self.chance(0.7):
             index = rng.choice(ready(state))
+        elif done and self.chance(0.4):
+            index = rng.choice(done)
         elif self.chance(0.3):
             index = state.length // BLOCK_SIZE
         else:
@@ -226,7 +230,7 @@ class _Draw:
         if possible and self.chance(0.7):
             # Again and again the same, for its count.
             pairs = rng.choices(
-                possible, [1 + 4 * golden.states[number].references for _, number in possible]
+                possible, [1 + 9 * golden.states[number].references for _, number in possible]
             )
             seq, number = pairs[0]
             state = golden.sequences[seq]
@@ -236,9 +240,15 @@ class _Draw:
             )
             number = self.block(lambda number: golden.states[number].tenant == state.tenant)
         generation = golden.states[number].generation if number < len(golden.states) else 0
-        if self.chance(0.1):
+        if self.chance(0.2):
             generation = rng.choice(
-                (generation + 1, generation - 1, generation ^ 1 << 31, generation + golden.generation_max + 1)
+                (
+                    generation + 1,
+                    generation - 1,
+                    generation - 1,
+                    generation ^ 1 << 31,
+                    generation + golden.generation_max + 1,
+                )
             )
         return seq, self.tenant(state.tenant), number, generation & _HIGH
 
