@@ -21,7 +21,13 @@ from serrano_sim.kv_bench.__main__ import COMMANDS, QUICK_COMMANDS, arguments, m
 from serrano_sim.kv_bench.arithmetic import Line, Window, blocks_of, conversations, fit, scattered, waste
 from serrano_sim.kv_bench.commands import judge
 from serrano_sim.kv_bench.figure import Figure, Result, Scope, State, at_least, at_most, equal, told
-from serrano_sim.kv_bench.outside import judge_formal, judge_random, run_formal
+from serrano_sim.kv_bench.outside import (
+    judge_conformance,
+    judge_formal,
+    judge_random,
+    run_conformance,
+    run_formal,
+)
 from serrano_sim.kv_bench.pages import BASE, LINEAR, Pages
 from serrano_sim.kv_bench.report import KEYS, build_report, failed
 from serrano_sim.memory.handle import AxiMemory
@@ -275,6 +281,46 @@ def test_formal_that_was_run(tmp_path) -> None:
 @pytest.mark.parametrize("wrong", [{"not_proved": 1}, {"broken_variants_caught": 11}])
 def test_formal_that_failed(wrong: dict[str, int]) -> None:
     assert len(failed(judge_formal({**PROVED, **wrong}))) == 1
+
+
+@pytest.mark.parametrize(
+    ("counts", "missed"),
+    [((266, 0, 0), 0), ((0, 0, 0), 1), ((266, 1, 0), 1), ((266, 0, 1), 1)],
+)
+def test_conformance_limits(counts: tuple[int, int, int], missed: int) -> None:
+    assert len(failed(judge_conformance(*counts))) == missed
+
+
+def test_a_recording_that_is_absent_is_no_pass(tmp_path) -> None:
+    result = run_conformance(scope(tmp_path), tmp_path / "shared" / "conformance" / "kv-ops.jsonl")
+    assert [figure.state for figure in result.figures] == [State.NOT_RUN]
+    assert result.keys["conformance"] == {
+        "operations": None, "mismatches": None, "deliberate": None,
+        "state": "absent: shared/conformance/kv-ops.jsonl",
+    }  # fmt: skip
+
+
+def test_a_recording_that_is_there(tmp_path) -> None:
+    file = tmp_path / "kv-ops.jsonl"
+    file.touch()
+    told_of = []
+
+    class Found:
+        operations, mismatches, deliberate, leaked = 12, 1, 0, 3
+
+        def as_dict(self) -> dict:
+            return {"pools": 2}
+
+    def replayer(asked, progress) -> Found:
+        assert asked == file
+        progress(5)
+        return Found()
+
+    here = dataclasses.replace(scope(tmp_path), progress=told_of.append)
+    result = run_conformance(here, file, replayer)
+    assert result.keys["conformance"] == {"operations": 12, "mismatches": 1, "deliberate": 0}
+    assert (result.leaked, result.details, len(failed(result.figures))) == (3, {"pools": 2}, 1)
+    assert told_of == ["replaying kv-ops.jsonl", "5 operations"]
 
 
 RANDOM = {

@@ -17,12 +17,13 @@ from rich.console import Console
 
 from serrano.config import preset
 
+from ..conformance import Malformed
 from ..runner import SimulationError, build_root
 from .commands import run_commands, run_translate
 from .figure import Figure, Result, Scope, State, equal
 from .gather import run as run_gather
 from .moves import run as run_moves
-from .outside import run_formal, run_random_commands
+from .outside import run_conformance, run_formal, run_random_commands
 from .report import build_report, failed, show_figures
 from .waste import run as run_waste
 
@@ -35,6 +36,7 @@ PARTS: dict[str, Callable[[Scope], Result]] = {
     "moves": run_moves,
     "waste": run_waste,
     "random": run_random_commands,
+    "conformance": run_conformance,
     "formal": run_formal,
 }
 
@@ -77,7 +79,7 @@ def bench(
             try:
                 results[name] = part(Scope(**{**vars(scope), "progress": progress}))
                 figures[name] = list(results[name].figures)
-            except (SimulationError, ValueError) as error:
+            except (Malformed, SimulationError, ValueError) as error:
                 console.print(f"{name}: {error}", style="red", markup=False, highlight=False)
                 first = str(error).partition("\n")[0]
                 results[name] = Result()

@@ -2,16 +2,26 @@
 """What other programs of the project measure: random commands, recordings, proofs."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import serrano.kvcache
 
+from ..conformance import DEFAULT, replay
+from ..conformance import Result as Replayed
 from ..kv_random import LEAST, run_random
 from .figure import Figure, Result, Scope, State, at_least, equal, told
 
-__all__ = ["RANDOM_COMMANDS", "judge_formal", "judge_random", "run_formal", "run_random_commands"]
+__all__ = [
+    "RANDOM_COMMANDS",
+    "judge_conformance",
+    "judge_formal",
+    "judge_random",
+    "run_conformance",
+    "run_formal",
+    "run_random_commands",
+]
 
 RANDOM_COMMANDS = 200_000
 """From so many commands on, the number itself and the coverage are judged."""
@@ -59,6 +69,30 @@ def run_random_commands(scope: Scope) -> Result:
     details = {name: value for name, value in found.items() if name not in names}
     figures = judge_random(found, scope.commands >= RANDOM_COMMANDS)
     return Result(figures, keys, {**details, "seeds": list(seeds)}, found["leaked_blocks"])
+
+
+# Recordings
+
+
+def judge_conformance(operations: int, mismatches: int, deliberate: int) -> list[Figure]:
+    """Figures of a replay of the default recording, in which no divergence is deliberate."""
+    return [
+        at_least("recorded operations", operations, 1),
+        equal("mismatches", mismatches, 0),
+        equal("deliberate divergences", deliberate, 0),
+    ]
+
+
+def run_conformance(scope: Scope, file: Path = DEFAULT, replayer: Callable[..., Replayed] = replay) -> Result:
+    """The default recording of ``make conformance``; where it is absent, nothing is said to be right."""
+    if not file.exists():
+        note = f"absent: {file.parent.parent.name}/{file.parent.name}/{file.name}"
+        keys = {**dict.fromkeys(("operations", "mismatches", "deliberate")), "state": note}
+        return Result([Figure("recorded operations", "", "", State.NOT_RUN, note)], {"conformance": keys})
+    scope.progress(f"replaying {file.name}")
+    found = replayer(file, lambda done: scope.progress(f"{done:,} operations"))
+    counts = {name: getattr(found, name) for name in ("operations", "mismatches", "deliberate")}
+    return Result(judge_conformance(**counts), {"conformance": counts}, found.as_dict(), found.leaked)
 
 
 # Proofs
