@@ -96,7 +96,7 @@ class BlockMover(wiring.Component):
         # Next run to be read, next word to be written.
         self._source, self._target = Signal(config.address_bits), Signal(config.address_bits)
         # Records to be asked for, records to come, words to be written.
-        self._unread, self._unseen = Signal(RECORD_BITS), Signal(RECORD_BITS)
+        self._unread, self._unseen = Signal(RECORD_BITS + 1), Signal(RECORD_BITS + 1)
         self._left = Signal(len(geometry.block_bytes) - width_bits)
         self._failed, self._moving = Signal(), Signal()
 

@@ -238,7 +238,7 @@ class KVGeometry(data.StructLayout):
                 "base": config.address_bits,
                 "block_bytes": 28,
                 "head_dim": range(config.head_dim_max + 1),
-                "records": RECORD_BITS,
+                "records": RECORD_BITS + 1,
             }
         )
 
