@@ -2,6 +2,7 @@
 """The bench of the KV controller's figures: its arithmetic, its verdicts, and a quick run of it."""
 
 import dataclasses
+import io
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from serrano_sim.cocotb.bench_kv_figures import Mirror
 from serrano_sim.golden.block_manager import Kind, Move
 from serrano_sim.golden.kvcache import KVCache
 from serrano_sim.kv_bench import gather
-from serrano_sim.kv_bench.__main__ import COMMANDS, QUICK_COMMANDS, arguments, main
+from serrano_sim.kv_bench.__main__ import COMMANDS, QUICK_COMMANDS, Lines, arguments, main
 from serrano_sim.kv_bench.arithmetic import Line, Window, blocks_of, conversations, fit, scattered, waste
 from serrano_sim.kv_bench.commands import judge
 from serrano_sim.kv_bench.figure import Figure, Result, Scope, State, at_least, at_most, equal, told
@@ -326,6 +327,7 @@ def test_a_recording_that_is_there(tmp_path) -> None:
 RANDOM = {
     "random_commands": 200_000,
     "random_mismatches": 0,
+    "mismatches": [],
     "command_coverage": {"OPEN": 500, "FREE": 900},
     "error_coverage": {"OK": 100_000, "TENANT": 500},
     "events": {"copies": 12},
@@ -394,6 +396,19 @@ def test_exit_status(tmp_path, monkeypatch, part: Callable, status: int) -> None
     assert len(list((tmp_path / "sim" / "runs").iterdir())) == status
 
 
+def test_progress_where_nobody_watches() -> None:
+    file, now = io.StringIO(), [100.0]
+    lines = Lines(Console(file=file, force_terminal=False), lambda: now[0])
+    for text in ("one", "two"):
+        lines.tell(text)
+    now[0] += 10
+    for text in ("three", "four"):
+        lines.tell(text)
+    assert file.getvalue().split() == ["one", "three"]
+    Lines(Console(file=file, force_terminal=True), lambda: now[0]).tell("five")
+    assert file.getvalue().split() == ["one", "three"]
+
+
 def test_command_line() -> None:
     assert arguments([]).commands == COMMANDS == 200_000
     assert arguments(["--quick"]).commands == QUICK_COMMANDS
@@ -409,19 +424,24 @@ def test_command_line() -> None:
 
 def test_bytes_that_differ_are_found(tmp_path) -> None:
     """A quick run of gather; then the same run against other golden pages, and another table."""
-    here = dataclasses.replace(scope(tmp_path))
-    result = gather.run(here)
+    result = gather.run(scope(tmp_path))
     assert not failed(result.figures)
     assert result.leaked == 0
     measured = json.loads((tmp_path / "gather" / "measured.json").read_text())
     row, windows, tables = gather.rows(quick=True)[0], measured["rows"][0], measured["tables"]
     folder = tmp_path / "gather"
-    assert set(gather.evaluate(row, windows, tables, folder)) == {"paged", "contiguous", "linear"}
+    assert windows.pop("meanwhile") == 0
+    found, differing = gather.evaluate(row, windows, tables, folder)
+    assert set(found) == {"paged", "contiguous", "linear"}
+    assert differing == 0
     other = {**row, "pages": {**row["pages"], "seed": 5}}
-    with pytest.raises(ValueError, match="golden pages"):
-        gather.evaluate(other, windows, tables, folder)
-    with pytest.raises(ValueError, match="golden pages"):
-        gather.evaluate(row, windows, [tables[0], [*tables[1][:-1], tables[1][0]]], folder)
+    assert gather.evaluate(other, windows, tables, folder)[1] > 500_000
+    swapped = [tables[0], [*tables[1][:-1], tables[1][0]]]
+    assert 2000 < gather.evaluate(row, windows, swapped, folder)[1] <= 2112
+    for name in ("paged", "linear"):
+        begin, end = windows[name]
+        with pytest.raises(ValueError, match="bytes came"):
+            gather.evaluate(row, {name: [begin, begin + (end - begin) // 2]}, tables, folder)
 
 
 def test_quick_run(tmp_path) -> None:

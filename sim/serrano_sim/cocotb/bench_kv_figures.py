@@ -196,6 +196,30 @@ async def read_linear(unit: Unit, memory: AxiMemory, size: int) -> list[int]:
     return [begin, memory.cycles]
 
 
+class Traffic:
+    """Commands for other sequences, one after the other, until it is stopped."""
+
+    def __init__(self, unit: Unit):
+        self._unit, self._on, self._count = unit, True, 0
+        self._task = cocotb.start_soon(self._run())
+
+    async def _run(self) -> None:
+        unit, length = self._unit, 500
+        while self._on:
+            before = unit.commands
+            await unit.fill(2, length)
+            await unit.execute(Opcode.TRANSLATE, 2, length - 1)
+            await unit.execute(Opcode.TRIM, 2, 1)
+            await unit.execute(Opcode.FREE, 2)
+            self._count += unit.commands - before
+
+    async def stop(self) -> int:
+        """Commands that were executed, the last ones to their end."""
+        self._on = False
+        await self._task
+        return self._count
+
+
 async def gather_row(unit: Unit, memory: AxiMemory, row: dict[str, Any], tables: Sequence[list[int]]) -> dict:
     """One line of the table: the same records through both tables, and as many bytes in one run."""
     pages = Pages(**row["pages"])
@@ -204,7 +228,7 @@ async def gather_row(unit: Unit, memory: AxiMemory, row: dict[str, Any], tables:
     run = pages.gathered(image, tables[0], row["records"][0])
     memory.write(LINEAR, run)
     unit.dut.geometry.value = geometry_of(pages, unit.config)
-    windows = {}
+    windows: dict[str, Any] = {"meanwhile": 0}
     for name in ("contiguous", "paged", "linear"):
         memory.configure(read_latency=row["latency"], stall=row["stall"], seed=row["seed"], dram=row["dram"])
         await Timer(10 * CYCLE_NS, "ns")
@@ -216,7 +240,10 @@ async def gather_row(unit: Unit, memory: AxiMemory, row: dict[str, Any], tables:
                 {"seq": int(name == "paged"), "record": record, "first": 0, "count": row["tokens"]}
                 for record in row["records"]
             ]
+            traffic = Traffic(unit) if row["traffic"] else None
             windows[name] = await gather_all(unit, memory, commands)
+            if traffic:
+                windows["meanwhile"] += await traffic.stop()
     return windows
 
 

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -40,6 +41,7 @@ PARTS: dict[str, Callable[[Scope], Result]] = {
     "formal": run_formal,
 }
 
+LINE_SECONDS = 10
 COMMANDS, QUICK_COMMANDS = 200_000, 4_000
 
 
@@ -61,6 +63,20 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
+class Lines:
+    """Progress where nobody watches: one line now and then."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
+        self._console, self._clock = console, clock
+        self._next = clock()
+
+    def tell(self, text: str) -> None:
+        """Prints a line, unless there was one just before."""
+        if not self._console.is_terminal and self._clock() >= self._next:
+            self._console.print(text, highlight=False)
+            self._next = self._clock() + LINE_SECONDS
+
+
 def bench(
     scope: Scope, parts: Mapping[str, Callable[[Scope], Result]], console: Console
 ) -> tuple[dict[str, Result], dict[str, list[Figure]]]:
@@ -69,12 +85,12 @@ def bench(
     figures: dict[str, list[Figure]] = {}
     for name, part in parts.items():
         began = time.monotonic()
+        lines = Lines(console)
         with console.status(name) as status:
 
-            def progress(text: str, name: str = name, status: object = status) -> None:
+            def progress(text: str, name: str = name, status: Any = status, lines: Lines = lines) -> None:
                 status.update(f"{name}: {text}")
-                if not console.is_terminal:
-                    console.print(f"{name}: {text}", highlight=False)
+                lines.tell(f"{name}: {text}")
 
             try:
                 results[name] = part(Scope(**{**vars(scope), "progress": progress}))
