@@ -368,8 +368,9 @@ def random_command(
     # What is possible only now.
     if golden.used == 0 and Opcode.RESET_POOL in chances:
         chances[Opcode.RESET_POOL] *= 2
-    if draw.shares() and Opcode.SHARE in chances:
-        chances[Opcode.SHARE] *= 2
+    if (shares := draw.shares()) and Opcode.SHARE in chances:
+        most = max(golden.states[number].references for _, number in shares)
+        chances[Opcode.SHARE] *= 2 + most
     if draw.forks() and Opcode.FORK in chances:
         chances[Opcode.FORK] *= 4
     if len(draw.open) <= len(seqs) // 2 and Opcode.OPEN in chances:
