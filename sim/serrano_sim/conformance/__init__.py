@@ -2,6 +2,6 @@
 """``make conformance``: recorded operations of software block managers on the KV controller's RTL."""
 
 from .recording import Malformed
-from .replay import DEFAULT, Result, replay
+from .rtl import DEFAULT, Result, replay
 
 __all__ = ["DEFAULT", "Malformed", "Result", "replay"]

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..runner import SimulationError, build_root
 from .recording import Malformed, read
-from .replay import DEFAULT, Result, replay
+from .rtl import DEFAULT, Result, replay
 
 SHOWN = 20
 """So many differences are printed; the report has more."""

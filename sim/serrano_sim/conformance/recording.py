@@ -109,8 +109,8 @@ def read(file: Path | str) -> Recording:
             except Malformed as error:
                 raise Malformed(f"{file}, line {number}: {error}") from error
             tests += 1
-    if not tests:
-        raise Malformed(f"{file}: there is no test in it")
+    if not scripts:
+        raise Malformed(f"{file}: there is no operation in it")
     return Recording(file, tests, tuple(scripts))
 
 
@@ -259,7 +259,7 @@ class _Reader:
             if value is None and not _told(self.fields):
                 return None, False
             raise self.fail("ret", "what was given, as ok is true")
-        if value in (None, [], False) or isinstance(value, str):
+        if value is None or value is False or value == [] or isinstance(value, str):
             return None, True
         raise self.fail("ret", "a list of block numbers, or null if it was refused")
 
