@@ -60,3 +60,5 @@ class FaultCode(enum.Enum, shape=8):
     """A flag that means nothing is set."""
     REQUEST_SEQUENCE = 0x47
     """The adopted sequence does not exist, has reserved slots, or has all of the prompt."""
+    REQUEST_CHANGED = 0x48
+    """The request's sequence was closed or changed by another command."""

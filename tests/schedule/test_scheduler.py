@@ -12,7 +12,7 @@ from amaranth.lib import wiring
 from serrano.bus import ReadArbiter, ReadClient
 from serrano.config import preset
 from serrano.faults import FaultCode
-from serrano.kvcache.commands import Opcode, Status
+from serrano.kvcache.commands import Opcode, Stat, Status
 from serrano.schedule.scheduler import Scheduler
 from serrano_sim.golden.block_manager import BlockManager
 from support.axi import AXIMemory
@@ -148,9 +148,8 @@ def test_a_request_runs_to_its_limit(stall: float) -> None:
     assert got == [(5, t, FaultCode.NONE, 1, int(i == 3)) for i, t in enumerate(tokens)]
     inputs = [10, 11, 12, *tokens[:3]]
     assert world.steps == [(p, t, int(p >= 2)) for p, t in enumerate(inputs)]
-    admission = [(Opcode.OPEN, 0), (Opcode.APPEND, 1), (Opcode.ABORT, 0), (Opcode.ALLOC, 7)]
-    assert world.kv[:4] == [(opcode, 3, argument) for opcode, argument in admission]
-    assert world.kv[4:-1] == [(Opcode.APPEND, 3, 1), (Opcode.COMMIT, 3, 1)] * 6
+    assert world.kv[:2] == [(Opcode.OPEN, 3, 0), (Opcode.ALLOC, 3, 7)]
+    assert world.kv[2:-1] == [(Opcode.APPEND, 3, 1), (Opcode.COMMIT, 3, 1)] * 6
     assert world.kv[-1][:2] == (Opcode.FREE, 3)
     assert world.manager.used == 0 and set(world.sequences) == {0}
     # The host may change the sequence between two steps, and before and behind them.
@@ -185,6 +184,8 @@ def test_end_of_sequence_and_the_next_request() -> None:
         (request(flags={"unknown": 1}), FaultCode.REQUEST_FLAGS),
         (request(flags={"adopt": 1}, sequence=4), FaultCode.REQUEST_SEQUENCE),
         (request(flags={"adopt": 1}, sequence=1 << 16), FaultCode.REQUEST_SEQUENCE),
+        (request(sequence=1), FaultCode.REQUEST_SEQUENCE),
+        (request(flags={"keep": 1}, prompt_tokens=0), FaultCode.REQUEST_EMPTY),
         # Nobody has opened it.
         (request(flags={"adopt": 1}, sequence=2), FaultCode.KV_COMMAND),
     ],
@@ -206,6 +207,8 @@ def test_a_bad_request_disturbs_nobody(bad: dict, code: FaultCode) -> None:
         (Opcode.ALLOC, Status.TENANT, FaultCode.KV_COMMAND),
         (Opcode.APPEND, Status.NO_SPACE, FaultCode.REQUEST_SPACE),
         (Opcode.APPEND, Status.BUS_ERROR, FaultCode.KV_COMMAND),
+        (Opcode.APPEND, Status.BAD_SEQ, FaultCode.REQUEST_CHANGED),
+        (Opcode.APPEND, Status.TENANT, FaultCode.REQUEST_CHANGED),
         (Opcode.COMMIT, Status.NOT_RESERVED, FaultCode.KV_COMMAND),
     ],
 )
@@ -222,7 +225,7 @@ def test_a_tape_fault_is_tried_once_more() -> None:
     got = serve(world, [request(max_new=1)], 1)
     assert got == [(5, world.token(2), FaultCode.NONE, 1, 1)]
     assert [position for position, _, _ in world.steps] == [0, 1, 1, 2]
-    assert [opcode for opcode, _, _ in world.kv].count(Opcode.ABORT) == 2
+    assert [opcode for opcode, _, _ in world.kv].count(Opcode.ABORT) == 1
 
 
 @pytest.mark.parametrize("failures", [[(FaultCode.PACKET_CRC, True)] * 2, [(FaultCode.BUS_DECERR, False)]])
@@ -250,19 +253,26 @@ def test_an_adopted_sequence_goes_on_behind_its_tokens(keep: int) -> None:
     assert [record[1] for record in got] == [world.token(2), world.token(3), world.token(2)]
     assert world.steps[:2] == [(2, 12, 1), (3, world.token(2), 1)]
     assert world.sequences == [2, 2, 0, 0, 0]
-    assert [opcode for opcode, *_ in world.kv[:5]] == [
-        Opcode.STAT, Opcode.STAT, Opcode.APPEND, Opcode.ABORT, Opcode.ALLOC,
-    ]  # fmt: skip
+    # Three tokens of prompt and two new ones, two of them there.
+    assert [(opcode, argument) for opcode, _, argument in world.kv[:4]] == [
+        (Opcode.APPEND, 0),
+        (Opcode.STAT, Stat.SEQUENCE_LENGTH.value),
+        (Opcode.APPEND, 3),
+        (Opcode.ABORT, 0),
+    ]
     assert set(world.manager.sequences) == ({2} if keep else set())
     if keep:
         assert (world.manager.sequences[2].length, world.manager.sequences[2].reserved) == (4, 0)
         assert world.manager.used == 1
 
 
-@pytest.mark.parametrize("trouble", ["tenant", "reserved", "whole prompt", "space", "vocabulary"])
+TROUBLES = ["tenant", "reserved", "whole prompt", "space", "copy", "changed", "closed", "vocabulary"]
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
 def test_a_refused_request_leaves_the_sequence_as_it_was(trouble: str) -> None:
-    world = World()
-    wanted = request(flags={"adopt": 1}, sequence=1)
+    world, keep = World(), int(trouble in ("space", "tenant", "changed"))
+    wanted = request(flags={"adopt": 1, "keep": keep}, sequence=1)
     prepared(world, 1, 3 if trouble == "whole prompt" else 2, 4 if trouble == "tenant" else 3)
     code = FaultCode.REQUEST_SEQUENCE
     if trouble == "tenant":
@@ -270,30 +280,85 @@ def test_a_refused_request_leaves_the_sequence_as_it_was(trouble: str) -> None:
     elif trouble == "reserved":
         world.manager.execute(Opcode.APPEND.value, 1, 3, 5)
     elif trouble == "space":
-        world.refuse = {Opcode.ALLOC: Status.NO_SPACE}
+        # All but the sequence's own block are taken; it has blocks ahead, but shared ones.
+        world.manager = BlockManager(5, 5, CONFIG.sequences_max, 16)
+        for arguments in ((Opcode.OPEN, 0, 3, 0), (Opcode.ALLOC, 0, 3, 64), (Opcode.APPEND, 0, 3, 2)):
+            assert world.manager.execute(arguments[0].value, *arguments[1:])[0] == 0
+        assert world.manager.execute(Opcode.COMMIT.value, 0, 3, 2)[0] == 0
+        prepared(world, 1, 0)
+        assert world.manager.execute(Opcode.FORK.value, 0, 3, 1)[0] == 0
         code = FaultCode.REQUEST_SPACE
+    elif trouble == "copy":
+        world.refuse = {Opcode.APPEND: Status.BUS_ERROR}
+        code = FaultCode.KV_COMMAND
+    elif trouble == "changed":
+        # The host has the last word on the length, and gives it late.
+        world.between = {2: (Opcode.TRIM.value, 1, 3, 1)}
+        code = FaultCode.REQUEST_CHANGED
+    elif trouble == "closed":
+        world.between = {2: (Opcode.FREE.value, 1, 3)}
+        code = FaultCode.KV_COMMAND
     elif trouble == "vocabulary":
         wanted["prompt"] = PROMPT + 4 * 8
         code = FaultCode.REQUEST_TOKEN
     before = copy.deepcopy(world.manager.sequences[1])
     assert serve(world, [wanted], 1) == [(5, 0, code, 0, 1)]
-    if trouble == "vocabulary":
-        # It was admitted: now it is the request's.
-        assert not world.manager.sequences
+    after = world.manager.sequences.get(1)
+    if trouble in ("closed", "vocabulary"):
+        # The latter was admitted: the sequence was the request's.
+        assert after is None
+    elif trouble == "changed":
+        assert (after.length, after.reserved) == (1, 0)
     else:
-        assert world.manager.sequences[1] == before
+        assert after == before
 
 
-def test_the_host_closes_the_sequence_between_two_steps() -> None:
-    world = World(between={8: (Opcode.FREE.value, 0, 3)})
-    got = serve(world, [request(), request(id=6, max_new=1)], 2)
-    assert got == [(5, 0, FaultCode.KV_COMMAND, 0, 1), (6, world.token(2), FaultCode.NONE, 1, 1)]
-    assert world.manager.used == 0
+def test_a_kept_sequence_that_was_not_admitted_is_closed() -> None:
+    world = World(manager=BlockManager(2, 2, CONFIG.sequences_max, 16))
+    wanted = request(flags={"keep": 1}, prompt_tokens=12, max_new=5)
+    assert serve(world, [wanted], 1) == [(5, 0, FaultCode.REQUEST_SPACE, 0, 1)]
+    assert not world.manager.sequences and world.manager.used == 0
 
 
-def test_the_host_changes_the_sequence_between_two_steps() -> None:
-    """Tokens that are gone are missed before the next step."""
-    world = World(between={8: (Opcode.TRIM.value, 0, 3, 1)})
-    assert serve(world, [request()], 1) == [(5, 0, FaultCode.KV_COMMAND, 0, 1)]
-    assert len(world.steps) == 2
+def test_a_fault_ends_a_kept_sequence_at_its_committed_tokens() -> None:
+    world = World(fail=[None, None, (FaultCode.BUS_DECERR, False)])
+    assert serve(world, [request(flags={"keep": 1})], 1) == [(5, 0, FaultCode.BUS_DECERR, 0, 1)]
+    assert (world.manager.sequences[0].length, world.manager.sequences[0].reserved) == (2, 0)
+
+
+def test_blocks_that_fork_shared_ahead_are_replaced_at_admission() -> None:
+    """Nobody else can take what a later step needs."""
+    world = World(manager=BlockManager(6, 6, CONFIG.sequences_max, 16))
+    prepared(world, 0, 14)
+    assert world.manager.execute(Opcode.ALLOC.value, 0, 3, 6)[0] == 0
+    prepared(world, 1, 0)
+    assert world.manager.execute(Opcode.FORK.value, 0, 3, 1) == (0, 2)
+    # After the first step nothing is free.
+    world.between = {6: (Opcode.OPEN.value, 2, 3), 7: (Opcode.ALLOC.value, 2, 3, 16)}
+    adopted = request(flags={"adopt": 1, "keep": 1}, sequence=1, prompt_tokens=15, max_new=5)
+    got = serve(world, [adopted], 5)
+    assert [record[2] for record in got] == [FaultCode.NONE] * 5
+    assert world.manager.used == 5
+    entries = [world.manager.sequences[number].held for number in (0, 1)]
+    assert not set(entries[0]) & set(entries[1])
+
+
+@pytest.mark.parametrize(
+    ("command", "steps"),
+    [
+        ((Opcode.FREE.value, 0, 3), 2),
+        ((Opcode.TRIM.value, 0, 3, 1), 2),
+        ((Opcode.APPEND.value, 0, 3, 1), 2),
+        # No harm: not the sequence's length, and not its last block.
+        ((Opcode.ALLOC.value, 0, 3, 30), 6),
+    ],
+)
+def test_the_host_changes_the_sequence_between_two_steps(command: tuple, steps: int) -> None:
+    # OPEN, ALLOC, and two commands in each step.
+    world = World(between={6: command})
+    got = serve(world, [request(), request(id=6, max_new=1)], 2 if steps == 2 else 5)
+    if steps == 2:
+        assert got[0] == (5, 0, FaultCode.REQUEST_CHANGED, 0, 1)
+    assert got[-1] == (6, world.token(2), FaultCode.NONE, 1, 1)
+    assert len(world.steps) == steps + 3
     assert world.manager.used == 0

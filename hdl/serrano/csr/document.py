@@ -36,6 +36,7 @@ DESCRIPTIONS = {
     "REQUEST_RING": "the completion ring is too small for the request",
     "REQUEST_FLAGS": "a flag that means nothing is set",
     "REQUEST_SEQUENCE": "the adopted sequence does not exist, has reserved slots, or has all of the prompt",
+    "REQUEST_CHANGED": "the sequence of a request was closed or changed by another command between two steps",
 }
 
 

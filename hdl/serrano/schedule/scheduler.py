@@ -27,16 +27,20 @@ SEQUENCE = 0
 class Scheduler(wiring.Component):
     """Serves requests one after another, without the host.
 
-    A request is checked; then its sequence is opened, or the one it adopts is looked at: the request goes on
-    behind the tokens that this has. APPEND of one token and ABORT make a copy on write if one is needed,
-    ALLOC takes blocks for the prompt and all new tokens, so that no later command can run short. Each step
-    takes one token, of the prompt or the one sampled last, reserves its slot, runs, and is committed. The
-    completion of a token is written after its step has committed. A step that fails is tried once more if
-    ``retry`` is set with ``failed``; otherwise the request ends with the fault's code.
+    A request is checked, and admitted if there are blocks for its prompt and all new tokens: they are taken
+    at once, so that no later command can run short. Usually the sequence is opened for it. One that the
+    request adopts must be open, its tenant's, without a reservation and shorter than the prompt; the request
+    goes on behind its tokens. There, APPEND of all tokens that are to come and ABORT take the blocks, as they
+    replace shared and sealed ones too. A request that is not admitted leaves sequences as they were.
 
-    At the end the sequence is freed. It stays open, trimmed to its committed tokens, if the request is to
-    keep it, or has adopted it and was refused. From the APPEND of a step to its COMMIT or ABORT the sequence
-    is ``locked``. A host that changes the sequence between two steps ends the request with KV_COMMAND.
+    Each step takes one token, of the prompt or the one sampled last, reserves its slot, runs, and is
+    committed. The completion of a token is written after its step has committed. A step that fails is tried
+    once more if ``retry`` is set with ``failed``; otherwise the request ends with the fault's code. Whatever
+    happens, the sequence is freed at the end, or, if the request keeps it, trimmed to its committed tokens.
+
+    The sequence is ``locked`` from the answer to a step's APPEND to that of its COMMIT or ABORT: whoever else
+    has a command for it gets in between two steps or tries. If the next APPEND finds the sequence closed or
+    elsewhere than the last step left it, the request ends with REQUEST_CHANGED.
 
     Parameters
     ----------
@@ -81,8 +85,8 @@ class Scheduler(wiring.Component):
         Position of the step's token.
     sequence : ``Out(16)``
         Sequence of the request.
-    locked : ``Out(sequences_max)``
-        Sequences of the running step, one bit for each.
+    locked : ``Out(config.sequences_max)``
+        The sequence of the running step, one bit for each.
     ended : ``Out(1)``
         A request has ended.
     refused : ``Out({"valid", "code", "detail"})``
@@ -130,16 +134,20 @@ class Scheduler(wiring.Component):
         self._produced = Signal(32)
         self._failure = Signal(FaultCode)
         self._status = Signal(8)
-        # The request has a sequence to give back; it has all blocks; its step holds the sequence.
-        self._held, self._admitted, self._locked = Signal(), Signal(), Signal()
+        # The request has a sequence to give back; it has all blocks.
+        self._held, self._admitted = Signal(), Signal()
+        # A step has reserved its slot: in this cycle, since an earlier one.
+        self._reserved, self._locked = Signal(), Signal()
         self._retried, self._sample = Signal(), Signal()
         m.d.comb += [
             words.command.payload.address.eq(self._request.prompt + (self.position << 2)),
             words.command.payload.words.eq(1),
             self._sample.eq(self.position + 1 >= self._request.prompt_tokens),
             self.sequence.eq(Mux(self._request.flags.adopt, self._request.sequence, SEQUENCE)),
-            self.locked.eq(self._locked << self.sequence[: ceil_log2(max(2, self.config.sequences_max))]),
         ]
+        for number in range(self.config.sequences_max):
+            locked = (self._locked | self._reserved) & (self.sequence == number)
+            m.d.comb += self.locked[number].eq(locked)
         with m.FSM(name="request") as self._fsm:
             self._build_admission(m)
             self._build_step(m)
@@ -177,34 +185,44 @@ class Scheduler(wiring.Component):
                 with m.If((status == Status.OK) | Const(state == "CLOSE")):
                     m.next = following
                     self._kv_answer(m, state)
+                with m.Elif((status == Status.NO_SPACE) | (status == Status.NEVER_FITS)):
+                    self._fail(m, FaultCode.REQUEST_SPACE, status)
+                with m.Elif(((status == Status.BAD_SEQ) | (status == Status.TENANT)) & self._admitted):
+                    self._fail(m, FaultCode.REQUEST_CHANGED, status)
                 with m.Else():
-                    short = (status == Status.NO_SPACE) | (status == Status.NEVER_FITS)
-                    self._fail(
-                        m, Mux(short, FaultCode.REQUEST_SPACE.value, FaultCode.KV_COMMAND.value), status
-                    )
+                    self._fail(m, FaultCode.KV_COMMAND, status)
 
     def _kv_answer(self, m: Module, state: str) -> None:
         """What an answer means, beyond that the command was executed."""
-        aux, request = self.kv.responses.payload.aux, self._request
+        aux = self.kv.responses.payload.aux
         match state:
-            case "OPEN" | "COPY":
-                m.d.sync += self._held.eq(1)
-            case "LENGTH":
+            case "POSITION":
                 m.d.sync += self.position.eq(aux)
-                with m.If(aux >= request.prompt_tokens):
+            case "LENGTH":
+                with m.If((aux != self.position) | (aux >= self._request.prompt_tokens)):
                     self._fail(m, FaultCode.REQUEST_SEQUENCE)
-            case "RESERVATION":
-                with m.If(aux != 0):
-                    self._fail(m, FaultCode.REQUEST_SEQUENCE)
-            case "ALLOCATE":
+            case "OPEN":
+                m.d.sync += self._held.eq(1)
+            case "TAKE":
+                m.d.sync += self._held.eq(1)
+                self._expect_position(m, aux)
+            case "ALLOCATE" | "TAKEN":
                 m.d.sync += self._admitted.eq(1)
             case "RESERVE":
-                # The sequence is not what it was when the last step ended.
-                with m.If(aux != self.position):
-                    self._fail(m, FaultCode.KV_COMMAND)
+                m.d.comb += self._reserved.eq(1)
+                m.d.sync += self._locked.eq(1)
+                self._expect_position(m, aux)
+            case "COMMIT" | "RELEASE" | "CLOSE":
+                m.d.sync += self._locked.eq(0)
+
+    def _expect_position(self, m: Module, position: Value) -> None:
+        """The sequence ends where the last command of this request left it."""
+        with m.If(position != self.position):
+            self._fail(m, FaultCode.REQUEST_CHANGED)
 
     def _build_admission(self, m: Module) -> None:
         entry, request, model = self.requests.payload, self._request, self.model
+        sequences = self.config.sequences_max
         total = Signal(33)
         m.d.comb += total.eq(request.prompt_tokens + request.max_new)
         with m.State("IDLE"):
@@ -227,7 +245,7 @@ class Scheduler(wiring.Component):
         with m.State("CHECK"):
             with m.If(request.flags.unknown != 0):
                 self._fail(m, FaultCode.REQUEST_FLAGS)
-            with m.Elif(request.flags.adopt & (request.sequence >= self.config.sequences_max)):
+            with m.Elif(Mux(request.flags.adopt, request.sequence >= sequences, request.sequence != 0)):
                 self._fail(m, FaultCode.REQUEST_SEQUENCE)
             with m.Elif((request.prompt_tokens == 0) | (request.max_new == 0)):
                 self._fail(m, FaultCode.REQUEST_EMPTY)
@@ -240,13 +258,14 @@ class Scheduler(wiring.Component):
             with m.Elif(request.max_new < self.ring_free):
                 m.next = "OPEN"
                 with m.If(request.flags.adopt):
-                    m.next = "LENGTH"
-        self._kv(m, "LENGTH", Opcode.STAT, "RESERVATION", Stat.SEQUENCE_LENGTH)
-        self._kv(m, "RESERVATION", Opcode.STAT, "COPY", Stat.SEQUENCE_RESERVED)
-        self._kv(m, "OPEN", Opcode.OPEN, "COPY")
-        self._kv(m, "COPY", Opcode.APPEND, "COPIED", 1)
-        self._kv(m, "COPIED", Opcode.ABORT, "ALLOCATE")
-        self._kv(m, "ALLOCATE", Opcode.ALLOC, "PROMPT", total - self.position)
+                    m.next = "POSITION"
+        self._kv(m, "OPEN", Opcode.OPEN, "ALLOCATE")
+        self._kv(m, "ALLOCATE", Opcode.ALLOC, "PROMPT", total)
+        # To append nothing tells the position, and whether the sequence is open and the tenant's.
+        self._kv(m, "POSITION", Opcode.APPEND, "LENGTH", 0)
+        self._kv(m, "LENGTH", Opcode.STAT, "TAKE", Stat.SEQUENCE_LENGTH)
+        self._kv(m, "TAKE", Opcode.APPEND, "TAKEN", total - self.position)
+        self._kv(m, "TAKEN", Opcode.ABORT, "PROMPT")
 
     def _build_step(self, m: Module) -> None:
         words, token = self._words, self.tokens
@@ -263,7 +282,7 @@ class Scheduler(wiring.Component):
                     m.d.sync += self._failure.eq(FaultCode.BUS_SLVERR)
                     m.next = "ABORT"
         with m.State("TOKEN"):
-            m.d.sync += [self._retried.eq(0), self._locked.eq(1)]
+            m.d.sync += self._retried.eq(0)
             with m.If(self._token >= self.model.vocab):
                 self._fail(m, FaultCode.REQUEST_TOKEN)
             with m.Else():
@@ -326,7 +345,7 @@ class Scheduler(wiring.Component):
         self._kv(m, "COMMIT", Opcode.COMMIT, "COMMITTED", 1)
         with m.State("COMMITTED"):
             m.d.comb += self.committed.eq(1)
-            m.d.sync += [self.position.eq(self.position + 1), self._locked.eq(0)]
+            m.d.sync += self.position.eq(self.position + 1)
             with m.If(self._sample):
                 m.next = "COMPLETE"
             with m.Else():
@@ -351,13 +370,15 @@ class Scheduler(wiring.Component):
         # A failed step drops its reservation and is tried again, or ends its request.
         self._kv(m, "RELEASE", Opcode.ABORT, "RESERVE")
         with m.State("ABORT"):
-            m.d.sync += [self.running.eq(0), self._locked.eq(0)]
+            m.d.sync += self.running.eq(0)
             m.next = "REPORT"
             with m.If(self._held):
                 m.next = "CLOSE"
-        # Either drops a reservation.
-        keep = self._request.flags.keep | (self._request.flags.adopt & ~self._admitted)
-        self._kv(m, "CLOSE", Mux(keep, Opcode.TRIM, Opcode.FREE), "REPORT", self.position)
+        # Each of them drops a reservation.
+        flags = self._request.flags
+        closing = Mux(flags.adopt & ~self._admitted, Opcode.ABORT, Opcode.FREE)
+        closing = Mux(flags.keep & self._admitted, Opcode.TRIM, closing)
+        self._kv(m, "CLOSE", closing, "REPORT", self.position)
         with m.State("REPORT"):
             m.d.sync += self.running.eq(0)
             m.d.comb += [
