@@ -2,6 +2,7 @@
 """The proofs' data, benches and runner, without a solver: that takes `make formal`."""
 
 import importlib.util
+import inspect
 import json
 import os
 import re
@@ -14,7 +15,21 @@ from amaranth.hdl import Signal, unsigned
 
 from serrano.stream import StreamFIFO
 from serrano_sim.formal import __main__ as program
-from serrano_sim.formal import patch, runner
+from serrano_sim.formal import (
+    buses,
+    controller,
+    lookups,
+    of_buses,
+    of_controller,
+    of_lookups,
+    of_records,
+    of_streams,
+    patch,
+    records,
+    runner,
+    sizes,
+    streams,
+)
 from serrano_sim.formal.bench import START, Bench
 from serrano_sim.formal.emit import find, make
 from serrano_sim.formal.patch import Edit
@@ -27,6 +42,47 @@ NAMES = [proof.name for proof in PROOFS]
 
 def source(module):
     return Path(importlib.util.find_spec(module).origin).read_text()
+
+
+def test_all_proofs_are_run():
+    parts = (
+        *of_streams.STREAMS,
+        *of_buses.BUSES,
+        *of_lookups.LOOKUPS,
+        *of_records.RECORDS,
+        *of_controller.CONTROLLER,
+    )
+    assert sorted(proof.name for proof in parts) == sorted(NAMES)
+
+
+def test_all_benches_are_used():
+    used = {proof.bench for proof in PROOFS}
+    for module in (buses, controller, lookups, records, streams):
+        short = module.__name__.rpartition(".")[2]
+        for name in module.__all__:
+            if next(iter(inspect.signature(getattr(module, name)).parameters)) == "bench":
+                used_here = f"{short}:{name}" in used
+                assert used_here or name in ("sound_buffer",), f"{short}:{name}"
+
+
+def test_sizes():
+    assert sizes.SIZES.blocks >= 4
+    assert sizes.SIZES.sequences >= 2
+    assert sizes.CONFIG.table_entries == sizes.SIZES.entries >= 3
+    assert sizes.CONFIG.blocks_max == sizes.SIZES.blocks
+
+
+@pytest.mark.parametrize("head_dim", [4, 6, 8])
+def test_layout_of_a_record(head_dim):
+    n, token = sizes.CONFIG.n, 5
+    layout = records.layout(head_dim)
+    assert len(layout) == 64 + 32 * head_dim
+    codes = [byte for byte in layout if byte["run"] == 2 and byte["token"] == token]
+    full = [token * n + byte for byte in range(n)]
+    assert [byte["offset"] for byte in codes if byte["chunk"] == 0] == full
+    for run, count in ((0, 2), (1, 2), (2, head_dim), (3, head_dim)):
+        assert sum(byte["run"] == run and byte["token"] == token for byte in layout) == count
+    assert [byte["run"] for byte in layout] == sorted(byte["run"] for byte in layout)
 
 
 def test_names():

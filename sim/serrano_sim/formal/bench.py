@@ -58,22 +58,26 @@ class _Platform:
 
 
 def _elaborated(component: Any, platform: Any) -> tuple[Any, dict[str, list[Any]]]:
-    """A component's module, and the signals that its methods had under local names."""
-    found: dict[str, list[Any]] = {}
+    """A component's module, and what its methods, and functions of its package, had under local names."""
+    own: dict[str, list[Any]] = {}
+    others: dict[str, list[Any]] = {}
+    package = type(component).__module__.rpartition(".")[0]
 
     def note(frame: FrameType, event: str, result: Any) -> None:
-        if event == "return" and frame.f_locals.get("self") is component:
-            for name, value in frame.f_locals.items():
-                first = value[0] if isinstance(value, list) and value else value
-                if isinstance(first, (Value, ValueCastable)):
-                    known = found.setdefault(name, [])
-                    if not any(value is other for other in known):
-                        known.append(value)
+        if event != "return" or frame.f_globals.get("__name__", "").rpartition(".")[0] != package:
+            return
+        found = own if frame.f_locals.get("self") is component else others
+        for name, value in frame.f_locals.items():
+            first = value[0] if isinstance(value, list) and value else value
+            if isinstance(first, (Value, ValueCastable)):
+                known = found.setdefault(name, [])
+                if not any(value is other for other in known):
+                    known.append(value)
 
     before = sys.getprofile()
     sys.setprofile(note)
     try:
-        return component.elaborate(platform), found
+        return component.elaborate(platform), others | own
     finally:
         sys.setprofile(before)
 
@@ -123,7 +127,7 @@ class Unit:
         return getattr(self.component, name)
 
     def signal(self, name: str) -> Any:
-        """What a local variable of ``elaborate``, or of a method that it calls, stood for at the end."""
+        """What a local variable of ``elaborate``, or of a method or function that it calls, stood for."""
         found = self.variables.get(name, [])
         if len(found) != 1:
             names = ", ".join(sorted(self.variables))

@@ -7,18 +7,21 @@ from typing import Any
 
 from amaranth import *
 
+from serrano.kvcache.appender import Appender
 from serrano.kvcache.commands import Status
 from serrano.kvcache.gather import AHEAD, Gather
 from serrano.kvcache.mask import RecordMask
 from serrano.kvcache.mover import BlockMover
 from serrano.kvcache.payloads import MoveKind
+from serrano.kvcache.places import PlaceEntry, Places
 from serrano.kvcache.tables import SequenceTables
+from serrano.vector.payloads import HeadKind
 
 from .bench import Bench
 from .buses import sound_buffer
 from .sizes import CONFIG
 
-__all__ = ["gather", "mask", "mover", "mover_completes"]
+__all__ = ["appender", "gather", "mask", "mover", "mover_completes", "places"]
 
 WIDTH = CONFIG.port_bytes
 N = CONFIG.n
@@ -274,3 +277,77 @@ def mover_completes(bench: Bench) -> None:
     with m.If(unit.moves.response.valid):
         m.d.sync += answered.eq(1)
     bench.check("completes", (cycle <= 72) | answered)
+
+
+def appender(bench: Bench, case: str) -> None:
+    """What is sent to memory for codes or a scale, of heads with ``case`` dimensions, in any state."""
+    head_dim = int(case)
+    unit = bench.open(Appender(CONFIG))
+    bench.free_inputs(unit, but=["geometry.head_dim"])
+    geometry, pieces = unit.geometry, unit["pieces"].component.i
+    bench.assume(bench.start | (geometry.as_value() == bench.past(geometry.as_value())))
+    bench.assume(geometry.head_dim == head_dim)
+    bench.assume(unit.codes.payload.column % CONFIG.lanes == 0)
+    selected, taken = unit.signal("selected"), unit.signal("taken")
+    scale = bench.let(unit.scales.valid & unit.scales.ready, "scale")
+    kind = Mux(scale, Value.cast(unit.scales.payload.kind), Value.cast(unit.codes.payload.kind))
+    column = unit.codes.payload.column
+    number = unit.signal("record") + selected.head
+    bench.assume(number < 4)
+    entry = PlaceEntry(CONFIG)(Array(Value.cast(cell) for cell in unit["places.entries"].cells)[selected.row])
+
+    def then(value: Any) -> Any:
+        for _ in range(CONFIG.multiplier_latency + 2):
+            value = bench.past(value)
+        return value
+
+    came = then(Const(1))
+    bench.check("mapped", ~(came & pieces.valid) | (then(taken) & then(entry.mapped)))
+    sent = bench.let(came & pieces.valid, "sent")
+    size = 32 * head_dim + 64
+    start = then((entry.address + number * size)[: CONFIG.address_bits])
+    offset = bench.let((pieces.payload.address - start)[: CONFIG.address_bits], "offset")
+    record, slot = layout(head_dim), then(entry.slot)
+    for byte in range(CONFIG.lanes):
+        used = sent & (byte < (1 << pieces.payload.size))
+        at = bench.let(offset + byte, f"at_{byte}")
+        bench.check("slot", ~used | (at < len(record)))
+        bench.check("slot", ~used | (Array(place["token"] for place in record)[at] == slot))
+        run = Array(place["run"] for place in record)[at]
+        right = then(Cat((kind == HeadKind.V.value), ~scale))
+        bench.check("place", ~used | (run == right))
+        # The dimension: chunks before, and the place in the token's bytes.
+        wide = Array(_dimension(place, head_dim) for place in record)[at]
+        bench.check("place", ~used | then(scale) | (wide == then(column + byte)))
+
+
+def _dimension(place: dict[str, int], head_dim: int) -> int:
+    """Which dimension of a head a code is."""
+    width = min(N, head_dim - N * place["chunk"])
+    return N * place["chunk"] + place["offset"] % width
+
+
+def places(bench: Bench) -> None:
+    """What is kept of a look-up, in any state; look-ups are answered in time, with anything."""
+    unit = bench.open(Places(CONFIG))
+    bench.free_inputs(unit)
+    geometry, answer, entries = unit.geometry, unit.translate.response, unit["entries"].component
+    bench.assume(bench.start | (geometry.as_value() == bench.past(geometry.as_value())))
+    asker = unit["wanted"].o
+
+    def then(value: Any) -> Any:
+        for _ in range(CONFIG.multiplier_latency):
+            value = bench.past(value)
+        return value
+
+    came, data = then(Const(1)), entries.w_data
+    kept = bench.let(came & entries.w_en.any(), "kept")
+    bench.check("mapped", ~kept | (then(answer.valid & asker.valid)))
+    bench.check("mapped", ~kept | (data.mapped == (then(Value.cast(answer.status)) == Status.OK.value)))
+    address = (geometry.base + then(answer.block) * geometry.block_bytes)[: CONFIG.address_bits]
+    bench.check("address", ~kept | (data.address == address))
+    bench.check("address", ~kept | (data.slot == then(asker.payload.slot)))
+    bench.check("address", ~kept | (entries.w_addr == then(asker.payload.row)))
+    bench.assume_stable(unit.places)
+    sound_buffer(bench, "stable", unit["wanted"])
+    bench.stable("stable", unit.translate.request)

