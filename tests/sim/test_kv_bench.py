@@ -17,11 +17,13 @@ from serrano.config import preset
 from serrano_sim.cocotb.bench_kv_figures import Mirror
 from serrano_sim.golden.block_manager import Kind, Move
 from serrano_sim.golden.kvcache import KVCache
-from serrano_sim.kv_bench import gather
+from serrano_sim.kv_bench import gather, moves
+from serrano_sim.kv_bench import waste as waste_part
 from serrano_sim.kv_bench.__main__ import COMMANDS, QUICK_COMMANDS, Lines, arguments, main
 from serrano_sim.kv_bench.arithmetic import Line, Window, blocks_of, conversations, fit, scattered, waste
 from serrano_sim.kv_bench.commands import judge
 from serrano_sim.kv_bench.figure import Figure, Result, Scope, State, at_least, at_most, equal, told
+from serrano_sim.kv_bench.measure import measure
 from serrano_sim.kv_bench.outside import (
     judge_conformance,
     judge_formal,
@@ -31,7 +33,9 @@ from serrano_sim.kv_bench.outside import (
 )
 from serrano_sim.kv_bench.pages import BASE, LINEAR, Pages
 from serrano_sim.kv_bench.report import KEYS, build_report, failed
+from serrano_sim.kv_bench.unit import MEMORY, TRACES, write_bench
 from serrano_sim.memory.handle import AxiMemory
+from serrano_sim.runner import SimulationError
 
 SOUND = {
     "alloc": {0: 6, **{b: 6 + 2 * b for b in range(1, 17)}},
@@ -244,6 +248,51 @@ def test_the_row_that_the_limits_speak_of() -> None:
         assert [row["latency"], row["stall"], row["dram"]] == [60, 0.0, ""]
 
 
+def held_by(extra: int, leaked: int = 0) -> Callable:
+    """Stands in for a run in which each length takes some blocks too many."""
+
+    def measure(_: Scope, part: str, plan: dict) -> tuple[dict, None]:
+        assert part == "waste"
+        return {
+            "held": [[blocks_of(t) + extra for t in row] for row in plan["lengths"]],
+            "leaked": leaked,
+        }, None
+
+    return measure
+
+
+@pytest.mark.parametrize(("extra", "missed"), [(0, 0), (1, 2)])
+def test_waste_limits(tmp_path, monkeypatch, extra: int, missed: int) -> None:
+    monkeypatch.setattr(waste_part, "measure", held_by(extra, leaked=3))
+    result = waste_part.run(scope(tmp_path))
+    assert len(failed(result.figures)) == missed
+    found = result.keys["waste"]
+    assert found["exact"] is (extra == 0)
+    assert found["lengths"] == 100
+    # 512 tokens more than the prompt are more than any answer has.
+    assert found["admission"]["blocks"] > found["blocks"]
+    assert result.leaked == 3
+
+
+@pytest.mark.parametrize("differing", [0, 7])
+def test_moves_limits(tmp_path, monkeypatch, differing: int) -> None:
+    def measure(_: Scope, part: str, plan: dict) -> tuple[dict, None]:
+        assert part == "moves"
+        names = [("append_copy", 3), ("scrub", 0), *(("gather", size) for size in plan["gathered"])]
+        found = [
+            {"name": name, "size": size, "writes": writes, "cycles": 9000 // writes, "differing": 0}
+            for writes in plan["writes"]
+            for name, size in names
+        ]
+        found[2]["differing"] = differing
+        return {"moves": found, "leaked": 0}, None
+
+    monkeypatch.setattr(moves, "measure", measure)
+    result = moves.run(scope(tmp_path))
+    assert len(failed(result.figures)) == (differing > 0)
+    assert result.keys["command_cycles"] == {"append_copy": 562, "scrub": 562}
+
+
 # Report and command line
 
 
@@ -442,6 +491,22 @@ def test_bytes_that_differ_are_found(tmp_path) -> None:
         begin, end = windows[name]
         with pytest.raises(ValueError, match="bytes came"):
             gather.evaluate(row, {name: [begin, begin + (end - begin) // 2]}, tables, folder)
+
+
+def test_a_part_that_does_not_exist(tmp_path) -> None:
+    with pytest.raises(SimulationError):
+        measure(scope(tmp_path), "nothing", {})
+
+
+def test_bench_is_written_once() -> None:
+    config = preset("base")
+    first = write_bench(config)
+    write_bench.cache_clear()
+    again = write_bench(config)
+    assert first == again
+    assert all(file.exists() for file in first.files)
+    text = next(file for file in first.files if file.stem == first.top).read_text()
+    assert all(f'.NAME("{name}")' in text for name in (MEMORY, *TRACES))
 
 
 def test_quick_run(tmp_path) -> None:
