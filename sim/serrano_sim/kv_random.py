@@ -33,6 +33,7 @@ from .kv_commands import SMALL, BlockView, SequenceView, View
 from .runner import build_root, run
 
 __all__ = [
+    "LEAST",
     "PORTS",
     "SEEN",
     "VARIANTS",
