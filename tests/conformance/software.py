@@ -159,7 +159,8 @@ class Server:
         self.recorder, self.groups, self.window, self.rng = recorder, groups, window, rng
         self.pool = recorder.pool
         self.requests: list[Request] = []
-        self.families = [[(family, place) for place in range(40)] for family in range(3)]
+        self.longest = min(self.pool.n // 2, max(8, self.pool.n // 6))
+        self.families = [[(family, place) for place in range(self.longest)] for family in range(3)]
 
     def step(self) -> None:
         rng = self.rng
@@ -186,7 +187,7 @@ class Server:
         """A new request: the prefix that all groups know is shared, the rest allocated."""
         rng = self.rng
         family = rng.choice(self.families)
-        full = rng.randint(0, min(8, self.pool.n // 2))
+        full = rng.randint(0, self.longest)
         contents = family[: rng.randint(0, full)]
         contents += [(next(self.recorder.names), place) for place in range(full - len(contents))]
         request = Request(contents, self.groups)
