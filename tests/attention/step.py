@@ -138,6 +138,7 @@ def make(rng, config, kv_heads, group, head_dim, committed, rows, s_q=(-24, -18)
         "head_dim": head_dim,
         "head_pad": pad,
         "committed": committed,
+        "final": 1,
     }
     return Step(command, codes, scales, records, staged)
 
@@ -147,7 +148,8 @@ def divided(step: Step, parts: tuple[int, ...]) -> list[Step]:
     found, skip = [], 0
     for rows in parts:
         staged = {place: code for place, code in step.staged.items() if skip <= place[0] < skip + rows}
-        command = {**step.command, "skip": skip, "rows": rows}
+        final = int(skip + rows == sum(parts))
+        command = {**step.command, "skip": skip, "rows": rows, "final": final}
         first = skip == 0
         codes, scales = (step.codes, step.scales) if first else ([], [])
         found.append(Step(command, codes, scales, step.records, staged))

@@ -25,6 +25,7 @@ def test_fields_hold_the_limits(name):
         "head_dim": config.head_dim_max,
         "head_pad": config.head_dim_max,
         "committed": config.context_max - 1,
+        "final": 1,
     }
     assert set(limits) == {field for field, _ in command}
     for field, limit in limits.items():
