@@ -100,16 +100,16 @@ def test_full_rate() -> None:
     assert cycles[-1] - cycles[0] == 1999
 
 
-def test_error_is_reported_with_its_burst() -> None:
+def test_error_is_reported_once_with_its_burst() -> None:
     dut = ReadArbiter(CONFIG, [ReadClient("a", 16, 32), ReadClient("b", 16, 32)])
     model = memory()
-    model.read_errors = {0x108: 2, 0x240: 3}
+    model.read_errors = {0x108: 2, 0x10C: 3, 0x114: 2, 0x13C: 2, 0x140: 2, 0x240: 3}
     faults = []
 
     async def bench(ctx) -> None:
         await send(ctx, dut.ports[1].request, [{"address": 0x100, "bytes": 0x180}])
         beats = await collect(ctx, dut.ports[1].data, 0x180 // WIDTH, convert=beat_bytes)
-        assert [i for i, (_, _, error) in enumerate(beats) if error] == [2, 80]
+        assert [i for i, (_, _, error) in enumerate(beats) if error] == [2, 3, 5, 15, 16, 80]
 
     async def watch(ctx) -> None:
         async for _, _, fault in ctx.tick().sample(dut.fault):
@@ -120,7 +120,7 @@ def test_error_is_reported_with_its_burst() -> None:
         await model.serve_reads(ctx, dut.axi)
 
     simulate(dut, bench, background=[serve, watch])
-    assert faults == [(1, 0x100, 0, 0), (1, 0x240, 1, 0)]
+    assert faults == [(1, 0x100, 0, 0), (1, 0x140, 0, 0), (1, 0x240, 1, 0)]
 
 
 def test_stop_drains_and_flush_forgets() -> None:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from serrano.config import preset
+from serrano.kvcache import Opcode
 from serrano_sim.golden.synthetic import random_model, write_tape
 from serrano_sim.golden.tape import read_tape
 from serrano_sim.memory.handle import AxiMemory
-from serrano_sim.top.job import BusError, Job, MemorySettings, Phase
+from serrano_sim.top.job import BusError, Job, KVAnswer, KVCommand, MemorySettings, Phase, phase_results
 from serrano_sim.top.layout import Completion, MemoryLayout, Request, blocks_of, kv_noise
 from serrano_sim.top.limits import limits_of, misfits
 from serrano_sim.top.simulate import plan_job
@@ -41,6 +42,14 @@ def test_nothing_overlaps_and_all_is_aligned():
     # Three entries; 8 + 31 + 2 records; 50 tokens in blocks of 16, and NULL.
     assert (layout.submit_size, layout.complete_size, layout.kv_blocks) == (4, 64, 5)
     assert layout.block_bytes == read_tape(TAPE).fields["block_bytes"]
+
+
+def test_a_buffer_comes_last():
+    plain, layout = (MemoryLayout.plan(TAPE, REQUESTS, buffer_bytes=size) for size in (0, 100))
+    assert plain.buffer_bytes == 0 and layout.buffer_bytes == 100
+    assert layout.buffer_address >= layout.kv_address + layout.kv_bytes
+    assert layout.buffer_address % 4096 == 0
+    assert layout.size == plain.size + 4096
 
 
 def test_elsewhere():
@@ -75,6 +84,16 @@ def test_ring_entries(tmp_path):
     assert struct.unpack("<IIQIIII", raw[64:96]) == (3, 0, 0x2000, 20, 30, 9, 0)
     layout.submit(memory, 2, REQUESTS[2], 0)
     assert struct.unpack("<II", memory.read(layout.submit_address, 8)) == (2, 6)
+
+
+@pytest.mark.parametrize(("adopt", "keep", "flags"), [(True, False, 1), (False, True, 2), (True, True, 3)])
+def test_flags_and_sequence(adopt, keep, flags):
+    request = Request((3, 4), 5, adopt=adopt, keep=keep, sequence=0x1234)
+    entry = request.entry(7, 64)
+    assert struct.unpack("<28xII28x", entry) == (flags, 0x1234)
+    assert entry[:28] == Request((3, 4), 5).entry(7, 64)[:28]
+    wrong = Request((3, 4), 5, adopt=adopt, keep=keep, fields={"flags": 1 << 31, "sequence": 1 << 20})
+    assert struct.unpack("<28xII28x", wrong.entry(7, 64)) == (1 << 31, 1 << 20)
 
 
 def test_bad_entries():
@@ -117,7 +136,13 @@ def test_blocks():
 def test_a_job_file(tmp_path):
     phases = (
         Phase(load=True, pokes=((64, b"\1\2"),), errors=(BusError(response="SLVERR", on="read", low=5),)),
-        Phase(requests=REQUESTS, registers={"WATCHDOG": 5}),
+        Phase(
+            requests=REQUESTS,
+            registers={"WATCHDOG": 5},
+            commands=(KVCommand(Opcode.OPEN, 1, tenant=3), KVCommand(99, 2, 3, 4, 5)),
+            meanwhile=((2, KVCommand(Opcode.FREE, 1)),),
+            peeks=((4096, 8),),
+        ),
     )
     job = plan_job(
         preset("base"), TAPE, REQUESTS, phases=phases, memory=MemorySettings.of(60, 0.5, 7), watchdog=9
@@ -126,10 +151,32 @@ def test_a_job_file(tmp_path):
     again = Job.read(tmp_path)
     assert again == job
     assert again.phases[0].pokes == ((64, b"\1\2"),)
+    assert again.phases[1].commands[0] == KVCommand(1, 1, 3, 0, 0)
     assert again.memory.stall == 0.5
     assert again.requests == REQUESTS
     with pytest.raises(ValueError, match=r"^The layout has 3 prompts, the phases 0 requests$"):
         plan_job(preset("base"), TAPE, REQUESTS, phases=phases[:1])
+
+
+def test_results_of_phases():
+    record = {"id": 0, "token": 3, "status": 0, "ended": True, "number": 1}
+    end = {"irq": True, "axil_handshakes": 2, "registers": {"IRQ": 1}, "begin": 30, "end": 60}
+    first, second = phase_results(
+        [
+            {"event": "commands", "cycle": 29, "answers": [[8, 0], [0, 5]], "cycles": 17},
+            {"event": "meanwhile", "cycle": 45, "begin": 40, "status": 0, "aux": 9},
+            {"event": "completion", "cycle": 50, "record": record},
+            {"event": "meanwhile", "cycle": 59, "begin": 51, "status": 2, "aux": 0},
+            {"event": "phase", "cycle": 70, **end, "peeks": ["0a0b"]},
+            {"event": "load", "loaded": True, "fault": 0},
+            {"event": "phase", "cycle": 90, **end, "peeks": []},
+        ]
+    )
+    assert first.answers == ((8, 0), (0, 5)) and first.command_cycles == 17
+    assert first.meanwhile == (KVAnswer(0, 9, 40, 45), KVAnswer(2, 0, 51, 59))
+    assert first.completions == ((50, Completion(0, 3, 0, True, 1)),)
+    assert first.peeks == (b"\x0a\x0b",) and first.loaded is None
+    assert second.loaded is True and second.answers == second.meanwhile == second.completions == ()
 
 
 def test_what_does_not_fit_is_named():

@@ -173,7 +173,7 @@ class ReadArbiter(wiring.Component):
     idle : ``Out(1)``
         Nothing is in flight.
     fault : ``Out(BusFault(config))``
-        Valid for one cycle per erroneous beat, with the address of its burst.
+        Valid in the first erroneous beat of a burst, with the burst's address.
     beats : ``Out(len(clients))``
         Bit ``i``: a beat for client ``i`` crosses the port in this cycle.
     blocked : ``Out(1)``
@@ -209,18 +209,20 @@ class ReadArbiter(wiring.Component):
         )
         m.submodules.order = order_fifo = StreamFIFO(order, OUTSTANDING)
         arriving = order_fifo.o.payload
-        accepted, ended = Signal(), Signal()
+        accepted, ended, error, reported = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             self.axi.rready.eq(order_fifo.o.valid),
             accepted.eq(self.axi.rvalid & self.axi.rready),
             ended.eq(accepted & self.axi.rlast),
             order_fifo.o.ready.eq(ended),
-            self.fault.valid.eq(accepted & self.axi.rresp[1]),
+            error.eq(accepted & self.axi.rresp[1]),
+            self.fault.valid.eq(error & ~reported),
             self.fault.client.eq(arriving.client),
             self.fault.address.eq(arriving.address),
             self.fault.decode.eq(self.axi.rresp[0]),
             self.fault.apart.eq(arriving.apart),
         ]
+        m.d.sync += reported.eq((reported | error) & ~ended)
         issue = Signal(len(self.clients))
         # Bursts of clients that are not apart, from their address to their last beat.
         in_flight = Signal(range(OUTSTANDING + 1))

@@ -21,7 +21,7 @@ from serrano_host.tape import DESCRIPTOR_BYTES, Descriptor
 from ..cocotb.axilite import AxiLite, reset
 from ..memory.handle import AxiMemory
 from .job import EVENTS_FILE, MEMORY, TRACE, Job, KVCommand, Phase
-from .layout import Completion, Request
+from .layout import Completion
 from .limits import LIMITS, misfits
 from .trace import last_beat, trace_length
 
@@ -128,6 +128,7 @@ class Device:
         await self._write_address("TAPE_ADDRESS", layout.tape_address)
         await self._write_address("KV_ADDRESS", layout.kv_address)
         await self._write("KV_BLOCKS", layout.kv_blocks)
+        await self._write_address("KV_BUFFER", layout.buffer_address)
         await self._write("WATCHDOG", self.job.watchdog)
         await self._write_address("SUBMIT_ADDRESS", layout.submit_address)
         await self._write("SUBMIT_SIZE", layout.submit_size)
@@ -147,12 +148,14 @@ class Device:
         if phase.load and not await self._load() and phase.requests:
             raise AssertionError(f"no model was loaded; {await self._state()}")
         if phase.commands:
-            await self._command(phase.commands)
+            since = self.memory.cycles
+            answers = [await self._command(command) for command in phase.commands]
+            self._report("commands", answers=answers, cycles=self.memory.cycles - since)
         if not phase.requests:
             begin = end = self.memory.cycles
             handshakes, irq = 0, bool(int(self._irq.value))
         else:
-            begin, end, handshakes, irq = await self._serve(phase.requests)
+            begin, end, handshakes, irq = await self._serve(phase)
         registers = {name: await self._read(name) for name in END_REGISTERS}
         registers |= await self._read_counters()
         await self._write("COMPLETE_HEAD", self._completed % 2**32)
@@ -161,7 +164,9 @@ class Device:
         self.memory.clear_errors()
         if await self._read("IRQ"):
             raise AssertionError(f"IRQ is {await self._read('IRQ'):#x} after it was cleared")
-        self._report("phase", irq=irq, axil_handshakes=handshakes, registers=registers, begin=begin, end=end)
+        peeks = [self.memory.read(*peek).hex() for peek in phase.peeks]
+        results = {"irq": irq, "axil_handshakes": handshakes, "registers": registers, "peeks": peeks}
+        self._report("phase", **results, begin=begin, end=end)
 
     async def _load(self) -> bool:
         """Loads the tape, and sets the counters to zero; whether a model is loaded now."""
@@ -178,20 +183,17 @@ class Device:
         await self._write("CONTROL", CLEAR_COUNTERS)
         return bool(status & 2)
 
-    async def _command(self, commands: tuple[KVCommand, ...]) -> None:
-        """Gives commands to the KV controller and reports what it answers."""
-        since, answers = self.memory.cycles, []
-        for command in commands:
-            await self._write("KV_ARGUMENT0", command.argument0)
-            await self._write("KV_ARGUMENT1", command.argument1)
-            word = command.opcode | command.sequence << 8 | command.tenant << 24
-            await self._write("KV_COMMAND", word)
-            begun = self.memory.cycles
-            while not (response := await self._read("KV_RESPONSE")) >> 31:
-                if self.memory.cycles - begun > self.job.patience:
-                    raise AssertionError(f"no response to {command}; {await self._state()}")
-            answers.append((response & 0xFF, await self._read("KV_AUX")))
-        self._report("commands", answers=answers, cycles=self.memory.cycles - since)
+    async def _command(self, command: KVCommand) -> tuple[int, int]:
+        """Gives a command to the KV controller and waits for its answer: status and auxiliary value."""
+        await self._write("KV_ARGUMENT0", command.argument0)
+        await self._write("KV_ARGUMENT1", command.argument1)
+        word = command.opcode | command.sequence << 8 | command.tenant << 24
+        await self._write("KV_COMMAND", word)
+        begun = self.memory.cycles
+        while not (response := await self._read("KV_RESPONSE")) >> 31:
+            if self.memory.cycles - begun > self.job.patience:
+                raise AssertionError(f"no response to {command}; {await self._state()}")
+        return response & 0xFF, await self._read("KV_AUX")
 
     async def _wait_irq(self) -> bool:
         """Waits until the interrupt line is high; False if patience ends first."""
@@ -210,25 +212,32 @@ class Device:
             await FallingEdge(self._clk)
         return False
 
-    async def _serve(self, requests: tuple[Request, ...]) -> tuple[int, int, int, bool]:
+    async def _serve(self, phase: Phase) -> tuple[int, int, int, bool]:
         """Submits requests and waits for their ends: cycles of doorbell and end, handshakes, interrupt."""
-        for request in requests:
+        waiting, before_all, commands = len(phase.requests), self._completed, list(phase.meanwhile)
+        for request in phase.requests:
             number = self._submitted
             self.layout.submit(self.memory, number, request, self.layout.prompts[number])
             self._submitted += 1
         await self._write("SUBMIT_TAIL", self._submitted % 2**32)
         begin, before = self.memory.cycles, int(self._handshakes.value)
-        self._report("doorbell", requests=len(requests))
+        self._report("doorbell", requests=waiting)
         self._seen = (begin, trace_length(TRACE))
         alarm = int(self._alarm.value)
-        while (ended := self._take_completions()) < len(requests):
-            requests = requests[ended:]
+        while (waiting := waiting - self._take_completions()) > 0:
+            if commands and self._completed - before_all >= commands[0][0]:
+                given = self.memory.cycles
+                status, aux = await self._command(commands.pop(0)[1])
+                self._report("meanwhile", status=status, aux=aux, begin=given)
+                continue
             await First(ValueChange(self._event), ValueChange(self._alarm))
             if int(self._alarm.value) != alarm:
                 alarm = int(self._alarm.value)
                 await self._check_progress()
         end, handshakes = self.memory.cycles, int(self._handshakes.value) - before
         irq = await self._settle()
+        if commands:
+            raise AssertionError(f"the requests ended before the commands {commands} were given")
         for _ in range(SETTLE_CYCLES):
             if not await self._read("STATUS") & 1:
                 break

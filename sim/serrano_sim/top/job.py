@@ -15,6 +15,7 @@ from .layout import Completion, MemoryLayout, Request
 __all__ = [
     "BusError",
     "Job",
+    "KVAnswer",
     "KVCommand",
     "MemorySettings",
     "Phase",
@@ -65,13 +66,29 @@ class BusError:
 
 @dataclass(frozen=True)
 class KVCommand:
-    """A command to the KV controller: docs/blocks/kvcache.md."""
+    """A command to the KV controller: docs/blocks/kvcache.md.
+
+    ``opcode`` may be a number or an :class:`~serrano.kvcache.commands.Opcode`.
+    """
 
     opcode: int
     sequence: int = 0
     tenant: int = 0
     argument0: int = 0
     argument1: int = 0
+
+    def __post_init__(self):
+        object.__setattr__(self, "opcode", int(getattr(self.opcode, "value", self.opcode)))
+
+
+@dataclass(frozen=True)
+class KVAnswer:
+    """What came of a command, and in which cycles it was given and found answered."""
+
+    status: int
+    aux: int
+    begin: int
+    end: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +109,11 @@ class Phase:
         Commands given to the KV controller through the registers, one after another.
     requests : sequence of :class:`~serrano_sim.top.layout.Request`
         Requests, submitted with one doorbell.
+    meanwhile : sequence of (:class:`int`, :class:`KVCommand`)
+        Commands given while the requests are served: each when so many of the phase's completion records
+        have come and the command before it has been answered.
+    peeks : sequence of (address, size)
+        Bytes of memory that are kept as they are at the end of the phase.
     """
 
     pokes: tuple[tuple[int, bytes], ...] = ()
@@ -100,6 +122,8 @@ class Phase:
     load: bool = False
     commands: tuple[KVCommand, ...] = ()
     requests: tuple[Request, ...] = ()
+    meanwhile: tuple[tuple[int, KVCommand], ...] = ()
+    peeks: tuple[tuple[int, int], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """For a job file."""
@@ -117,6 +141,8 @@ class Phase:
             load=values["load"],
             commands=tuple(KVCommand(**command) for command in values["commands"]),
             requests=tuple(Request(**request) for request in values["requests"]),
+            meanwhile=tuple((records, KVCommand(**command)) for records, command in values["meanwhile"]),
+            peeks=tuple((address, size) for address, size in values["peeks"]),
         )
 
 
@@ -206,28 +232,34 @@ class PhaseResult:
         Status and auxiliary value of each command to the KV controller.
     command_cycles : :class:`int`
         Cycles that the host spent on them, most of them at the registers.
+    meanwhile : sequence of :class:`KVAnswer`
+        Answers to the commands given while the requests were served.
     completions : sequence of (cycle, :class:`~serrano_sim.top.layout.Completion`)
         Records in order, with the cycle in which they came.
     irq : :class:`bool`
         Whether the interrupt line was high when the last request had ended.
     axil_handshakes : :class:`int`
-        AXI4-Lite handshakes between the doorbell and the last completion.
+        AXI4-Lite handshakes between the doorbell and the last completion, those of ``meanwhile`` included.
     registers : mapping
         Registers by name at the end: STATUS, IRQ, the rings', FAULT_*, KV_USED, KV_PEAK; and the counters.
     begin, end : :class:`int`
         Cycles of the doorbell and of the last completion.
+    peeks : sequence of :class:`bytes`
+        What was in the places to be kept.
     """
 
     loaded: bool | None = None
     load_fault: int = 0
     answers: tuple[tuple[int, int], ...] = ()
     command_cycles: int = 0
+    meanwhile: tuple[KVAnswer, ...] = ()
     completions: tuple[tuple[int, Completion], ...] = ()
     irq: bool = False
     axil_handshakes: int = 0
     registers: Mapping[str, int] = field(default_factory=dict)
     begin: int = 0
     end: int = 0
+    peeks: tuple[bytes, ...] = ()
 
     def of(self, identity: int) -> list[Completion]:
         """The records of one request."""
@@ -252,12 +284,16 @@ def phase_results(events: Sequence[Mapping[str, Any]]) -> list[PhaseResult]:
             case "commands":
                 answers = tuple((status, aux) for status, aux in event["answers"])
                 current |= {"answers": answers, "command_cycles": event["cycles"]}
+            case "meanwhile":
+                answer = KVAnswer(event["status"], event["aux"], event["begin"], event["cycle"])
+                current["meanwhile"] = (*current.get("meanwhile", ()), answer)
             case "completion":
                 current["completions"].append((event["cycle"], Completion(**event["record"])))
             case "phase":
                 names = ("irq", "axil_handshakes", "registers", "begin", "end")
                 current |= {name: event[name] for name in names}
                 current["completions"] = tuple(current["completions"])
+                current["peeks"] = tuple(bytes.fromhex(found) for found in event.get("peeks", ()))
                 results.append(PhaseResult(**current))
                 current = {"completions": []}
     return results

@@ -134,6 +134,8 @@ class MemoryLayout:
         KV memory; blocks with the NULL block.
     size : :class:`int`
         Size of the memory.
+    buffer_address, buffer_bytes : :class:`int`
+        Where the KV command GATHER writes to.
     """
 
     base: int
@@ -148,6 +150,8 @@ class MemoryLayout:
     kv_blocks: int
     block_bytes: int
     size: int
+    buffer_address: int = 0
+    buffer_bytes: int = 0
 
     @classmethod
     def plan(
@@ -158,6 +162,7 @@ class MemoryLayout:
         kv_blocks: int | None = None,
         submit_size: int | None = None,
         complete_size: int | None = None,
+        buffer_bytes: int = 0,
         base: int = 0,
     ) -> "MemoryLayout":
         """Finds places for a tape and the requests of a job.
@@ -172,6 +177,8 @@ class MemoryLayout:
             Blocks, NULL included; without it just enough for the longest request.
         submit_size, complete_size : :class:`int`
             Entries of the rings; without them enough for all requests.
+        buffer_bytes : :class:`int`
+            Size of the buffer for GATHER.
         base : :class:`int`
             Where to begin.
 
@@ -201,6 +208,7 @@ class MemoryLayout:
             at += -(-4 * max(1, len(request.prompt)) // 64) * 64
         tape_address = _pages(at)
         kv_address = tape_address + _pages(len(tape))
+        buffer_address = kv_address + _pages(kv_blocks * descriptor.block_bytes)
         return cls(
             base=base,
             submit_address=submit,
@@ -213,7 +221,9 @@ class MemoryLayout:
             kv_address=kv_address,
             kv_blocks=kv_blocks,
             block_bytes=descriptor.block_bytes,
-            size=kv_address + _pages(kv_blocks * descriptor.block_bytes),
+            size=buffer_address + _pages(buffer_bytes),
+            buffer_address=buffer_address,
+            buffer_bytes=buffer_bytes,
         )
 
     @property
