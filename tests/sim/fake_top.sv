@@ -6,7 +6,8 @@
 //   3: interrupt COMPLETION                           4: wait for so many cycles
 //   5: interrupt FAULT                                6: nothing any more
 //   7: a register (offset / 4, value)
-// registers.hex holds the registers' first values. The trace is that of eight lanes.
+// registers.hex holds the registers' first values, answers.hex status and auxiliary value of each KV command,
+// in turn. The trace is that of eight lanes.
 `default_nettype none
 `timescale 1ns / 1ps
 module serrano_top (
@@ -56,10 +57,14 @@ module serrano_top (
     output wire [255:0] trace_values
 );
     localparam CONTROL = 10'h020, STATUS = 10'h021, IRQ = 10'h022, IRQ_ENABLE = 10'h023, SUBMIT_TAIL = 10'h02d;
+    localparam KV_COMMAND = 10'h040, KV_RESPONSE = 10'h043, KV_AUX = 10'h044;
 
     reg [ 31:0] registers[0:1023];
     reg [327:0] actions  [0:65535];
+    reg [ 63:0] answers  [0:1023];
+    reg [  9:0] answered;
     initial begin
+        $readmemh("answers.hex", answers);
         $readmemh("registers.hex", registers);
         $readmemh("playback.hex", actions);
     end
@@ -103,6 +108,7 @@ module serrano_top (
             pending <= 3'd0;
             loading <= 8'd0;
             place <= 16'd0;
+            answered <= 10'd0;
             waiting <= 32'd0;
             trace_valid <= 1'b0;
             m_axi_awvalid <= 1'b0;
@@ -128,6 +134,11 @@ module serrano_top (
                 if (where == CONTROL && s_axi_wdata[0]) loading <= 8'd100;
                 if (where == IRQ) pending <= pending & ~s_axi_wdata[2:0];
                 if (where == SUBMIT_TAIL) busy <= 1'b1;
+                if (where == KV_COMMAND) begin
+                    registers[KV_RESPONSE] <= {1'b1, answers[answered][62:32]};
+                    registers[KV_AUX] <= answers[answered][31:0];
+                    answered <= answered + 10'd1;
+                end
             end
             trace_valid <= 1'b0;
             if (m_axi_awready) m_axi_awvalid <= 1'b0;

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`make sim`: wrong input, and whole runs on a stand-in that plays back the golden model's results."""
 
+import io
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from serrano.faults import FaultCode
 from serrano_host.checkpoints import open_checkpoint
@@ -43,18 +45,20 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def fake(monkeypatch, tmp_path):
     """Puts the stand-in in the accelerator's place; gives a function that runs, with changed actions."""
-    changes = []
+    changes, failures = [], {}
 
     def prepare_with_script(job, tape, path):
-        made = script(job, load_model(tape), 2000)
+        made = script(job, load_model(tape), 2000, failures)
         for change in changes:
             change(made)
         prepared = prepare(job, tape, path)
         made.write_to(prepared)
         return prepared
 
-    def go(*options, change=None):
+    def go(*options, change=None, failing=None):
         changes[:] = [change] if change else []
+        failures.clear()
+        failures.update(failing or {})
         return run.main(
             ["--json", str(tmp_path / "sim.json"), *options], lambda *_: fake_design(tmp_path / "fake")
         )
@@ -80,6 +84,17 @@ def fake(monkeypatch, tmp_path):
         (
             ["--prompt", "abc", "--tokens", "37"],
             "the prompt has 4 tokens; with 37 more they do not fit the context of the model, 40",
+        ),
+        (["--prompt2="], "PROMPT2 is empty; give some text to go on from"),
+        (["--prompt2-ids", "1 300"], "token 300 of PROMPT2 is outside the vocabulary of 300"),
+        (["--prompt2-ids", "two"], "--prompt2-ids takes token ids, not 'two'"),
+        (
+            ["--prompt", "abc", "--tokens", "4", "--prompt2", "x" * 60],
+            "PROMPT2 has 61 tokens and does not fit the context of the model, 40",
+        ),
+        (
+            ["--prompt", "abc", "--prompt2", "abcd", "--tokens", "36"],
+            "PROMPT2 has 5 tokens; with 36 more they do not fit the context of the model, 40",
         ),
         (["--tokens", "0"], "TOKENS must be at least 1, not 0"),
         (["--latency", "0"], "LATENCY must be from 1 to 100000 cycles, not 0"),
@@ -135,6 +150,16 @@ def test_the_accelerators_own_context(tmp_path, capsys):
     assert "do not fit the context of the preset 'tiny', 1024" in capsys.readouterr().err
 
 
+def test_too_few_blocks_for_two_prompts(tmp_path, capsys):
+    shape = Shape(context=2000)
+    long = write_hugging_face(tmp_path / "long", shape, random_weights(shape))
+    ids = [" ".join(str(start + i % 100) for i in range(900)) for start in (10, 11)]
+    options = ["--model", str(long), "--preset", "tiny", "--tokens", "124"]
+    assert run.main([*options, "--prompt-ids", ids[0], "--prompt2-ids", ids[1]]) == 2
+    text = "129 KV blocks are needed for the prompt and PROMPT2, blocks_max of tiny is 128"
+    assert capsys.readouterr().err == f"sim: error: {text}\n"
+
+
 def test_wrong_usage(capsys):
     with pytest.raises(SystemExit) as ended:
         run.main(["--tokens", "many"])
@@ -172,6 +197,127 @@ def test_a_run(folder, fake, capsys):
     assert "bit exact: 1,800 logits" in out
     assert "   6/6  " in out
     assert "What the read port did" in out
+
+
+# Two prompts
+
+
+def ids_of(folder, text):
+    return open_checkpoint(folder).tokenizer().encode(text)
+
+
+TEXT = "a story of two ox"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "tokens", "method", "reused"),
+    [
+        (TEXT, TEXT + " carts", 6, "fork and trim", 18),
+        (TEXT + "en in spring", TEXT + " carts", 6, "share and trim", 18),
+        (TEXT, TEXT, 3, "fork and trim", 17),
+        (TEXT, "a st", 3, "share and trim", 4),
+        (TEXT[:15], TEXT, 3, "share", 16),
+    ],
+)
+def test_two_prompts(folder, fake, capsys, first, second, tokens, method, reused):
+    options = ["--prompt", first, "--prompt2", second, "--tokens", str(tokens)]
+    assert fake("--model", str(folder), *options) == 0
+    report = fake.report()
+    assert report["bit_exact"] and report["errors"] == []
+    one, two = ids_of(folder, first), ids_of(folder, second)
+    assert (report["prompt"], report["prompt_tokens"]) == (first, len(one))
+    shared, alone, prefix = report["second"], report["alone"], report["prefix"]
+    assert (shared["prompt"], shared["prompt_tokens"]) == (second, len(two))
+    assert shared["tokens"] == alone["tokens"] and len(alone["tokens"]) == tokens
+    assert shared["text"] == alone["text"]
+    decode = open_checkpoint(folder).tokenizer().decode
+    assert decode([*two, *shared["tokens"]]) == second + shared["text"]
+    assert (prefix["method"], prefix["reused_tokens"]) == (method, reused)
+    assert prefix["blocks_shared"] == reused // 16
+    assert prefix["blocks_copied"] == (reused % 16 > 0)
+    steps = len(two) + tokens - 1
+    assert prefix["steps"] == {"shared": steps - reused, "alone": steps, "saved": reused}
+    assert shared["run"]["steps"] == steps - reused
+    # In the second run too, figures cover the steps that gave a token.
+    assert report["cycles"] == shared["cycles"] == alone["cycles"] == tokens * 2000
+    assert report["logits_compared"] == 3 * tokens * 300
+    assert prefix["logits_equal"] == tokens * 300
+    assert prefix["cycles"]["saved"] > 0 and prefix["cycles_to_first_token"]["saved"] > 0
+    out = capsys.readouterr().out
+    common = reused + (second in first)
+    assert f"common prefix: {common} tokens" in out
+    assert f"first prompt: {first!r}" in out
+    assert f"second prompt, {reused} tokens shared: {second!r}" in out
+    assert f"second prompt alone: {second!r}" in out
+    assert "cycles to the first token" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--prompt", "abc", "--prompt2", "xyz"], "none, only the bos token is the same"),
+        (["--prompt-ids", "5 6", "--prompt2-ids", "6 5"], "none, not even the first token is the same"),
+        (
+            ["--prompt-ids", "5 6", "--prompt2-ids", "5"],
+            "one token, which is all that PROMPT2 has",
+        ),
+    ],
+)
+def test_no_common_prefix(folder, fake, capsys, options, text):
+    assert fake("--model", str(folder), *options, "--tokens", "2") == 0
+    report = fake.report()
+    prefix = report["prefix"]
+    assert report["bit_exact"]
+    assert (prefix["method"], prefix["reused_tokens"], prefix["blocks_shared"]) == ("nothing", 0, 0)
+    assert prefix["steps"]["saved"] == prefix["blocks_allocated"]["saved"] == 0
+    assert f"common prefix: {text}; the second prompt runs with nothing shared" in capsys.readouterr().out
+
+
+def test_a_wrong_answer_is_told(folder, fake, capsys):
+    def change(made):
+        made.answers[1] = (21, 0)
+
+    options = ["--prompt", TEXT, "--prompt2", TEXT + " carts", "--tokens", "3"]
+    assert fake("--model", str(folder), *options, change=change) == 1
+    report = fake.report()
+    assert not report["bit_exact"]
+    text = "phase 1: KV command 0, SEAL of sequence 1 (0, 0): expected OK 2, found NOT_MAPPED 0"
+    assert report["errors"] == [text]
+    assert text in capsys.readouterr().out
+
+
+def test_a_fault_of_the_second_prompt(folder, fake):
+    """What the second prompt did and what it was spared is told as far as it came."""
+
+    options = ["--prompt", TEXT, "--prompt2", TEXT + " carts", "--tokens", "3"]
+    assert fake("--model", str(folder), *options, failing={1: FaultCode.PACKET_CRC.value}) == 1
+    report = fake.report()
+    assert not report["bit_exact"]
+    assert report["errors"][0].startswith("the accelerator reports the fault PACKET_CRC (0x24)")
+    assert report["second"]["cycles"] is None
+    assert report["alone"]["generated_tokens"] == 3
+    prefix = report["prefix"]
+    assert prefix["steps"] == {"shared": 0, "alone": 26, "saved": 26}
+    assert prefix["cycles_to_first_token"]["shared"] is prefix["cycles_to_first_token"]["saved"] is None
+
+
+def test_only_a_build_is_told(folder):
+    """That a build takes a while is said when it does, not when it was there already."""
+    args = run.arguments(["--model", str(folder), "--prompt-ids", "1 2", "--tokens", "1"])
+    task = run.prepare_task(args)
+    tape = run.compile_tape(run.quantize(task.checkpoint), run.Geometry(16, 64))
+    console = Console(file=io.StringIO(), width=110)
+    watcher = run.Watcher(run.Display(console), task, None, tape)
+    watcher.event({"event": "stage", "stage": "build"})
+    watcher.idle()
+    watcher.event({"event": "stage", "stage": "run", "cached": True})
+    watcher.idle()
+    assert console.file.getvalue() == "loading the tape\n"
+    watcher.event({"event": "stage", "stage": "build"})
+    watcher.building -= 2 * run.BUILD_PATIENCE
+    watcher.idle()
+    watcher.idle()
+    assert console.file.getvalue().count("building the simulation") == 1
 
 
 def test_a_llama2c_file(fake, tmp_path):

@@ -37,7 +37,7 @@ def make(n: int, shape: dict, requests: tuple[Request, ...], **settings):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_equal(n, shape, tmp_path):
     job, tape, model, made = make(n, shape, (Request((3, 1, 4), 15),))
-    verdict = check(play(job, tape, made.actions, tmp_path), model)
+    verdict = check(play(job, tape, made, tmp_path), model)
     assert verdict.errors == []
     assert verdict.bit_exact
     assert verdict.logits_compared == 15 * shape["vocab"]
@@ -51,7 +51,7 @@ def test_several_requests_reuse_blocks(tmp_path):
     """The free list is mirrored: with three blocks the second and third request get them in another order."""
     requests = (Request((3, 1), 20), Request((5,), 3), Request((9, 2, 6), 30))
     job, tape, model, made = make(16, SHAPES[0], requests, kv_blocks=5)
-    result = play(job, tape, made.actions, tmp_path)
+    result = play(job, tape, made, tmp_path)
     verdict = check(result, model)
     assert verdict.errors == []
     assert [len(tokens) for tokens in verdict.tokens] == [20, 3, 30]
@@ -94,7 +94,7 @@ def test_one_flipped_element_is_named(n, seed, tmp_path):
     changed = data ^ 1 << 64 + 32 * lane + int(rng.integers(32))
     made.actions[place] = (TRACE, changed)
     step = sum(what == TRACE and other & 255 == 6 for what, other in made.actions[:place]) - 1
-    verdict = check(play(job, tape, made.actions, tmp_path), model)
+    verdict = check(play(job, tape, made, tmp_path), model)
     difference = verdict.difference
     assert not verdict.bit_exact
     assert (difference.step, difference.position, difference.packet) == (step, step, packet)
@@ -118,7 +118,7 @@ def beats_of(actions, kind, packet):
 def changed(tmp_path, change):
     job, tape, model, made = make(16, SHAPES[0], (Request((3, 1, 4), 3),))
     change(made.actions)
-    return check(play(job, tape, made.actions, tmp_path), model)
+    return check(play(job, tape, made, tmp_path), model)
 
 
 def test_a_missing_beat(tmp_path):
@@ -228,14 +228,14 @@ def test_a_write_into_a_block_of_nobody(tmp_path):
     job, tape, model, made = make(16, SHAPES[0], (Request((3, 1, 4), 3),), kv_blocks=4)
     address = job.layout.kv_address + 3 * job.layout.block_bytes
     made.actions.append((WRITE, address | 1 << 168))
-    verdict = check(play(job, tape, made.actions, tmp_path), model)
+    verdict = check(play(job, tape, made, tmp_path), model)
     assert verdict.errors == ["KV memory: block 3 was written and belongs to nobody"]
 
 
 def test_a_write_into_the_tape(tmp_path):
     job, tape, model, made = make(16, SHAPES[0], (Request((3, 1, 4), 3),))
     made.actions.append((WRITE, job.layout.tape_address | 1 << 168))
-    assert check(play(job, tape, made.actions, tmp_path), model).errors == ["the tape was written to"]
+    assert check(play(job, tape, made, tmp_path), model).errors == ["the tape was written to"]
 
 
 def test_a_failed_request(tmp_path):
@@ -248,7 +248,7 @@ def test_a_failed_request(tmp_path):
     made.number = 0
     made.complete(id=0, token=made.tokens[0], status=0, ended=False)
     made.complete(id=0, token=None, status=FaultCode.PACKET_CRC.value, ended=True)
-    result = play(job, tape, made.actions, tmp_path)
+    result = play(job, tape, made, tmp_path)
     verdict = check(result, model)
     assert len(verdict.steps[0]) == 3
     assert result.recording.steps()[3].faults == ((0x24, 7),)

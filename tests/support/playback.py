@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from serrano.csr.registers import constants
-from serrano.csr.table import COUNTERS, register
+from serrano.csr.table import COUNTERS, REGISTERS, register
 from serrano.emit.boundary import Port
+from serrano_sim.golden.block_manager import BlockManager, Kind, Opcode
 from serrano_sim.golden.decoder import Decoder
 from serrano_sim.golden.sample import greedy
 from serrano_sim.memory.handle import AxiMemory
 from serrano_sim.top.design import Design, write_ports
-from serrano_sim.top.layout import Completion, blocks_of
+from serrano_sim.top.layout import Completion
 from serrano_sim.top.simulate import load_result, prepare
 from serrano_sim.top.trace import record_dtype
 
@@ -68,8 +69,10 @@ def packet_beats(model, n, packet, opcode, layer, result, lanes=LANES):
 class Script:
     """Actions of the fake accelerator for one job without faults, with the golden model's results."""
 
-    def __init__(self, job, model, step_cycles=STEP_CYCLES):
+    def __init__(self, job, model, step_cycles=STEP_CYCLES, failing=None):
         self.step_cycles = step_cycles
+        # Requests that end with a fault before their first step: their numbers and the codes.
+        self.failing = failing or {}
         self.job, self.model, self.n = job, model, job.config.n
         self.lanes = job.config.lanes
         self.actions = []
@@ -79,13 +82,24 @@ class Script:
         self.cycles = 0
         self.steps = 0
         self.tokens = []
-        self.free = list(range(1, job.layout.kv_blocks))
+        self.answers = []
+        config = job.config
+        sizes = (config.blocks_max, config.sequences_max, config.table_entries)
+        self.pool = BlockManager(0, *sizes, mover=self._copy)
+        self.copies = []
+        self.kept = 0
 
     def _keep(self, packet, opcode, layer, result):
         if opcode.name == "SAMPLE":
             logits = self.results[-1][3]
             result = np.stack([result, logits[np.arange(len(result)), result]], axis=1)
         self.results.append((packet, opcode, layer, np.array(result)))
+
+    def _copy(self, move):
+        assert move.kind is Kind.COPY
+        self.decoder.kv.copy(move.source, move.destination, move.high)
+        self.copies.append(move.destination)
+        return True
 
     def trace(self, record):
         self.actions.append((TRACE, int.from_bytes(record.tobytes(), "little")))
@@ -97,21 +111,25 @@ class Script:
     def write(self, address, data, strobe=0xFFFF):
         self.actions.append((WRITE, address | int.from_bytes(data, "little") << 40 | strobe << 168))
 
-    def counters(self):
+    def counter_values(self):
         """Both partitions add up; how the parts lie does not matter."""
         values = dict.fromkeys((name for name, _ in COUNTERS), 0)
         values |= {"cycles": self.steps * self.step_cycles, "steps": self.steps, "tokens": len(self.tokens)}
         values |= {"array_busy": self.steps * 600, "array_serial": self.steps * (self.step_cycles - 600)}
         values |= {"port_weights": self.steps * 900, "port_latency": self.steps * (self.step_cycles - 900)}
         values |= {"bytes_weights": self.steps * 14400, "rows_issued": self.steps * 600}
+        return values | {"bytes_kv_write": self.steps * 100}
+
+    def counters(self):
+        values = self.counter_values()
         for index, (name, _) in enumerate(COUNTERS):
             self.show(8, index, [values[name] & 0xFFFFFFFF, values[name] >> 32])
 
-    def step(self, position, token, sample):
+    def step(self, sequence, position, token, sample):
         """A step of exactly step_cycles cycles from commit to commit, if nothing is written within."""
         self.results.clear()
         start = self.cycles
-        logits = self.decoder.step([token], 0, sample)
+        logits = self.decoder.step([token], sequence, sample)
         self.show(6, 0, [position, sample])
         for packet, opcode, layer, result in self.results:
             for record in packet_beats(self.model, self.n, packet, opcode, layer, result, self.lanes):
@@ -136,22 +154,38 @@ class Script:
 
     def keep_kv(self):
         """Writes what the sequence has in KV memory."""
-        image, mask = self.decoder.kv.image.reshape(-1, 16), self.decoder.kv.written().reshape(-1, 16)
+        kv = self.decoder.kv
+        mask = kv.written()
+        # A copy is of a whole block.
+        copies, self.kept = self.copies[self.kept :], len(self.copies)
+        mask[copies] = True
+        image, mask = kv.image.reshape(-1, 16), mask.reshape(-1, 16)
         for index in np.flatnonzero(mask.any(axis=1)):
             strobe = int(np.packbits(mask[index], bitorder="little").view("<u2")[0])
             self.write(self.job.layout.kv_address + 16 * int(index), image[index].tobytes(), strobe)
 
+    def pool_command(self, request, sequence, opcode, argument=0):
+        status, aux = self.pool.execute(opcode, sequence, request.tenant, argument)
+        assert status == 0
+        return aux
+
     def request(self, identity, request):
-        count = blocks_of(request.tokens)
-        table, self.free = self.free[:count], self.free[count:]
-        self.free += reversed(table)
-        self.decoder.open(0, table)
+        sequence = request.sequence if request.adopt else 0
+        if not request.adopt:
+            self.pool_command(request, sequence, Opcode.OPEN)
+        length = self.pool_command(request, sequence, Opcode.APPEND, 1)
+        self.pool_command(request, sequence, Opcode.ABORT)
+        self.pool_command(request, sequence, Opcode.ALLOC, len(request.prompt) + request.max_new - length)
+        self.decoder.open(sequence, self.pool.sequences[sequence].table, length)
         fed = list(request.prompt)
         made = []
-        while len(made) < request.max_new and (not made or made[-1] != request.eos):
-            position = self.decoder.kv.length(0)
+        code = self.failing.get(identity, 0)
+        while not code and len(made) < request.max_new and (not made or made[-1] != request.eos):
+            position = self.decoder.kv.length(sequence)
             sample = position + 1 >= len(request.prompt)
-            token = self.step(position, fed[position], sample)
+            token = self.step(sequence, position, fed[position], sample)
+            self.pool_command(request, sequence, Opcode.APPEND, 1)
+            self.pool_command(request, sequence, Opcode.COMMIT, 1)
             if sample:
                 fed.append(token)
                 made.append(token)
@@ -159,7 +193,28 @@ class Script:
         self.keep_kv()
         for index, token in enumerate(made):
             self.complete(id=identity, token=token, status=0, ended=index == len(made) - 1)
-        self.decoder.close(0)
+        if code:
+            self.complete(id=identity, token=None, status=code, ended=True)
+        self.set_register("FAULT_CODE", code)
+        if request.keep:
+            self.pool_command(request, sequence, Opcode.TRIM, self.decoder.kv.length(sequence))
+        else:
+            self.pool_command(request, sequence, Opcode.FREE)
+        self.decoder.close(sequence)
+
+    def phase(self, phase, identity):
+        """One visit of the host, whose first request has that number; what is in registers at its end."""
+        if phase.load:
+            self.pool.initialize(self.job.layout.kv_blocks)
+        for c in phase.commands:
+            status, aux = self.pool.execute(c.opcode, c.sequence, c.tenant, c.argument0, c.argument1)
+            self.answers.append((int(status), aux))
+        for number, request in enumerate(phase.requests):
+            self.request(identity + number, request)
+        if phase.requests:
+            self.set_register("KV_USED", self.pool.used)
+            for name, value in self.counter_values().items():
+                self.set_register(f"COUNTER_{name.upper()}_LO", value & 0xFFFFFFFF)
 
     def write_to(self, folder):
         """Writes playback and registers into a run's folder."""
@@ -169,16 +224,21 @@ class Script:
         values[register("KV_PEAK").offset // 4] = 7
         lines = [f"{value:08x}" for value in values.values()]
         (Path(folder) / "registers.hex").write_text("\n".join(lines) + "\n")
+        lines = [f"{status:08x}{aux:08x}" for status, aux in [*self.answers, (1, 0)]]
+        (Path(folder) / "answers.hex").write_text("\n".join(lines) + "\n")
         actions = [*self.actions, (DONE, 0), (HANG, 0)]
         lines = [f"{what | value << 8:082x}" for what, value in actions]
         (Path(folder) / "playback.hex").write_text("\n".join(lines) + "\n")
 
 
-def script(job, model, step_cycles=STEP_CYCLES):
+def script(job, model, step_cycles=STEP_CYCLES, failing=None):
     """The script of a job: its requests one after another, in blocks from the free list."""
-    made = Script(job, model, step_cycles)
-    for identity, request in enumerate(job.requests):
-        made.request(identity, request)
+    made, identity = Script(job, model, step_cycles, failing), 0
+    for number, phase in enumerate(job.phases):
+        if number and phase.requests:
+            made.actions.append((DONE, 0))
+        made.phase(phase, identity)
+        identity += len(phase.requests)
     return made
 
 
@@ -206,21 +266,74 @@ def write_recording(folder, cycles, records, lanes, name="trace"):
     (Path(folder) / f"{name}.trace").write_bytes(header.tobytes() + b"".join(lines))
 
 
-def play(job, tape, actions, folder, registers=None):
-    """Plays a script without any simulation and returns the result, as a run would leave it."""
+class _Host:
+    """The events that the host would have reported."""
+
+    def __init__(self, job, answers, registers):
+        self.job, self.answers, self.changes = job, list(answers), registers or {}
+        self.phases = list(job.phases)
+        self.registers = dict.fromkeys((entry.name for entry in REGISTERS), 0) | {"KV_PEAK": 7}
+        self.events = []
+        self.cycle = 1000
+
+    def report(self, event, seconds=0.5, **values):
+        self.events.append({"event": event, "cycle": self.cycle, "seconds": seconds, **values})
+
+    def begin(self):
+        """What comes before the next doorbell; phases without requests are over at once."""
+        while self.phases:
+            phase = self.phases[0]
+            if phase.load:
+                self.report("load", 0.0, loaded=True, fault=0)
+            answers, self.answers = self.answers[: len(phase.commands)], self.answers[len(phase.commands) :]
+            if phase.commands:
+                self.report("commands", answers=answers, cycles=25 * len(answers))
+            self.start = self.cycle
+            if phase.requests:
+                self.report("doorbell", requests=len(phase.requests))
+                return
+            self.end()
+
+    def end(self):
+        self.phases.pop(0)
+        registers = self.registers | {
+            name: self.registers[f"COUNTER_{name.upper()}_LO"] for name, _ in COUNTERS
+        }
+        registers |= self.changes
+        self.report(
+            *("phase", 1.0),
+            irq=True,
+            axil_handshakes=0,
+            begin=self.start,
+            end=self.cycle,
+            registers=registers,
+        )
+
+
+def play(job, tape, made, folder, registers=None):
+    """Plays a script without any simulation and returns the result, as a run would leave it.
+
+    `made` is the script; `registers` change what is read at the end of every phase.
+    """
     path = prepare(job, tape, folder)
     memory = AxiMemory("memory", folder=path)
-    cycle, cycles, records = 1000, [], []
-    events = [{"event": "load", "loaded": True, "fault": 0, "cycle": cycle, "seconds": 0.0}]
-    found = 0
-    for what, data in actions:
-        cycle += 1
+    host = _Host(job, made.answers, registers)
+    host.begin()
+    cycles, records, found = [], [], 0
+    names = {entry.offset // 4: entry.name for entry in REGISTERS}
+    for what, data in made.actions:
+        host.cycle += 1
         if what == TRACE:
             raw = data.to_bytes(record_dtype(job.config.lanes).itemsize, "little")
-            cycles.append(cycle)
+            cycles.append(host.cycle)
             records.append(np.frombuffer(raw, record_dtype(job.config.lanes))[0])
         elif what == WAIT:
-            cycle += data
+            host.cycle += data
+        elif what == REGISTER:
+            host.registers[names[data & 0x3FF]] = data >> 10
+        elif what == DONE:
+            host.end()
+            host.begin()
         elif what == WRITE:
             address, strobe = data & (1 << 40) - 1, data >> 168
             mask = np.unpackbits(np.array([strobe], "<u2").view(np.uint8), bitorder="little").astype(bool)
@@ -228,10 +341,9 @@ def play(job, tape, actions, folder, registers=None):
             view[mask] = np.frombuffer((data >> 40 & (1 << 128) - 1).to_bytes(16, "little"), np.uint8)[mask]
             while record := job.layout.completion(memory, found + 1):
                 found += 1
-                events.append({"event": "completion", "record": vars(record), "cycle": cycle, "seconds": 0.5})
-    end = {"event": "phase", "irq": True, "axil_handshakes": 0, "begin": 1000, "end": cycle}
-    end["registers"] = {"KV_PEAK": 7, "FAULT_CODE": 0} | (registers or {})
-    events += [end | {"cycle": cycle, "seconds": 1.0}]
+                host.report("completion", record=vars(record))
+    host.end()
+    host.begin()
     write_recording(path, cycles, records, job.config.lanes)
-    (path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    (path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in host.events))
     return load_result(path, tape)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run against the golden model: every traced tensor, every token, every committed byte of KV memory."""
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -10,29 +9,31 @@ from numpy.typing import NDArray
 
 from serrano.faults import FaultCode
 
+from ..golden.block_manager import Kind as MoveKind
+from ..golden.block_manager import Move, Status
 from ..golden.decoder import Decoder
 from ..golden.kvcache import BLOCK_SIZE, run_offsets
 from ..golden.model import Model
 from ..golden.sample import greedy
 from ..golden.tape import NO_LAYER, Opcode, head_pad, round_up
 from .figures import check_counters
-from .layout import Completion, Request, blocks_of, kv_noise
+from .job import KVCommand, Phase, PhaseResult
+from .layout import Completion, Request, kv_noise
+from .mirror import Admission, Mirror, command_text, status_text
 from .simulate import JobResult
 from .trace import Kind, Step
 
-__all__ = ["Difference", "Progress", "Verdict", "check"]
+__all__ = ["Agreement", "Difference", "Progress", "Verdict", "agree", "check"]
 
 Progress = Callable[[int, int], None]
 
-SEQUENCE = 0
-# Refused before blocks were allocated. A bus error without a step is one of the prompt.
+# Refused before the first command to the KV controller. A bus error without a step is one of the prompt.
 NOT_ADMITTED = (
+    FaultCode.REQUEST_FLAGS.value,
     FaultCode.REQUEST_EMPTY.value,
     FaultCode.REQUEST_LENGTH.value,
-    FaultCode.REQUEST_SPACE.value,
     FaultCode.REQUEST_ADDRESS.value,
     FaultCode.REQUEST_RING.value,
-    FaultCode.KV_COMMAND.value,
 )
 KINDS = {
     Opcode.EMBED: Kind.RESIDUAL,
@@ -107,8 +108,10 @@ class Verdict:
         The golden model's tokens of each request, as far as the hardware committed steps.
     steps : list of list of :class:`~serrano_sim.top.trace.Step`
         Committed steps of each request.
-    elements_compared, logits_compared, kv_bytes_compared : :class:`int`
-        How much was compared; logits are among the elements.
+    admissions : list of :class:`~serrano_sim.top.mirror.Admission` or ``None``
+        What each request began with.
+    elements_compared, logits_compared, kv_bytes_compared, answers_compared : :class:`int`
+        How much was compared; logits are among the elements. Answers are those to the host's KV commands.
     """
 
     difference: Difference | None = None
@@ -117,9 +120,11 @@ class Verdict:
     faults: list[str] = field(default_factory=list)
     tokens: list[list[int]] = field(default_factory=list)
     steps: list[list[Step]] = field(default_factory=list)
+    admissions: list[Admission | None] = field(default_factory=list)
     elements_compared: int = 0
     logits_compared: int = 0
     kv_bytes_compared: int = 0
+    answers_compared: int = 0
 
     @property
     def bit_exact(self) -> bool:
@@ -243,19 +248,41 @@ class _StepCheck:
 
 
 class _Check:
-    """The comparison of a whole run, request after request, with a mirror of the device's free list."""
+    """The comparison of a whole run, request after request, with a mirror of the KV controller."""
 
     def __init__(self, result: JobResult, model: Model, progress: Progress):
         self.result, self.model, self.progress = result, model, progress
         self.done = self.total = 0
-        layout, self.n = result.job.layout, result.job.config.n
+        layout, config = result.job.layout, result.job.config
+        self.n = config.n
         self.shapes = _Shapes(model, self.n)
         self.golden: list[Result] = []
         self.decoder = Decoder(model, self.n, layout.kv_blocks, trace=self._keep)
+        records = len(model.layers) * model.kv_heads
+        self.mirror = Mirror(config, layout.kv_blocks, records, self._move)
+        # Bytes that some request has committed; zeros that a copy has left; blocks ever used.
         self.mask = np.zeros(self.decoder.kv.image.shape, dtype=bool)
+        self.blank = np.zeros(self.decoder.kv.image.shape, dtype=bool)
         self.used = np.zeros(layout.kv_blocks, dtype=bool)
-        self.free: deque[int] = deque()
+        # The memory refuses the move that comes next.
+        self.refused = False
         self.verdict = Verdict()
+
+    def _move(self, move: Move) -> bool:
+        """The golden memory follows the controller's moves; what goes to the host's buffer it does not."""
+        kv, block = self.decoder.kv, move.destination
+        if move.kind is MoveKind.GATHER:
+            return not self.refused
+        self.used[block] = True
+        self.blank[block] = not self.refused
+        self.mask[block] = False
+        if self.refused:
+            return False
+        if move.kind is MoveKind.COPY:
+            kv.copy(move.source, block, move.high, move.low)
+        else:
+            kv.scrub(block)
+        return True
 
     def _keep(self, packet: int, opcode: Opcode, layer: int, values: NDArray) -> None:
         if opcode is Opcode.SAMPLE:
@@ -272,9 +299,11 @@ class _Check:
             verdict.problems.append(str(error))
             return verdict
         number, self.total = 0, len(steps)
-        for phase, found in zip(self.result.job.phases, self.result.phases, strict=True):
+        phases = zip(self.result.job.phases, self.result.phases, strict=True)
+        for index, (phase, found) in enumerate(phases):
             if phase.load:
-                self.free = deque(range(1, self.result.job.layout.kv_blocks))
+                self.mirror.load()
+            self._answers(index, phase, found)
             for request in phase.requests:
                 ends = [c for c, record in found.completions if record.id == number and record.ended]
                 end = ends[0] if ends else found.end
@@ -283,16 +312,50 @@ class _Check:
                 if not self._request(number, request, own, found.of(number)):
                     return verdict
                 number += 1
-            if found.axil_handshakes:
-                verdict.violations.append(
-                    f"{found.axil_handshakes} AXI4-Lite handshakes between doorbell and last completion"
-                )
-            if phase.requests and not found.irq:
-                verdict.violations.append("the interrupt line was low after the last completion")
+            self._phase(index, phase, found)
         if steps:
             verdict.problems.append(f"the trace has {len(steps)} steps behind the end of the last request")
         self._memory()
         return verdict
+
+    def _answers(self, index: int, phase: Phase, found: PhaseResult) -> None:
+        """Answers to the host's KV commands; the first that is wrong is told, as others follow from it."""
+        wrong = ""
+        if len(found.answers) != len(phase.commands):
+            wrong = f"{len(found.answers)} answers to {len(phase.commands)} KV commands"
+        for place, (command, answer) in enumerate(zip(phase.commands, found.answers, strict=False)):
+            text = self._answer(command, *answer)
+            if text and not wrong:
+                wrong = f"KV command {place}, {text}"
+        if wrong:
+            self.verdict.problems.append(f"phase {index}: {wrong}")
+
+    def _answer(self, command: KVCommand, status: int, aux: int) -> str:
+        """Carries a command out; what is wrong with its answer, if anything."""
+        self.refused = status == Status.BUS_ERROR
+        expected, value = self.mirror.command(command)
+        self.refused = False
+        self.verdict.answers_compared += 1
+        if (status, aux) == (expected, value):
+            return ""
+        return (
+            f"{command_text(command)}: expected {status_text(expected)} {value},"
+            f" found {status_text(status)} {aux}"
+        )
+
+    def _phase(self, index: int, phase: Phase, found: PhaseResult) -> None:
+        """What is left when a phase ends."""
+        verdict, used = self.verdict, self.mirror.manager.used
+        if found.axil_handshakes:
+            verdict.violations.append(
+                f"{found.axil_handshakes} AXI4-Lite handshakes between doorbell and last completion"
+            )
+        if phase.requests and not found.irq:
+            verdict.violations.append("the interrupt line was low after the last completion")
+        if found.registers["KV_USED"] != used:
+            verdict.problems.append(
+                f"phase {index}: {found.registers['KV_USED']} KV blocks are in use at its end, not {used}"
+            )
 
     def _request(self, number: int, request: Request, steps: list[Step], records: list[Completion]) -> bool:
         """One request; False if nothing more can be compared."""
@@ -300,28 +363,44 @@ class _Check:
         committed = [step for step in steps if step.length is not None]
         verdict.steps.append(committed)
         verdict.violations += check_counters(committed)
+        verdict.admissions.append(None)
         status = records[-1].status if records else 0
         tokens: list[int] = []
         verdict.tokens.append(tokens)
         if steps or (records and status not in NOT_ADMITTED):
-            table = [self.free.popleft() for _ in range(min(blocks_of(request.tokens), len(self.free)))]
-            self.used[table] = True
-            self.mask[table] = False
-            self.decoder.open(SEQUENCE, table)
-            going = self._steps(number, request, committed, tokens)
-            self.mask |= self.decoder.kv.written()
-            self.decoder.close(SEQUENCE)
-            self.free.extend(reversed(table))
-            if not going:
+            self.refused = not steps and status == FaultCode.KV_COMMAND.value
+            verdict.admissions[-1] = admission = self.mirror.admit(request)
+            self.refused = False
+            if admission is not None and not self._admitted(number, request, admission, steps, tokens):
                 return False
         self._records(number, request, tokens, records)
         return True
 
-    def _steps(self, number: int, request: Request, steps: list[Step], tokens: list[int]) -> bool:
+    def _admitted(
+        self, number: int, request: Request, admission: Admission, steps: list[Step], tokens: list[int]
+    ) -> bool:
+        new = [block for block in admission.allocated if block not in admission.copied]
+        self.mask[new] = self.blank[new] = False
+        self.used[list(admission.allocated)] = True
+        sequence, kv = admission.sequence, self.decoder.kv
+        self.decoder.open(sequence, admission.table, admission.length)
+        committed = [step for step in steps if step.length is not None]
+        going = self._steps(number, request, sequence, committed, tokens)
+        self.mask |= kv.written()
+        if len(committed) != len(steps):
+            # A step that was given up may have written what was not committed.
+            self.blank[list(admission.copied)] = False
+        self.decoder.close(sequence)
+        self.mirror.end(request)
+        return going
+
+    def _steps(
+        self, number: int, request: Request, sequence: int, steps: list[Step], tokens: list[int]
+    ) -> bool:
         fed, verdict = list(request.prompt), self.verdict
         for step in steps:
             where = f"request {number}, step {step.index}"
-            length = self.decoder.kv.length(SEQUENCE)
+            length = self.decoder.kv.length(sequence)
             if step.position != length or not 0 < step.rows <= len(fed) - length:
                 verdict.problems.append(
                     f"{where}: positions {step.position} to {step.length}, the sequence has {length} tokens"
@@ -333,10 +412,11 @@ class _Check:
             if step.sample != sample:
                 verdict.problems.append(f"{where}: it {'must' if sample else 'must not'} sample")
                 return False
+            self.mirror.step(request, step.rows)
             self.golden.clear()
             self.done += 1
             self.progress(self.done, self.total)
-            logits = self.decoder.step(fed[step.position : end], SEQUENCE, sample)
+            logits = self.decoder.step(fed[step.position : end], sequence, sample)
             check = _StepCheck(step, self.shapes)
             verdict.difference = check.first_difference(self.golden)
             verdict.elements_compared += check.elements
@@ -368,7 +448,7 @@ class _Check:
         """KV memory, and what must not have changed."""
         layout, memory, verdict = self.result.job.layout, self.result.memory, self.verdict
         found, expected = layout.kv(memory), self.decoder.kv.image
-        wrong = (found != expected) & self.mask
+        wrong = (found != expected) & (self.mask | self.blank)
         if wrong.any():
             block, offset = (int(index) for index in np.argwhere(wrong)[0])
             verdict.problems.append(
@@ -418,3 +498,70 @@ def check(result: JobResult, model: Model, progress: Progress = lambda done, tot
         Called before each step with its number, from 1, and how many there are.
     """
     return _Check(result, model, progress).run()
+
+
+@dataclass
+class Agreement:
+    """How two runs of the same prompt compare with each other.
+
+    Parameters
+    ----------
+    positions, elements, logits : :class:`int`
+        Positions that both computed, and what of them was compared.
+    problems : list of :class:`str`
+        What differs: the first element of the first position that is not the same.
+    """
+
+    positions: int = 0
+    elements: int = 0
+    logits: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def _by_position(steps: Sequence[Step]) -> dict[int, tuple[Step, NDArray]]:
+    """Step and beats of each position, the beats in the order of packets and columns."""
+    rows = {}
+    for step in steps:
+        beats = step.beats[np.lexsort((step.beats["column"], step.beats["packet"]))]
+        for row in range(step.rows):
+            rows[step.position + row] = step, beats[beats["row"] == row]
+    return rows
+
+
+def agree(one: Sequence[Step], two: Sequence[Step], vocab: int) -> Agreement:
+    """Compares what two runs showed of the same positions, hardware against hardware.
+
+    Parameters
+    ----------
+    one, two : sequence of :class:`~serrano_sim.top.trace.Step`
+        Committed steps.
+    vocab : :class:`int`
+        Logits behind these are padding.
+    """
+    found = Agreement()
+    rows, others = _by_position(one), _by_position(two)
+    for position in sorted(rows.keys() & others.keys()):
+        (step, left), (other, right) = rows[position], others[position]
+        where = f"position {position} (steps {step.index} and {other.index})"
+        if step.sample != other.sample:
+            # Only one of them ran the head.
+            packets = np.intersect1d(left["packet"], right["packet"])
+            left, right = (beats[np.isin(beats["packet"], packets)] for beats in (left, right))
+        same = len(left) == len(right)
+        if not same or any((left[name] != right[name]).any() for name in ("kind", "packet", "column")):
+            found.problems.append(f"{where}: the results are not of the same form")
+            return found
+        columns = left["column"].astype(np.int64)[:, None] + np.arange(left["values"].shape[1])
+        logits = (left["kind"] == Kind.LOGITS)[:, None]
+        counts = ~logits | (columns < vocab)
+        wrong = (left["values"] != right["values"]) & counts
+        if wrong.any():
+            beat, lane = (int(index) for index in np.argwhere(wrong)[0])
+            values = " and ".join(str(beats["values"][beat, lane]) for beats in (left, right))
+            place = f"packet {left['packet'][beat]}, column {columns[beat, lane]}"
+            found.problems.append(f"{where}, {place}: {values} are not the same")
+            return found
+        found.positions += 1
+        found.elements += int(counts.sum())
+        found.logits += int((counts & logits).sum())
+    return found

@@ -15,23 +15,18 @@ def _duration(seconds: float) -> str:
 
 
 class Display:
-    """Shows a generation.
+    """Shows one generation, or several in turn.
 
     Parameters
     ----------
     console : rich console
         Where to.
-    prompt : :class:`str`
-        Text that was given.
-    wanted : :class:`int`
-        Tokens at most.
     """
 
-    def __init__(self, console: Console, prompt: str, wanted: int):
-        self.console, self.wanted = console, wanted
+    def __init__(self, console: Console):
+        self.console = console
         self.text = Text()
-        self.text.append(prompt, style="dim")
-        self.tokens = 0
+        self.tokens = self.wanted = 0
         self._status = Spinner("dots", text="")
         self._live = Live(console=console, refresh_per_second=10, transient=False)
         self._told = ""
@@ -45,6 +40,15 @@ class Display:
         if self.console.is_terminal:
             self._live.update(self.text)
             self._live.__exit__(None, None, None)
+
+    def begin(self, prompt: str, wanted: int, title: str = "") -> None:
+        """Begins with another prompt, of which so many tokens are wanted at most."""
+        self.tokens, self.wanted = 0, wanted
+        if title and self.console.is_terminal:
+            self.text.append(f"\n\n{title}\n" if self.text else f"{title}\n", style="cyan")
+        elif title:
+            self.console.print(f"{title}: {prompt!r}", markup=False, highlight=False)
+        self.text.append(prompt, style="dim")
 
     def stage(self, text: str) -> None:
         """Says what is being done; nothing if it was said just before."""

@@ -97,18 +97,21 @@ class Figures:
         return self.useful_macs / (self.cycles * self.n * self.n)
 
 
-def figures(steps: Sequence[Step], model: Any, config: AcceleratorConfig) -> Figures:
+def figures(
+    steps: Sequence[Step], model: Any, config: AcceleratorConfig, start: Counters | None = None
+) -> Figures:
     """The figures of one request.
 
     Parameters
     ----------
     steps : sequence of :class:`~serrano_sim.top.trace.Step`
-        All committed steps of the request, in order, with their counters. The counters were zero at its
-        beginning.
+        All committed steps of the request, in order, with their counters.
     model : object
         With the fields of a tape's descriptor.
     config : :class:`~serrano.config.AcceleratorConfig`
         The accelerator.
+    start : mapping of :class:`str` to :class:`int`
+        The counters at the request's beginning; zeros without it.
 
     Raises
     ------
@@ -119,8 +122,8 @@ def figures(steps: Sequence[Step], model: Any, config: AcceleratorConfig) -> Fig
     if not sampled:
         raise ValueError("No step gave a token")
     first, last = sampled[0], sampled[-1]
-    before = steps[first - 1].counters if first else dict.fromkeys(steps[last].counters or {}, 0)
     after = steps[last].counters
+    before = steps[first - 1].counters if first else (start or dict.fromkeys(after or {}, 0))
     if before is None or after is None:
         raise ValueError("Counters of a step are missing")
     spent = {name: after[name] - before[name] for name in after}

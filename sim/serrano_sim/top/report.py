@@ -13,7 +13,7 @@ from serrano.config import AcceleratorConfig
 
 from .figures import Figures
 
-__all__ = ["build_report", "show_summary"]
+__all__ = ["build_report", "request_report", "show_summary"]
 
 BAR, NAME = 32, 34
 ARRAY_TEXT = {
@@ -40,41 +40,30 @@ BYTES_TEXT = {
 }
 
 
-def build_report(
-    config: AcceleratorConfig,
+def request_report(
     *,
-    model: str,
     prompt: str,
     prompt_tokens: int,
     tokens: Sequence[int],
     text: str,
-    bit_exact: bool,
-    errors: Sequence[str],
     figures: Figures | None,
-    compared: Mapping[str, int],
     blocks_peak: int | None,
-    settings: Mapping[str, Any],
     run: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The contents of ``sim.json``; figures are ``None`` where there are none.
+    """What the report tells about one request; figures are ``None`` where there are none.
 
-    ``compared`` has the counts of what was compared, ``settings`` how the memory behaved, ``run`` the cycles
-    and the time of the whole run.
+    ``run`` has cycles and time from doorbell to last completion.
     """
 
     def figure(name: str) -> Any:
         return None if figures is None else getattr(figures, name)
 
     return {
-        "preset": config.name,
-        "model": model,
         "prompt": prompt,
         "prompt_tokens": prompt_tokens,
         "generated_tokens": len(tokens),
         "tokens": list(tokens),
         "text": text,
-        "bit_exact": bit_exact,
-        **compared,
         "cycles": figure("cycles"),
         "cycles_per_token": figure("cycles_per_token"),
         "mbu": figure("mbu"),
@@ -87,9 +76,38 @@ def build_report(
         "array_cycles": figure("array_cycles"),
         "port_cycles": figure("port_cycles"),
         "kv_blocks_peak": blocks_peak,
+        "run": dict(run),
+    }
+
+
+def build_report(
+    config: AcceleratorConfig,
+    *,
+    model: str,
+    requests: Sequence[Mapping[str, Any]],
+    bit_exact: bool,
+    errors: Sequence[str],
+    compared: Mapping[str, int],
+    settings: Mapping[str, Any],
+    prefix: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The contents of ``sim.json``.
+
+    ``requests`` are those of :func:`request_report`: the one that was asked for; with a second prompt also
+    that one, with blocks of the first and alone, and ``prefix`` is what was saved. ``compared`` has the
+    counts of what was compared, ``settings`` how the memory behaved.
+    """
+    first, *others = requests
+    return {
+        "preset": config.name,
+        "model": model,
+        "bit_exact": bit_exact,
+        **compared,
+        **first,
         "errors": list(errors),
         **settings,
-        "run": dict(run),
+        **dict(zip(("second", "alone"), others, strict=False)),
+        **({} if prefix is None else {"prefix": dict(prefix)}),
     }
 
 
@@ -134,6 +152,61 @@ def _facts(report: Mapping[str, Any]) -> Table:
     return table
 
 
+METHOD_TEXT = {
+    "nothing": "nothing was shared",
+    "share": "by SHARE of whole blocks",
+    "share and trim": "by SHARE of sealed blocks, TRIM, and a copy of the last one",
+    "fork and trim": "by FORK, TRIM, and a copy of the last block",
+}
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _savings(report: Mapping[str, Any]) -> Table:
+    """The second prompt with the first one's blocks, and alone."""
+    prefix = report["prefix"]
+    table = Table(box=None, padding=(0, 2, 0, 0), title_justify="left", title_style="bold")
+    table.title = "The second prompt, with blocks of the first and alone"
+    table.add_column(style="dim", min_width=NAME)
+    for name in ("shared", "alone", "saved"):
+        table.add_column(name, justify="right", min_width=11)
+    rows = (
+        ("cycles", "cycles"),
+        ("cycles to the first token", "cycles_to_first_token"),
+        ("steps", "steps"),
+        ("KV blocks taken from the pool", "blocks_allocated"),
+        ("bytes written to KV memory", "kv_bytes_written"),
+    )
+    for text, name in rows:
+        values = prefix[name]
+        cells = [_number(values[column]) for column in ("shared", "alone", "saved")]
+        if values["saved"] is not None and values["alone"]:
+            cells.append(f"{values['saved'] / values['alone']:.1%}")
+        table.add_row(text, *cells)
+    return table
+
+
+def _prefix_facts(report: Mapping[str, Any]) -> Table:
+    prefix = report["prefix"]
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim", min_width=NAME)
+    table.add_column(justify="right", min_width=11)
+    table.add_column(style="dim")
+    rows = (
+        ("common prefix, tokens", "common_tokens", ""),
+        ("of these not computed again", "reused_tokens", METHOD_TEXT[prefix["method"]]),
+        ("KV blocks shared", "blocks_shared", f"{prefix['memory_saved_bytes']:,} bytes of memory saved"),
+        ("KV blocks copied", "blocks_copied", f"{prefix['kv_bytes_copied']:,} bytes"),
+        ("K and V not computed again, bytes", "kv_bytes_not_computed", ""),
+        ("KV commands of the host for it", "host_commands", f"{prefix['host_command_cycles']:,} cycles"),
+    )
+    for text, name, more in rows:
+        table.add_row(text, _number(prefix[name]), more)
+    return table
+
+
 def show_summary(console: Console, report: Mapping[str, Any]) -> None:
     """Prints the summary."""
     parts: list[Any] = [_facts(report)]
@@ -144,14 +217,29 @@ def show_summary(console: Console, report: Mapping[str, Any]) -> None:
             "",
             _bars("What the read port did", report["port_cycles"], PORT_TEXT),
         ]
+    if "second" in report:
+        parts.insert(0, Text("The first prompt", style="bold"))
+    if "prefix" in report:
+        parts += ["", _prefix_facts(report), "", _savings(report)]
     title = f"{report['model']} on {report['preset']}"
     console.print(Panel(Group(*parts), title=title, title_align="left", expand=False))
+    if "second" in report:
+        for name, request in (("first", report), ("second", report["second"])):
+            text = Text(f"{name} text: ", style="dim")
+            console.print(text.append(request["prompt"]).append(request["text"], style="not dim bold"))
     if report["bit_exact"]:
         console.print(
             f"[bold green]bit exact[/]: {report['logits_compared']:,} logits,"
             f" {report['elements_compared']:,} elements and {report['kv_bytes_compared']:,} bytes of KV"
             " memory equal the golden model's"
         )
+        if "prefix" in report:
+            prefix = report["prefix"]
+            console.print(
+                f"second prompt, shared and alone: {prefix['logits_equal']:,} logits and"
+                f" {prefix['elements_equal']:,} elements of {prefix['positions_compared']:,} positions"
+                " are equal"
+            )
     else:
         console.print("[bold red]not bit exact[/]")
     for error in report["errors"]:
