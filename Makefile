@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # What the user gives is taken literally, dollar signs and quotes included, and goes to the recipes through the
 # environment: "$$PROMPT" in a recipe is safe for any text.
-USER_VARS := MODEL TOKENIZER PROMPT PROMPT2 TOKENS PRESET LATENCY SEED WAVES TEXT FILE ARGS TESTS OUT
+USER_VARS := MODEL TOKENIZER PROMPT PROMPT2 TOKENS PRESET LATENCY SEED WAVES TRACE TEXT FILE ARGS TESTS OUT
 $(foreach v,$(USER_VARS),$(if $(filter-out undefined,$(origin $(v))),$(eval override $(v) := $$(value $(v)))$(eval export $(v))))
 
 # option,VARIABLE: the option with its value if the variable is not empty.
@@ -97,11 +97,12 @@ sim: $(VENV)/.stamp ## a trained model generates text on the RTL, checked bit fo
 #> LATENCY=60       cycles from a memory request to its answer
 #> SEED=            random stalls on the memory's channels, from this seed
 #> WAVES=1          write waveforms; another build, and much slower
+#> TRACE=1          write build/reports/timeline.json, to be opened in Perfetto or chrome://tracing
 	@$(RUN) -m serrano_sim.run $(call option,--model,MODEL) $(call option,--tokenizer,TOKENIZER) \
 	  $(if $(filter undefined,$(origin PROMPT)),,--prompt "$$PROMPT") $(call option,--tokens,TOKENS) \
 	  $(if $(filter undefined,$(origin PROMPT2)),,--prompt2 "$$PROMPT2") \
 	  $(call option,--preset,PRESET) $(call option,--latency,LATENCY) $(call option,--seed,SEED) \
-	  $(if $(filter-out 0,$(WAVES)),--waves)
+	  $(if $(filter-out 0,$(WAVES)),--waves) $(if $(filter-out 0,$(TRACE)),--trace)
 
 .PHONY: demo
 demo: $(VENV)/.stamp ## a 4 x 4 matrix product through the array, with its cycle table and a VCD

@@ -18,8 +18,8 @@ TARGETS = (
 def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess:
     """Runs make without what a make around this test, or the user, has put into the environment."""
     ours = (
-        "MAKEFLAGS MFLAGS MAKELEVEL MODEL TOKENIZER PROMPT PROMPT2 TOKENS PRESET LATENCY SEED WAVES TEXT FILE"
-        " ARGS TESTS"
+        "MAKEFLAGS MFLAGS MAKELEVEL MODEL TOKENIZER PROMPT PROMPT2 TOKENS PRESET LATENCY SEED WAVES TRACE"
+        " TEXT FILE ARGS TESTS"
     )
     environment = {name: value for name, value in os.environ.items() if name not in ours.split()}
     command = ["make", "--no-print-directory", *arguments]
@@ -62,6 +62,7 @@ def test_help_names_every_target():
         "LATENCY",
         "SEED",
         "WAVES",
+        "TRACE",
         "FILE",
     ):
         assert f"{variable}=" in done.stdout
@@ -69,7 +70,7 @@ def test_help_names_every_target():
 
 def test_options_only_for_what_is_set():
     assert dry_run("sim").endswith("-m serrano_sim.run")
-    assert dry_run("sim", "WAVES=0", "SEED=").endswith("-m serrano_sim.run")
+    assert dry_run("sim", "WAVES=0", "TRACE=0", "SEED=").endswith("-m serrano_sim.run")
     assert dry_run("demo").endswith("-m serrano_sim.demo")
     assert dry_run("accuracy").endswith("-m serrano_sim.accuracy")
     assert dry_run("verilog").endswith('-m serrano.verilog "base" -o "build/verilog/base"')
@@ -87,9 +88,11 @@ def test_every_option_of_sim(shim):
         "LATENCY": "200",
         "SEED": "7",
     }
-    done = make("sim", *(f"{name}={value}" for name, value in given.items()), "WAVES=1", folder=shim)
+    done = make(
+        "sim", *(f"{name}={value}" for name, value in given.items()), "WAVES=1", "TRACE=1", folder=shim
+    )
     options = [word for name, value in given.items() for word in (f"--{name.lower()}", value)]
-    assert done.stdout.splitlines() == ["-m", "serrano_sim.run", *options, "--waves"]
+    assert done.stdout.splitlines() == ["-m", "serrano_sim.run", *options, "--waves", "--trace"]
 
 
 def test_every_option_of_accuracy(shim):

@@ -21,7 +21,7 @@ from serrano.schedule.descriptor import DescriptorLoader
 from serrano.schedule.recovery import Recovery
 from serrano.schedule.rings import CompletionRing, SubmissionRing
 from serrano.schedule.scheduler import Scheduler
-from serrano.trace import TraceBeat, Tracer
+from serrano.trace import ActivityWord, TraceBeat, Tracer
 
 __all__ = ["Accelerator"]
 
@@ -57,6 +57,8 @@ class Accelerator(wiring.Component):
         A beat of the trace is shown.
     trace : ``Out(TraceBeat(config))``
         The beat.
+    trace_activity : ``Out(width of ActivityWord)``
+        What each part does in this cycle.
     """
 
     def __init__(self, config: AcceleratorConfig):
@@ -69,6 +71,7 @@ class Accelerator(wiring.Component):
                 "irq": Out(1),
                 "trace_valid": Out(1),
                 "trace": Out(TraceBeat(config)),
+                "trace_activity": Out(ActivityWord.as_shape().size),
             }
         )
 
@@ -204,7 +207,7 @@ class Accelerator(wiring.Component):
 
     def _build_recovery(self, m: Module) -> None:
         registers, recovery, scheduler = self._registers, self._recovery, self._scheduler
-        running = Signal()
+        self._stepping = running = Signal()
         with m.If(scheduler.begin):
             m.d.sync += running.eq(1)
         with m.Elif(scheduler.done | recovery.failed):
@@ -327,6 +330,7 @@ class Accelerator(wiring.Component):
         with m.If(appends.valid & appends.ready):
             m.d.comb += written.eq(sum(appends.payload.strobe))
         events["bytes_kv_write"] = written
+        self._build_activity(m, events)
         for index, (name, _) in enumerate(COUNTERS):
             low = getattr(registers, f"counter_{name}_lo")
             high = getattr(registers, f"counter_{name}_hi")
@@ -339,6 +343,25 @@ class Accelerator(wiring.Component):
             counters.clear.eq(registers.control_write & registers.control[2]),
             counters.report.eq(self._scheduler.committed),
         ]
+
+    def _build_activity(self, m: Module, events: dict[str, Value]) -> None:
+        """What the counters count, and what else is seen of the parts."""
+        activity, results = self._datapath.activity, self._datapath.results
+        values = {
+            **events,
+            "packet": self._datapath.packet,
+            "stepping": self._stepping,
+            "residual": results.residual.valid,
+            "heads": results.heads.valid,
+            "logits": results.logits.valid,
+            "staged": activity.staged,
+            "quantizing": activity.quantizing,
+            "gathering": activity.gathering,
+            "appending": activity.appending,
+        }
+        word = Signal(ActivityWord)
+        m.d.comb += [getattr(word, name).eq(values[name]) for name, _ in ActivityWord.as_shape()]
+        m.d.comb += self.trace_activity.eq(word)
 
     def _build_trace(self, m: Module) -> None:
         tracer, scheduler = self._tracer, self._scheduler

@@ -45,7 +45,7 @@ SCALES_AHEAD = 4
 
 
 class Activity(data.Struct):
-    """What the array does in this cycle."""
+    """What the parts do in this cycle."""
 
     active: unsigned(1)
     """A row enters it."""
@@ -57,6 +57,14 @@ class Activity(data.Struct):
     """The packet being executed is an ATTEND."""
     progress: unsigned(1)
     """Something moved anywhere."""
+    staged: unsigned(1)
+    """Values are staged."""
+    quantizing: unsigned(1)
+    """The row quantizer has a command."""
+    gathering: unsigned(1)
+    """KV records are asked for, or on their way."""
+    appending: unsigned(1)
+    """New k and v are not acknowledged by memory."""
 
 
 class Results(data.StructLayout):
@@ -112,7 +120,7 @@ class Datapath(wiring.Component):
     tape_fault, execution_fault : ``Out(PacketFault)``
         Held from the first fault on.
     activity : ``Out(Activity)``
-        What the array does.
+        What the parts do.
     results : ``Out(Results(config))``
         For the trace.
     """
@@ -305,6 +313,10 @@ class Datapath(wiring.Component):
         wiring.connect(m, appender.memory, wiring.flipped(self.kv_writes))
         wiring.connect(m, appender.translate, wiring.flipped(self.translate[1]))
         wiring.connect(m, gather.records, attention.records)
+        m.d.comb += [
+            self.activity.gathering.eq(gathers.o.valid | ~gather.idle),
+            self.activity.appending.eq(appender.pending),
+        ]
         # Records asked for that have not begun to come.
         promised, in_record = Signal(range(config.lookahead + 4)), Signal()
         beat, begins = gather.records, Signal()
@@ -370,7 +382,13 @@ class Datapath(wiring.Component):
             self.activity.progress.eq(
                 engine.active | self._residual.written | self.results.codes.valid | self.results.heads.valid
             ),
+            self.activity.staged.eq(staged.valid & staged.ready),
         ]
+        quantizing, command = self.activity.quantizing, sequencer.quantize
+        with m.If(command.valid & command.ready):
+            m.d.sync += quantizing.eq(1)
+        with m.Elif(self._quantizer.done):
+            m.d.sync += quantizing.eq(0)
 
     def _build_trace(self, m: Module) -> None:
         results, beats, codes = self.results, self._dequantizer.beats, self._quantizer.codes

@@ -14,7 +14,7 @@ from serrano.layouts import EpilogueBeat
 from serrano.schedule.descriptor import ModelInfo
 from serrano.vector.payloads import CodesBeat, HeadCodes, HeadKind, Token, WrittenBeat
 
-__all__ = ["TraceBeat", "TraceKind", "Tracer"]
+__all__ = ["ActivityWord", "TraceBeat", "TraceKind", "Tracer"]
 
 
 class TraceKind(enum.Enum, shape=unsigned(4)):
@@ -44,6 +44,40 @@ class TraceBeat(data.StructLayout):
                 "values": data.ArrayLayout(signed(32), config.lanes),
             }
         )
+
+
+class ActivityWord(data.Struct):
+    """What each part does in a cycle. The bits ``array_*`` and ``port_*`` are what the counters count."""
+
+    packet: unsigned(16)
+    """Packet being executed."""
+    stepping: unsigned(1)
+    """A step is being executed: one cycle after its begin until its end."""
+    array_busy: unsigned(1)
+    array_wait_tape: unsigned(1)
+    array_wait_kv: unsigned(1)
+    array_epilogue: unsigned(1)
+    array_serial: unsigned(1)
+    port_weights: unsigned(1)
+    port_kv: unsigned(1)
+    port_other: unsigned(1)
+    port_no_space: unsigned(1)
+    port_latency: unsigned(1)
+    port_no_request: unsigned(1)
+    residual: unsigned(1)
+    """Linear outputs are added to the residual."""
+    heads: unsigned(1)
+    """Codes of a head are given out."""
+    staged: unsigned(1)
+    """Values are staged."""
+    logits: unsigned(1)
+    """Logits are given out."""
+    quantizing: unsigned(1)
+    """The row quantizer has a command."""
+    gathering: unsigned(1)
+    """KV records are asked for, or on their way."""
+    appending: unsigned(1)
+    """New k and v are not acknowledged by memory."""
 
 
 def _event(shape: Any) -> Any:

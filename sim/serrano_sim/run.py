@@ -27,6 +27,7 @@ from serrano_host.tape import Descriptor, head_pad
 from .golden.model import Model
 from .golden.tape import load_model
 from .runner import SimulationError, build_root
+from .timeline import write_timeline
 from .top.compare import Agreement, Progress, Verdict, agree, check
 from .top.design import Design, source_key, top_design
 from .top.display import Display
@@ -81,6 +82,7 @@ class Task:
     memory: MemorySettings
     seed: int | None
     waves: bool
+    trace: bool
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -99,6 +101,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, help="random stalls on all channels of memory, from this seed")
     parser.add_argument("--waves", action="store_true", help="write waveforms")
+    parser.add_argument("--trace", action="store_true", help="write timeline.json beside the report")
     parser.add_argument("--json", type=Path, help="report (default: build/reports/sim.json)")
     return parser.parse_args(argv)
 
@@ -209,6 +212,7 @@ def prepare_task(args: argparse.Namespace) -> Task:
         memory=MemorySettings.of(args.latency, 0.0 if args.seed is None else STALL, args.seed or 0),
         seed=args.seed,
         waves=args.waves,
+        trace=args.trace,
     )
 
 
@@ -371,10 +375,11 @@ def simulate(
     SimulationError
         If the simulation breaks down.
     """
+    settings: dict[str, Any] = {"memory": task.memory, "activity": task.trace}
     if plan is None:
-        job = plan_job(task.config, tape, [task.prompts[0].request], memory=task.memory)
+        job = plan_job(task.config, tape, [task.prompts[0].request], **settings)
     else:
-        settings = {"phases": plan.phases, "kv_blocks": plan.kv_blocks, "memory": task.memory}
+        settings |= {"phases": plan.phases, "kv_blocks": plan.kv_blocks}
         job = plan_job(task.config, tape, plan.requests, **settings)
     if job.layout.size > 1 << task.config.address_bits:
         raise InputError(
@@ -476,10 +481,14 @@ def run(args: argparse.Namespace, console: Console, source: DesignSource) -> int
     runs.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"sim-{task.config.name}-", dir=runs))
     keep, failure = task.waves, ""
+    file = args.json or build_root() / "reports" / "sim.json"
+    timeline = file.parent / "timeline.json"
     report = _Report(task, plan)
     verdict = report.verdict
     try:
         result, report.texts = simulate(task, plan, tape, design, console, folder)
+        if task.trace:
+            write_timeline(result, timeline)
         with console.status("comparing with the golden model") as status:
             verdict, report.figures = judge(
                 result, model, lambda i, n: status.update(f"comparing with the golden model: step {i} of {n}")
@@ -496,13 +505,14 @@ def run(args: argparse.Namespace, console: Console, source: DesignSource) -> int
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
     values = report.build()
-    file = args.json or build_root() / "reports" / "sim.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(values, indent=2) + "\n")
     if failure:
         print(f"sim: the simulation failed: {failure}", file=sys.stderr)
         return 1
     show_summary(console, values)
+    if task.trace:
+        console.print(f"timeline: {timeline}", highlight=False)
     if keep:
         console.print(f"files of the run: {folder}", highlight=False)
     return 0 if verdict.bit_exact and not verdict.errors else 1

@@ -54,7 +54,8 @@ module serrano_top (
     output wire [ 15:0] trace_packet,
     output wire [  7:0] trace_row,
     output wire [ 19:0] trace_column,
-    output wire [255:0] trace_values
+    output wire [255:0] trace_values,
+    output reg  [ 34:0] trace_activity
 );
     localparam CONTROL = 10'h020, STATUS = 10'h021, IRQ = 10'h022, IRQ_ENABLE = 10'h023, SUBMIT_TAIL = 10'h02d;
     localparam KV_COMMAND = 10'h040, KV_RESPONSE = 10'h043, KV_AUX = 10'h044;
@@ -141,6 +142,8 @@ module serrano_top (
                 end
             end
             trace_valid <= 1'b0;
+            // The number of the action, in the place of the packet.
+            trace_activity <= {19'd0, place};
             if (m_axi_awready) m_axi_awvalid <= 1'b0;
             if (m_axi_wready) m_axi_wvalid <= 1'b0;
             if (waiting != 0) waiting <= waiting - 32'd1;

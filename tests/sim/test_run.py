@@ -320,6 +320,17 @@ def test_only_a_build_is_told(folder):
     assert console.file.getvalue().count("building the simulation") == 1
 
 
+def test_the_timeline(folder, fake, tmp_path, capsys):
+    assert fake("--model", str(folder), "--prompt", TEXT, "--tokens", "3") == 0
+    assert not (tmp_path / "timeline.json").exists()
+    assert fake("--model", str(folder), "--prompt", TEXT, "--tokens", "3", "--trace") == 0
+    timeline = json.loads((tmp_path / "timeline.json").read_text())
+    assert timeline["otherData"]["preset"] == "base"
+    tokens = [event["args"]["token"] for event in timeline["traceEvents"] if event["ph"] == "n"]
+    assert tokens == fake.report()["tokens"]
+    assert f"timeline: {tmp_path / 'timeline.json'}" in capsys.readouterr().out.replace("\n", "")
+
+
 def test_a_llama2c_file(fake, tmp_path):
     model = write_llama2c(tmp_path / "story.bin", SHAPE, random_weights(SHAPE))
     tokenizer = write_llama2c_tokenizer(tmp_path / "words.bin", llama2c_pieces(SHAPE.vocab))

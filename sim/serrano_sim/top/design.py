@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The accelerator's Verilog, kept between runs, and the bench around it.
 
-Between accelerator and bench lies a shim: it packs the trace into one record and counts the handshakes on the
-register port.
+Between accelerator and bench lies a shim: it packs the trace into one record, gives out the word of activity
+whenever it changes, if that is wanted, and counts the handshakes on the register port.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from serrano.emit.boundary import Port
 
 from ..cocotb.testbench import axi_testbench
 from ..runner import build_root
-from .job import MEMORY, TRACE
+from .job import ACTIVITY, MEMORY, TRACE
 from .trace import FIELDS, record_bits
 
 __all__ = ["Bench", "Design", "source_key", "top_design", "write_bench"]
@@ -139,14 +139,21 @@ def shim(ports: Sequence[Port]) -> tuple[str, list[Port]]:
     """
     widths = {port.name: port.width for port in ports}
     channels = [f"s_axi_{channel}{end}" for channel in ("aw", "w", "ar") for end in ("valid", "ready")]
-    for name in ("aclk", "aresetn", "trace_valid", "irq", *_TRACE_PORTS, *channels):
+    for name in ("aclk", "aresetn", "trace_valid", "trace_activity", "irq", *_TRACE_PORTS, *channels):
         if name not in widths:
             raise ValueError(f"The accelerator has no port {name!r}")
     lanes = widths["trace_values"] // 32
     if record_bits(lanes) > _WIDEST:
         raise ValueError(f"A trace record has at most {_WIDEST} bits, not {record_bits(lanes)}")
-    passed = [port for port in ports if port.name not in _TRACE_PORTS]
-    added = [Port("trace_record", "output", record_bits(lanes)), Port("axil_handshakes", "output", 32)]
+    activity = widths["trace_activity"]
+    passed = [port for port in ports if port.name not in (*_TRACE_PORTS, "trace_activity")]
+    added = [
+        Port("trace_record", "output", record_bits(lanes)),
+        Port("axil_handshakes", "output", 32),
+        Port("activity_enable", "input", 1),
+        Port("activity_valid", "output", 1),
+        Port("activity_record", "output", activity),
+    ]
     packed = ["trace_values"]
     for name, bits in reversed(FIELDS):
         free = bits - widths[f"trace_{name}"]
@@ -158,6 +165,9 @@ def shim(ports: Sequence[Port]) -> tuple[str, list[Port]]:
     header += [
         f"    output wire {_span(added[0].width)}trace_record",
         "    output reg  [31:0] axil_handshakes",
+        "    input  wire activity_enable",
+        "    output wire activity_valid",
+        f"    output wire {_span(activity)}activity_record",
     ]
     counted = [f"{{31'd0, s_axi_{channel}valid & s_axi_{channel}ready}}" for channel in ("aw", "w", "ar")]
     lines = [
@@ -166,12 +176,18 @@ def shim(ports: Sequence[Port]) -> tuple[str, list[Port]]:
         f"module {SHIM} (",
         ",\n".join(header),
         ");",
-        *(f"    wire {_span(widths[name])}{name};" for name in _TRACE_PORTS),
+        *(f"    wire {_span(widths[name])}{name};" for name in (*_TRACE_PORTS, "trace_activity")),
         f"    {TOP} top (\n        {', '.join(f'.{port.name}({port.name})' for port in ports)});",
         f"    assign trace_record = {{{', '.join(packed)}}};",
         "    always @(posedge aclk)",
         "        if (!aresetn) axil_handshakes <= 32'd0;",
         f"        else axil_handshakes <= axil_handshakes + {' + '.join(counted)};",
+        f"    reg {_span(activity)}shown;",
+        "    assign activity_record = trace_activity;",
+        "    assign activity_valid = activity_enable & (shown != trace_activity);",
+        "    always @(posedge aclk)",
+        f"        if (!activity_enable) shown <= {activity}'d0;",
+        "        else shown <= trace_activity;",
         "endmodule",
         "",
     ]
@@ -190,7 +206,10 @@ def write_bench(design: Design, folder: Path | str) -> Bench:
         ports,
         name="tb_serrano_top",
         memories={"m_axi": MEMORY},
-        traces={TRACE: ("trace_valid", "trace_record")},
+        traces={
+            TRACE: ("trace_valid", "trace_record"),
+            ACTIVITY: ("activity_valid", "activity_record"),
+        },
         clock="aclk",
         reset="aresetn",
         reset_active_low=True,

@@ -52,6 +52,7 @@ class Device:
         settings = {name: getattr(job.memory, name) for name in vars(job.memory)}
         self.memory = AxiMemory(MEMORY, **settings, alarm_period=job.alarm_period)
         self.bus = AxiLite(dut, "s_axi")
+        dut.activity_enable.value = int(job.activity)
         for name in ("s_axi_awprot", "s_axi_arprot"):
             if hasattr(dut, name):
                 getattr(dut, name).value = 0

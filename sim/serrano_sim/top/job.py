@@ -28,6 +28,7 @@ JOB_FILE = "job.json"
 EVENTS_FILE = "events.jsonl"
 MEMORY = "memory"
 TRACE = "trace"
+ACTIVITY = "activity"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +169,8 @@ class Job:
         Cycles between two reports of progress.
     check_tape : :class:`bool`
         Whether the run fails if the accelerator's registers say that the tape does not fit.
+    activity : :class:`bool`
+        Whether it is recorded what each part does: :mod:`serrano_sim.timeline`.
     """
 
     config: AcceleratorConfig
@@ -178,6 +181,7 @@ class Job:
     patience: int = 1_000_000
     alarm_period: int = 20_000
     check_tape: bool = True
+    activity: bool = False
 
     def __post_init__(self):
         count = sum(len(phase.requests) for phase in self.phases)
@@ -215,7 +219,7 @@ class Job:
         )
 
 
-_PLAIN = ("watchdog", "patience", "alarm_period", "check_tape")
+_PLAIN = ("watchdog", "patience", "alarm_period", "check_tape", "activity")
 
 
 @dataclass(frozen=True, kw_only=True)
