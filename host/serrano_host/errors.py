@@ -16,3 +16,23 @@ class CompileError(SerranoError):
 
 class TapeError(SerranoError):
     """A tape is truncated, corrupt, or not a tape at all."""
+
+
+class DriverError(SerranoError):
+    """The accelerator does not answer as it should, or cannot do what was asked for."""
+
+
+class TransportError(DriverError):
+    """The way to the accelerator is broken, or cannot be opened."""
+
+
+class RequestError(DriverError, ValueError):
+    """A request that cannot be written into the rings, or a file with one that makes no sense."""
+
+
+class RingFull(DriverError):
+    """There is no room for another request at the moment."""
+
+
+class DeviceTimeout(DriverError):
+    """Nothing happened for too long."""

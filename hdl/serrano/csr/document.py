@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The register page and the C header, made from the register table.
+"""The register page, the C header and the driver's constants, made from the register table.
 
-``python -m serrano.csr.document markdown`` prints the page, ``... header`` the header.
+``python -m serrano.csr.document markdown`` prints the page, ``header`` the header, ``python`` the
+driver's module.
 """
 
 import sys
 
-from serrano.csr.table import REGISTERS
+from serrano.csr.table import COUNTER_BASE, COUNTERS, REGISTERS
 from serrano.faults import FaultCode
 
-__all__ = ["c_header", "markdown"]
+__all__ = ["c_header", "markdown", "python_module"]
 
 DESCRIPTIONS = {
     "NONE": "no fault",
@@ -90,9 +91,43 @@ def c_header() -> str:
     return "\n".join(lines) + "\n"
 
 
+def python_module() -> str:
+    """Return the driver's module with offsets, masks of fields, counters and fault codes."""
+    lines = [
+        "# SPDX-License-Identifier: Apache-2.0",
+        "# ruff: noqa: E501",
+        '"""Registers, counters and fault codes.',
+        "",
+        "Made from `hdl/serrano/csr/table.py` by `python -m serrano.csr.document python`; do not edit.",
+        '"""',
+        "",
+        "from enum import IntEnum",
+        "",
+        "# fmt: off",
+        "",
+        "",
+        "class Register(IntEnum):",
+        '    """Offset of each register in bytes."""',
+        "",
+    ]
+    lines += [f"    {entry.name} = 0x{entry.offset:03X}" for entry in REGISTERS]
+    lines += ["", "", "# Masks of fields, REGISTER_FIELD."]
+    for entry in REGISTERS:
+        for name, low, width, _ in entry.fields:
+            lines.append(f"{entry.name}_{name} = 0x{(1 << width) - 1 << low:08X}")
+    lines += ["", f"COUNTER_BASE = 0x{COUNTER_BASE:03X}", "COUNTERS = ("]
+    lines += [f'    "{name}",' for name, _ in COUNTERS]
+    lines += [")", "", "", "class FaultCode(IntEnum):", '    """Why something failed."""', ""]
+    lines += [f"    {code.name} = 0x{code.value:02X}" for code in FaultCode]
+    lines += ["", "", "FAULT_TEXTS = {"]
+    lines += [f'    FaultCode.{code.name}: "{DESCRIPTIONS[code.name]}",' for code in FaultCode]
+    lines += ["}"]
+    return "\n".join(lines) + "\n"
+
+
 def main(arguments: list[str]) -> int:
     """Print what is asked for; return the exit status."""
-    makers = {"markdown": markdown, "header": c_header}
+    makers = {"markdown": markdown, "header": c_header, "python": python_module}
     if len(arguments) != 1 or arguments[0] not in makers:
         print(f"usage: python -m serrano.csr.document {{{','.join(makers)}}}", file=sys.stderr)
         return 2

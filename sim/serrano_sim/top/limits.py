@@ -1,50 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a model fits an accelerator: the device's own checks, with the names of what does not fit."""
-
-from collections.abc import Mapping
-from typing import Any
+"""Whether a model fits an accelerator, by its configuration."""
 
 from serrano.config import AcceleratorConfig
+from serrano_host.driver.limits import LIMITS, misfits
 
 __all__ = ["LIMITS", "limits_of", "misfits"]
-
-LIMITS = (
-    "dim_max ffn_max heads_max kv_width_max head_dim_max vocab_max context_max blocks_max attention_rows_max"
-).split()
-"""Fields of the configuration, and in upper case registers, that bound a model."""
 
 
 def limits_of(config: AcceleratorConfig) -> dict[str, int]:
     """The limits of a configuration, and the geometry that a tape must have."""
     return {name: getattr(config, name) for name in LIMITS} | {"n": config.n, "align": config.tape_align}
-
-
-def misfits(model: Any, limits: Mapping[str, int]) -> list[str]:
-    """What keeps a model from running, one sentence each; none if it runs.
-
-    Parameters
-    ----------
-    model : object
-        With the fields of a tape's descriptor.
-    limits : mapping
-        As :func:`limits_of` gives them.
-    """
-    found = [
-        f"the tape's {name} is {getattr(model, name)}, the accelerator's is {limits[name]}"
-        for name in ("n", "align")
-        if getattr(model, name) != limits[name]
-    ]
-    bounded = (
-        ("dim", model.dim, "dim_max"),
-        ("ffn", model.ffn, "ffn_max"),
-        ("heads", model.heads, "heads_max"),
-        ("head_dim, padded,", model.head_pad, "head_dim_max"),
-        ("kv_heads * head_dim, padded,", model.kv_heads * model.head_pad, "kv_width_max"),
-        ("heads * head_dim, padded,", model.heads * model.head_pad, "dim_max"),
-        ("heads / kv_heads", model.heads // model.kv_heads, "attention_rows_max"),
-        ("vocab", model.vocab, "vocab_max"),
-    )
-    for what, value, limit in bounded:
-        if value > limits[limit]:
-            found.append(f"{what} is {value}, {limit} is {limits[limit]}")
-    return found
