@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from amaranth import *
@@ -16,6 +17,9 @@ from .reference import Ask, Outcome, State, reference
 from .sizes import CONFIG, SIZES
 
 __all__ = ["command", "from_reset", "initialization"]
+
+MOVING = (Opcode.APPEND, Opcode.SCRUB, Opcode.GATHER)
+"""Commands that move bytes."""
 
 
 class Machine:
@@ -175,11 +179,12 @@ class Machine:
 def command(bench: Bench, case: str) -> None:
     """One command, taken in the first cycle in any state that satisfies the invariants, to its end.
 
-    ``case`` is the name of an opcode, or ``UNKNOWN`` for all numbers that are none. Requesters, look-ups,
-    ``locked`` and ``initialize`` do in every cycle what they like; moves are taken and answered within two
-    cycles each.
+    ``case`` is the name of an opcode, or ``UNKNOWN`` for all numbers that are none; behind APPEND and GATHER
+    is the number of table entries with a token of the command. Requesters, look-ups, ``locked`` and
+    ``initialize`` do in every cycle what they like; moves are taken and answered within two cycles each.
     """
-    opcode = None if case == "UNKNOWN" else Opcode[case]
+    name, _, entries = case.partition("-")
+    opcode = None if name == "UNKNOWN" else Opcode[name]
     machine = Machine(bench)
     m, requesters = bench.m, machine.requesters
     status = Value.cast(requesters.status)
@@ -204,8 +209,10 @@ def command(bench: Bench, case: str) -> None:
     records = machine.unit.component.records
     bench.assume(bench.start | (records == bench.past(records)))
     moved, failed, moving = _answer_moves(bench, machine)
-    ask = Ask(given.seq, given.tenant, given.arg0, given.arg1, records, failed)
-    expected = reference(m, before, opcode, ask)
+    ask = Ask(given.seq, given.tenant, given.arg0, given.arg1, records)
+    expected = _expect(bench, now, opcode, ask, failed)
+    if entries:
+        bench.assume(_entries(now, opcode, ask) == int(entries), at_start=True)
 
     limit = LIMITS[case]
     cycle = Signal(range(limit + 2))
@@ -240,6 +247,42 @@ def command(bench: Bench, case: str) -> None:
     bench.cover("ok", finish & (bench.past(status, when=responds) == good))
 
 
+def _entries(state: State, opcode: Opcode, ask: Ask) -> Value:
+    """How many entries of the table hold a token of APPEND or GATHER: 0 to all of them."""
+    if opcode is Opcode.APPEND:
+        begin = Array(state.length)[ask.seq] + Array(state.reserved)[ask.seq]
+        end = begin + ask.arg0
+    else:
+        begin, end = ask.arg0, ask.arg0 + ask.arg1[:16]
+    return sum(
+        (16 * index < end) & (16 * (index + 1) > begin) & (begin != end) for index in range(SIZES.entries)
+    )
+
+
+def _expect(bench: Bench, now: State, opcode: Opcode | None, ask: Ask, failed: Value) -> Outcome:
+    """What the command of the first cycle has to make of the state of that cycle.
+
+    The reference is asked in the first cycle, and what it says is kept: then it is the same for the solver in
+    all cycles. As it is not known yet whether a move will fail, it is asked for both.
+    """
+    m = bench.m
+    expected, kept = State(SIZES, "expected"), []
+    for fails in (0, 1) if opcode in MOVING else (0,):
+        outcome = reference(m, now, opcode, dataclasses.replace(ask, failed=fails))
+        values = {"status": outcome.status, "aux": outcome.aux, "copies": outcome.copies}
+        values |= outcome.state.parts()
+        kept.append({name: bench.past(Value.cast(value), when=bench.start) for name, value in values.items()})
+
+    def chosen(name: str) -> Value:
+        return Mux(failed, kept[-1][name], kept[0][name])
+
+    m.d.comb += [signal.eq(chosen(name)) for name, signal in expected.parts().items()]
+    status, aux, copies = (
+        bench.let(chosen(name), f"expected_{name}") for name in ("status", "aux", "copies")
+    )
+    return Outcome(status, aux, expected, copies)
+
+
 def _answer_moves(bench: Bench, machine: Machine) -> tuple[Signal, Value, Signal]:
     """A mover that takes and answers within two cycles: how often it was asked, whether anything failed, and
     whether a move is under way."""
@@ -256,7 +299,8 @@ def _answer_moves(bench: Bench, machine: Machine) -> tuple[Signal, Value, Signal
         m.d.sync += failed.eq(1)
     bench.assume_stable(response)
     bench.assume(~response.valid | moving)
-    bench.assume(command.ready | bench.past(~command.ready) | bench.start)
+    waits = bench.let(command.valid & ~command.ready, "waits")
+    bench.assume(~(waits & bench.past(waits)))
     bench.assume(~moving | response.valid | ~bench.past(moving))
     return moved, failed | wrong, moving
 
@@ -294,7 +338,7 @@ def _watch_moves(
     target = Array(machine.states)[move.destination]
     bench.check("moves", ~to_block | ((target.references == 0) & (move.destination != 0)))
     bench.check("moves", ~to_block | (move.destination < machine.pool.size))
-    if opcode is None or opcode not in (Opcode.APPEND, Opcode.SCRUB, Opcode.GATHER):
+    if opcode not in MOVING:
         bench.check("moves", ~asks)
         return
     table = [Array(column)[ask.seq] for column in zip(*before.table, strict=True)]

@@ -152,7 +152,7 @@ COMMAND = Proof(
                 "frozen = (pool.state.references > 1) | pool.state.sealed",
                 "frozen = pool.state.sealed",
             ),
-            "APPEND",
+            "APPEND-1",
         ),
         Broken(
             "fork_of_reserved",
@@ -227,14 +227,14 @@ COMMAND = Proof(
             "moves",
             "the copy of a block goes into the shared block",
             _edit("walks", '"destination": pool.head', '"destination": parts.entry'),
-            "APPEND",
+            "APPEND-1",
         ),
         Broken(
             "gathers_too_much",
             "moves",
             "GATHER gives the first block from its beginning",
             _edit("execution", "low=Mux(place == 0, first[:SLOT_BITS], 0)", "low=0"),
-            "GATHER",
+            "GATHER-1",
         ),
     ),
 )

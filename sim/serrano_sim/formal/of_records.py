@@ -206,17 +206,21 @@ RECORDS = (
         "mover_completes",
         "records:mover_completes",
         Method.BOUNDED,
-        74,
+        222,
         "BlockMover",
-        f"{PORT}; blocks of 64 to 192 bytes, heads of 2 and 4 dimensions, one record",
-        "memory always ready, with data at once and acknowledgements in the next cycle",
+        f"{PORT}; blocks of 64 to 192 bytes, heads of 2 and 4 dimensions, one record; three moves of 74 "
+        "cycles",
+        "memory always ready, with data at once and acknowledgements in the next cycle; one move after the "
+        "other, responses taken at once",
         {"completes": "9: a move is answered within 72 cycles of its command"},
+        covers=(Cover("three_moves", 222),),
         broken=(
             Broken(
                 "stuck",
                 "completes",
                 "waits for a record more than it asks for",
                 _edit("mover", "self._unseen.eq(records)", "self._unseen.eq(records + 1)"),
+                depth=80,
             ),
         ),
     ),
@@ -271,14 +275,14 @@ RECORDS = (
         Method.COMMAND,
         5,
         "Appender",
-        f"{PORT}; heads of 6 and 8 dimensions",
+        f"{PORT}; heads of 6 dimensions: a full chunk and one of 2",
         "any state; geometry constant; columns are multiples of the lanes; record numbers below 4 of 65,536",
         {
             "mapped": "4: nothing is written for a row without a block",
             "slot": "4: what is written for a row lies in its record, and belongs to its token alone",
             "place": "4: and it lies where the layout has this scale, or this dimension of K or V",
         },
-        cases={"6": 0, "8": 0},
+        cases={"6": 0},
         broken=(
             Broken(
                 "unmapped_written",
