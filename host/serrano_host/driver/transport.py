@@ -3,7 +3,7 @@
 
 import struct
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, Self
 
 __all__ = ["Transport"]
 
@@ -70,6 +70,12 @@ class Transport(Protocol):
 
     def close(self) -> None:
         """End the connection."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
 
 def words(values: Sequence[int]) -> bytes:

@@ -299,7 +299,7 @@ class Simulation:
         self.stop()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Ends the session when standard input is closed."""
     while os.read(sys.stdin.fileno(), 1):
         pass
@@ -310,7 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The process of its own: runs the job in a folder."""
     folder = Path((sys.argv[1:] if arguments is None else arguments)[0])
     values = json.loads((folder / OPTIONS_FILE).read_text())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         simulate(read_design(values.pop("design")), folder, Options(**values))
     except runner.SimulationError as error:
