@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the host knows of the hardware's presets beyond what a tape depends on, for estimates.
+
+A test compares this with the hardware's configurations.
+"""
+
+from dataclasses import dataclass
+
+__all__ = ["MACHINES", "Machine"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """The numbers of an accelerator that decide how long a step takes; names as in its configuration."""
+
+    n: int
+    port_bytes: int
+    lanes: int
+    rows_max: int
+    attention_rows_max: int
+    tape_fifo_bytes: int
+    read_burst_bytes: int
+    lookahead: int = 4
+    multiplier_latency: int = 1
+
+    @property
+    def load_bytes(self) -> int:
+        """Width of the path that fills the array."""
+        return 2 * self.port_bytes if self.port_bytes == self.n else max(self.n, self.port_bytes)
+
+    @property
+    def align(self) -> int:
+        """Alignment of a tape."""
+        return max(32, self.load_bytes)
+
+
+MACHINES = {
+    "tiny": Machine(
+        n=4, port_bytes=4, lanes=2, rows_max=4, attention_rows_max=8, tape_fifo_bytes=1024, read_burst_bytes=256
+    ),
+    "ulx3s": Machine(
+        n=8, port_bytes=2, lanes=2, rows_max=16, attention_rows_max=32, tape_fifo_bytes=2048, read_burst_bytes=512
+    ),
+    "base": Machine(
+        n=16, port_bytes=16, lanes=8, rows_max=16, attention_rows_max=16, tape_fifo_bytes=8192, read_burst_bytes=2048
+    ),
+}
