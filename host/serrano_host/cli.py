@@ -211,5 +211,42 @@ def info_command(
     Console().print(key_values(str(model), [(k, "none" if v is None else v) for k, v in rows.items()]))
 
 
+@app.command("estimate")
+@one_line_errors
+def estimate_command(
+    config: Annotated[
+        Path, typer.Argument(help="The model's dimensions: JSON, or a Hugging Face folder.", metavar="CONFIG")
+    ],
+    preset: Annotated[str, typer.Option(help="Hardware preset.")] = "base",
+    batch: Annotated[int | None, typer.Option(help="Sequences that decode; 1, or 0 with --rows.")] = None,
+    context: Annotated[int, typer.Option(help="Committed tokens of each sequence.")] = 0,
+    rows: Annotated[int, typer.Option(help="Rows of a chunk of a prompt in the same step.")] = 0,
+    last: Annotated[bool, typer.Option("--last", help="The chunk ends its prompt: it is sampled.")] = False,
+    memory: Annotated[str, typer.Option(help="Memory: fixed60, or another latency, or dram.")] = "fixed60",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Tell how many cycles a step takes, and where they go, without a simulation."""
+    from serrano_host.estimate import Memory, Shape, Span, estimate, read_config, report, tables
+    from serrano_host.presets import MACHINES
+
+    if preset not in MACHINES:
+        raise typer.BadParameter(
+            f"must be one of {', '.join(MACHINES)}, not {preset!r}", param_hint="--preset"
+        )
+    batch = (0 if rows else 1) if batch is None else batch
+    if batch < 0 or rows < 0 or context < 0:
+        raise CompileError("--batch, --rows and --context must not be negative")
+    spans = [Span(context)] * batch + ([Span(context, rows)] if rows else [])
+    found = estimate(
+        MACHINES[preset], Shape.of(read_config(config)), spans, batch + (last and rows > 0), Memory.of(memory)
+    )
+    if as_json:
+        print(json.dumps({"preset": preset, "memory": memory, **report(found)}, indent=2))
+        return
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    for table in tables(found):
+        console.print(table)
+
+
 if __name__ == "__main__":
     app()

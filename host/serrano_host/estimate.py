@@ -8,9 +8,13 @@ latency or a capacity of the hardware; none is fitted to a model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rich.table import Table
 
 from serrano_host.errors import CompileError
 from serrano_host.presets import Machine
@@ -27,7 +31,7 @@ from serrano_host.tape import (
     round_up,
 )
 
-__all__ = ["Estimate", "Memory", "PacketTime", "Shape", "Span", "estimate"]
+__all__ = ["Estimate", "Memory", "PacketTime", "Shape", "Span", "estimate", "read_config", "report", "tables"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +46,7 @@ class Shape:
     head_dim: int
     vocab: int
 
-    NAMES = {
+    NAMES: ClassVar[dict[str, str]] = {
         "dim": "hidden_size",
         "ffn": "intermediate_size",
         "layers": "num_hidden_layers",
@@ -89,9 +93,27 @@ class Span:
 class Memory:
     """A memory: cycles from an address to its first beat, and the share of cycles in which it gives beats."""
 
-    name: str = "fixed60"
     latency: int = 60
     efficiency: float = 1.0
+
+    @classmethod
+    def of(cls, name: str) -> Memory:
+        """From a name: ``fixed`` with a latency, or ``dram``.
+
+        Raises
+        ------
+        CompileError
+            If there is no such memory.
+        """
+        if name == "dram":
+            return DRAM
+        if name.startswith("fixed") and name[5:].isdecimal() and int(name[5:]) > 0:
+            return cls(int(name[5:]))
+        raise CompileError(f"memory must be dram, or fixed with its latency as in fixed60, not {name!r}")
+
+
+DRAM = Memory(30, 0.97)
+"""DDR3-1600 as the bench has it: 30 cycles away; refresh and rows that are opened take 3 % of its cycles."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +188,7 @@ class Port:
         self.delivered = 0.0
         self.limit = 0.0
         # Bursts end at multiples of their length in memory, and the program begins behind the descriptor.
+        self.course = [(start, 0.0)]
         self.phase = round_up(DESCRIPTOR_BYTES, machine.align) // machine.port_bytes
 
     def _claimable(self, consumed: float) -> float:
@@ -175,9 +198,12 @@ class Port:
     def advance(self, time: float) -> None:
         """Tape comes until ``time``."""
         if time > self.now:
+            if self.ready > self.now:
+                self.course.append((min(time, self.ready), self.delivered))
             going = max(0.0, time - max(self.now, self.ready))
             self.delivered = min(self.limit, self.delivered + going * self.rate)
             self.now = time
+            self.course.append((self.now, self.delivered))
 
     def consume(self, position: float, time: float) -> None:
         """From ``time`` on there is room for what lies behind ``position``."""
@@ -189,9 +215,16 @@ class Port:
                 self.ready = time + self.ISSUE + self.memory.latency
 
     def arrival(self, position: float) -> float:
-        """When the beat before a position has come, or at the latest, if nothing stops the tape before."""
+        """When the beat before a position comes if nothing stops the tape, or when it came at the latest."""
         missing = position - self.delivered
-        return (max(self.now, self.ready) if missing > 0 else self.now) + missing / self.rate
+        if missing > 0:
+            return max(self.now, self.ready) + missing / self.rate
+        after = (self.now, self.delivered)
+        for time, delivered in reversed(self.course):
+            if delivered < position:
+                return time + (after[0] - time) * (position - delivered) / (after[1] - delivered)
+            after = (time, delivered)
+        return after[0]
 
     def kv(self, asked: float, beats: int, since: float) -> float:
         """Records: asked for at a time, behind those that end at ``since``. Returns when they end.
@@ -215,6 +248,7 @@ class Port:
             start += shared / self.rate
         start += left / self.rate
         self.now = max(self.now, start)
+        self.course.append((self.now, self.delivered))
         return start
 
 
@@ -236,6 +270,8 @@ class _Step:
     """From a packet's header to its first row."""
     TILE = 6
     """From a tile's last beat to its first row: reader, gearbox, unpacker, loader."""
+    BETWEEN = 8
+    """Beats that these hold while they wait for a plane."""
     EXPONENTIALS, RESCALER = 11, 6
     ROW = 13
     """Of a row of the embedding, beside its latency and its words."""
@@ -251,6 +287,8 @@ class _Step:
         self.lanes_log2 = m.lanes.bit_length() - 1
         self.engine = 4 + m.multiplier_latency + 2 * m.n
         self.maximum = 1 if m.lanes <= 4 else 2
+        # From a tile's last row until its plane is loaded again.
+        self.reload = m.n // 2 if m.load_bytes > m.n else 1
         self.rows = sum(span.rows for span in self.spans)
         self.head_pad = head_pad(self.shape.head_dim, m.n)
         self.record = -(-BLOCK_SIZE * (2 * self.shape.head_dim + 4) // m.port_bytes)
@@ -263,11 +301,10 @@ class _Step:
         words = -(-length // self.n) * self.slices
         return self.rows * words + self.QUANTIZER + self.lanes_log2
 
-    def per_tile(self, rows: int) -> float:
-        """Cycles in which the array takes a tile that is there."""
+    def per_tile(self, rows: int, again: bool = True) -> float:
+        """Cycles per tile if they are there; ``again``: into the accumulators that were just used."""
         units = self.n**2 // self.machine.load_bytes
-        reload = self.n // 2 if self.machine.load_bytes > self.n else 1
-        return max(rows, units, (units + rows - 1 + reload) / 2, 3 if rows < 3 else 0)
+        return max(rows, units, (units + rows - 1 + self.reload) / 2, 3 if again and rows < 3 else 0)
 
     def results(self, rows: int) -> int:
         """From the first row of the last tile taken to the last slice out of the dequantizer."""
@@ -277,8 +314,8 @@ class _Step:
         """A descriptor with all that the program follows from."""
         shape, n = self.shape, self.n
         zero = dict.fromkeys(
-            "image_bytes s_eps s_score program_offset head_offset end_offset program_end rope_offset rope_stride"
-            " embed_offset embed_stride packets record_bytes block_bytes".split(),
+            "image_bytes s_eps s_score program_offset head_offset end_offset program_end rope_offset"
+            " rope_stride embed_offset embed_stride packets record_bytes block_bytes".split(),
             0,
         )
         sizes = {name: getattr(shape, name) for name in Shape.NAMES}
@@ -310,6 +347,7 @@ class _Step:
         begin = 0.0
         for index, packet in enumerate(program):
             self.array = self.kv_beats = 0
+            del self.port.course[:-2]
             getattr(self, f"_{packet.opcode.name.lower()}")(index, packet)
             layer = None if packet.layer == NO_LAYER else packet.layer
             self.packets.append(
@@ -330,14 +368,25 @@ class _Step:
         Headers are, up to one behind an ATTEND; of a payload the first scales and two tiles, which is what
         the array's planes hold.
         """
-        position = self.starts[index] + self.header + self.program[index].payload_bytes // self.machine.port_bytes
+        width = self.machine.port_bytes
+        position = self.starts[index] + self.header + self.program[index].payload_bytes // width
         for behind, packet in enumerate(self.program[index + 1 :], index + 1):
             position += self.header
             if self.program[behind - 1].opcode is Opcode.ATTEND and behind - 1 != index:
                 return position
             if packet.payload_bytes:
-                return position + 2 * self.n // self.machine.port_bytes + 2 * self.tile_beats
+                return position + self.scales(packet) + 2 * self.tile_beats
         return position
+
+    def scales(self, packet: Packet) -> int:
+        """Beats before the first tile of a payload: scales, and in QKV the means of k."""
+        return (4 if packet.opcode is Opcode.QKV else 2) * self.n // self.machine.port_bytes
+
+    def payload(self, packet: Packet) -> int:
+        """Bytes of a payload without what fills it up to its alignment."""
+        blocks, tiles = -(-packet.n_out // self.n), -(-packet.k // self.n)
+        means = -(-self.shape.kv_heads * self.head_pad // self.n) if packet.opcode is Opcode.QKV else 0
+        return blocks * (2 * self.n + tiles * self.n**2) + 2 * self.n * means
 
     def _embed(self, index: int, packet: Packet) -> None:
         width, lanes = self.machine.port_bytes, self.lanes
@@ -348,7 +397,7 @@ class _Step:
         fetch = max(row // width, row // lanes) + max(rope // width, rope // (2 * lanes)) + self.ROW
         self.port.advance(self.port.ready + self.port.limit / self.port.rate)
         first = self.port.now + fetch - self.header
-        self.time = first + (self.rows - 1) * (fetch + self.memory.latency + 6)
+        self.time = first + (self.rows - 1) * (fetch + self.memory.latency - 4)
         self.port.consume(self.ahead(index), 80)
         self.port.advance(self.time)
 
@@ -361,9 +410,10 @@ class _Step:
         port, width = self.port, self.machine.port_bytes
         blocks, tiles = -(-packet.n_out // self.n), -(-packet.k // self.n)
         begin = self.starts[index] + self.header
-        end = begin + packet.payload_bytes // width
+        first = begin + self.scales(packet) + self.tile_beats
+        # What fills the payload up to its alignment is not waited for.
+        end = begin + self.payload(packet) // width
         cycles = self.per_tile(rows)
-        first = begin + 2 * self.n // width + self.tile_beats
         start = max(self.time + self.FEED, port.arrival(first) + self.TILE)
         port.advance(start)
         # The tape goes on when so much has been taken that there is room for a burst.
@@ -380,7 +430,7 @@ class _Step:
         arrived = port.arrival(end)
         taken_at = start + (blocks * tiles - 1) * cycles
         # The tape is taken out of its buffer at the port's width, from the first plane that is free on.
-        taken_at = max(taken_at, start + rows - 1 + end - taken + self.TILE)
+        taken_at = max(taken_at, start + rows - 1 + self.reload + self.TILE + end - taken - self.BETWEEN)
         # Results take longer than rows where a block has hardly any tiles.
         taken_at = max(taken_at, start + tiles * cycles + (blocks - 1) * rows * self.slices)
         taken_at = max(taken_at, arrived + self.TILE)
@@ -392,7 +442,9 @@ class _Step:
     def _qkv(self, index: int, packet: Packet) -> None:
         last = self._project(index, packet, self.rows)
         words = self.head_pad // self.lanes
-        self.time = last + self.HEADS + self.maximum + words + (self.rows - 1) * max(0, words - self.slices) + 5
+        self.time = (
+            last + self.HEADS + self.maximum + words + (self.rows - 1) * max(0, words - self.slices) + 5
+        )
         self.port.advance(self.time)
 
     def _matmul(self, index: int, packet: Packet) -> None:
@@ -413,8 +465,12 @@ class _Step:
         self.time += 1
 
     def between(self) -> float:
-        """From the end of a step to the begin of the next one: COMMIT, completion, APPEND."""
-        return 90
+        """From the end of a step to the begin of the next one of the same kind.
+
+        COMMIT and APPEND of each sequence take turns with what forms the step; a chunk of a prompt is read.
+        """
+        chunks = [span.rows for span in self.spans if span.rows > 1]
+        return 52 + 8 * len(self.spans) + sum(rows + 2 + self.memory.latency for rows in chunks)
 
     # Attention
 
@@ -467,7 +523,7 @@ class _Step:
         count = -(-self.head_pad // self.n) * tiles
         front = rows * GROUP // self.lanes
         back = max(front, GROUP // self.lanes + 3)
-        k_tile, v_tile = self.per_tile(rows), self.per_tile(2 * rows)
+        k_tile, v_tile = self.per_tile(rows, again=tiles == 1), self.per_tile(2 * rows)
         groups, stored = -(-end // GROUP), -(-committed // GROUP)
         items = [stored > group for _ in range(shape.kv_heads) for group in range(groups)]
         # Array free; softmax: scores taken, weights given; tiles loaded.
@@ -502,7 +558,12 @@ class _Step:
 def useful(shape: Shape, spans: Sequence[Span], sampled: int) -> tuple[int, int]:
     """Bytes that a step must read, and multiply-accumulates that it needs: docs/simulation.md."""
     wide, narrow = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    matrices = [(2 * narrow + wide, shape.dim), (shape.dim, wide), (2 * shape.ffn, shape.dim), (shape.dim, shape.ffn)]
+    matrices = [
+        (2 * narrow + wide, shape.dim),
+        (shape.dim, wide),
+        (2 * shape.ffn, shape.dim),
+        (shape.dim, shape.ffn),
+    ]
     rows = sum(span.rows for span in spans)
     size = shape.layers * sum(outputs * (inputs + 2) for outputs, inputs in matrices)
     size += shape.vocab * (shape.dim + 2) if sampled else 0
@@ -558,3 +619,77 @@ def estimate(
     step.run()
     size, macs = useful(shape, spans, sampled)
     return Estimate(machine, step.packets, step.between(), step.other, size, macs, sampled)
+
+
+# For people and programs
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, or from ``config.json`` in a folder.
+
+    Raises
+    ------
+    CompileError
+        If there is none.
+    """
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CompileError(f"{file}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise CompileError(f"{file}: not JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise CompileError(f"{file}: not a JSON object")
+    return values
+
+
+def report(found: Estimate) -> dict[str, Any]:
+    """An estimate for programs."""
+    busy = {name: sum(getattr(packet, name) for packet in found.packets) for name in ("weights", "kv")}
+    return {
+        "cycles": round(found.cycles),
+        "cycles_per_token": round(found.cycles / found.tokens) if found.tokens else None,
+        "mbu": found.mbu,
+        "mac_utilization": found.mac_utilization,
+        "useful_bytes": found.useful_bytes,
+        "useful_macs": found.useful_macs,
+        "array_busy": found.array_busy,
+        "port_cycles": {**busy, "other": found.other, "none": round(found.cycles - found.port_beats)},
+        "between_steps": round(found.between),
+        "packets": [{**vars(packet), "cycles": round(packet.cycles)} for packet in found.packets],
+    }
+
+
+def tables(found: Estimate) -> Iterator[Table]:
+    """An estimate for people: packets of all layers together, and the figures."""
+    table = Table(title="packets of a step", title_justify="left")
+    for name in ("packet", "times", "cycles", "share", "array busy", "weight beats", "KV beats"):
+        table.add_column(name, justify="left" if name == "packet" else "right")
+    # The two MATMULs of a layer are told apart by their inputs.
+    summed = ("cycles", "array", "weights", "kv")
+    kinds: dict[tuple[str, int], list[PacketTime]] = {}
+    for packet in found.packets:
+        kinds.setdefault((packet.name, packet.weights), []).append(packet)
+    rows = [
+        (name, len(packets), *(sum(getattr(packet, what) for packet in packets) for what in summed))
+        for (name, _), packets in kinds.items()
+    ]
+    rows.append(("between steps", 1, found.between, 0, 0, 0))
+    rows.append(("all", 1, found.cycles, found.array_busy, *(sum(row[i] for row in rows) for i in (4, 5))))
+    for name, times, cycles, *numbers in rows:
+        share = f"{cycles / found.cycles:.1%}"
+        table.add_row(name, str(times), f"{cycles:,.0f}", share, *(f"{number:,}" for number in numbers))
+    yield table
+    figures = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    figures.add_column(style="dim")
+    figures.add_column()
+    for name, value in (
+        ("cycles", f"{found.cycles:,.0f} from step to step"),
+        ("cycles per token", f"{found.cycles / found.tokens:,.0f}" if found.tokens else "no row is sampled"),
+        ("MBU", f"{found.mbu:.1%}"),
+        ("MAC utilization", f"{found.mac_utilization:.1%}"),
+        ("read port busy", f"{found.port_beats / found.cycles:.1%}"),
+    ):
+        figures.add_row(name, value)
+    yield figures

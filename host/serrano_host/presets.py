@@ -36,12 +36,16 @@ class Machine:
 
 MACHINES = {
     "tiny": Machine(
-        n=4, port_bytes=4, lanes=2, rows_max=4, attention_rows_max=8, tape_fifo_bytes=1024, read_burst_bytes=256
+        n=4, port_bytes=4, lanes=2, rows_max=4, attention_rows_max=8, tape_fifo_bytes=1024,
+        read_burst_bytes=256,
     ),
     "ulx3s": Machine(
-        n=8, port_bytes=2, lanes=2, rows_max=16, attention_rows_max=32, tape_fifo_bytes=2048, read_burst_bytes=512
+        n=8, port_bytes=2, lanes=2, rows_max=16, attention_rows_max=32, tape_fifo_bytes=2048,
+        read_burst_bytes=512,
     ),
     "base": Machine(
-        n=16, port_bytes=16, lanes=8, rows_max=16, attention_rows_max=16, tape_fifo_bytes=8192, read_burst_bytes=2048
+        n=16, port_bytes=16, lanes=8, rows_max=16, attention_rows_max=16, tape_fifo_bytes=8192,
+        read_burst_bytes=2048,
     ),
-}
+}  # fmt: skip
+"""The presets."""

@@ -149,7 +149,7 @@ def test_help_names_the_commands():
     result = subprocess.run(
         [sys.executable, "-m", "serrano_host.cli", "--help"], capture_output=True, text=True, check=True
     )
-    for word in ("compile", "tape", "info"):
+    for word in ("compile", "tape", "info", "estimate"):
         assert word in result.stdout
 
 

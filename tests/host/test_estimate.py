@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Estimates of a step: against figures that were recorded on the RTL, and what must hold of any."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from serrano.config import PRESETS
+from serrano_host.errors import CompileError
+from serrano_host.estimate import Memory, Shape, Span, estimate, read_config, report, useful
+from serrano_host.presets import MACHINES
+from serrano_sim.top.figures import useful_bytes, useful_macs
+
+SMALL = Shape(dim=64, ffn=172, layers=2, heads=8, kv_heads=4, head_dim=8, vocab=512)
+SHAPES = {
+    "260k": dataclasses.replace(SMALL, layers=5),
+    "260k, 2 layers": SMALL,
+    "15m, 2 layers": Shape(dim=288, ffn=768, layers=2, heads=6, kv_heads=6, head_dim=48, vocab=2000),
+    "135m, 1 layer": Shape(dim=576, ffn=1536, layers=1, heads=9, kv_heads=3, head_dim=64, vocab=500),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """A step on the RTL: cycles from its begin to the end of its last packet; beats of weights and KV."""
+
+    preset: str
+    shape: str
+    spans: tuple[tuple[int, int], ...]
+    sampled: int
+    cycles: int
+    weights: int
+    kv: int
+    array: int
+
+
+RECORDED = (
+    Recorded("base", "260k", ((1, 1),), 0, 17_707, 14_874, 400, 1_020),
+    Recorded("base", "260k", ((100, 1),), 0, 22_820, 14_874, 2_800, 1_740),
+    Recorded("base", "260k", ((262, 1),), 1, 33_796, 16_992, 6_800, 3_068),
+    Recorded("base", "15m, 2 layers", ((1, 1),), 0, 127_961, 125_264, 1_200, 7_884),
+    Recorded("base", "15m, 2 layers", ((66, 1),), 1, 169_399, 161_520, 6_000, 10_566),
+    Recorded("base", "135m, 1 layer", ((39, 1),), 1, 243_199, 240_376, 1_188, 15_300),
+    Recorded("tiny", "260k, 2 layers", ((1, 1),), 0, 25_311, 23_424, 640, 6_048),
+    Recorded("tiny", "260k, 2 layers", ((62, 1),), 1, 35_983, 31_896, 2_560, 9_248),
+    Recorded("tiny", "260k, 2 layers", ((4, 4),), 0, 27_982, 23_424, 640, 24_192),
+    Recorded("tiny", "260k, 2 layers", ((20, 4),), 0, 29_838, 23_424, 1_280, 25_728),
+    Recorded("tiny", "260k, 2 layers", ((7, 1), (0, 3)), 2, 36_700, 31_896, 640, 28_288),
+    Recorded("tiny", "260k, 2 layers", ((8, 1), (3, 1)), 2, 35_186, 31_896, 1_280, 16_192),
+)
+
+
+def of(recorded, **settings):
+    spans = [Span(*span) for span in recorded.spans]
+    return estimate(MACHINES[recorded.preset], SHAPES[recorded.shape], spans, recorded.sampled, **settings)
+
+
+@pytest.mark.parametrize("recorded", RECORDED, ids=str)
+def test_cycles_of_the_rtl(recorded):
+    found = of(recorded)
+    assert found.cycles - found.between == pytest.approx(recorded.cycles, rel=0.01)
+    assert sum(packet.weights for packet in found.packets) == recorded.weights
+    assert sum(packet.kv for packet in found.packets) == recorded.kv
+    assert found.array_busy == recorded.array
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_machines_are_the_presets(name):
+    machine = MACHINES[name]
+    for field in dataclasses.fields(machine):
+        assert getattr(machine, field.name) == getattr(PRESETS[name], field.name)
+    assert machine.load_bytes == PRESETS[name].load_bytes
+    assert machine.align == PRESETS[name].tape_align
+
+
+@pytest.mark.parametrize("recorded", RECORDED, ids=str)
+def test_nothing_is_faster_than_port_and_array(recorded):
+    for memory in (Memory.of("fixed1"), Memory.of("fixed60"), Memory.of("fixed200"), Memory.of("dram")):
+        found = of(recorded, memory=memory)
+        assert found.cycles > max(found.port_beats / memory.efficiency, found.array_busy)
+        assert all(packet.cycles > 0 for packet in found.packets)
+        assert 0 < found.mbu < 1 and 0 < found.mac_utilization < 1
+
+
+def test_more_takes_longer():
+    machine, shape = MACHINES["base"], SHAPES["260k"]
+    contexts = [estimate(machine, shape, [Span(context)]).cycles for context in (0, 100, 400, 2000)]
+    batches = [estimate(machine, shape, [Span(100)] * batch).cycles for batch in (1, 2, 8, 16)]
+    chunks = [estimate(machine, shape, [Span(100, rows)], 0).cycles for rows in (1, 4, 16)]
+    latencies = [estimate(machine, shape, [Span(100)], 1, Memory(n)).cycles for n in (1, 60, 200)]
+    for cycles in (contexts, batches, chunks, latencies):
+        assert cycles == sorted(set(cycles))
+    # Sixteen sequences share the weights.
+    assert batches[-1] < 16 * batches[0]
+
+
+@pytest.mark.parametrize(("position", "rows", "sampled"), [(0, 1, 1), (37, 1, 1), (32, 5, 0), (3, 4, 1)])
+def test_what_is_useful_is_what_the_report_counts(position, rows, sampled):
+    for shape in SHAPES.values():
+        size, macs = useful(shape, [Span(position, rows)], sampled)
+        assert size == useful_bytes(shape, position, rows, bool(sampled))
+        assert macs == useful_macs(shape, position, rows, sampled)
+
+
+def test_weights_count_once_for_a_batch():
+    one, two = useful(SMALL, [Span(9)], 1), useful(SMALL, [Span(9), Span(9)], 2)
+    kv = SMALL.layers * SMALL.kv_heads * 9 * (2 * SMALL.head_dim + 4)
+    assert two[0] - one[0] == kv + SMALL.dim + 2 + 2 * SMALL.head_dim
+    assert two[1] == 2 * one[1]
+
+
+def test_a_shape_from_a_config(tmp_path):
+    ours = {"dim": 64, "ffn": 172, "layers": 5, "heads": 8, "kv_heads": 4, "head_dim": 8, "vocab": 512}
+    theirs = {
+        "hidden_size": 64,
+        "intermediate_size": 172,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "vocab_size": 512,
+    }
+    assert Shape.of(ours) == Shape.of(theirs) == SHAPES["260k"]
+    del theirs["num_key_value_heads"]
+    assert Shape.of(theirs).kv_heads == 8
+    (tmp_path / "config.json").write_text(json.dumps(theirs))
+    assert read_config(tmp_path) == theirs
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"dim": 64}, r"ffn \(or intermediate_size\) must be a positive number, not None"),
+        ({"dim": -1}, r"dim \(or hidden_size\) must be a positive number, not -1"),
+        (vars(SMALL) | {"kv_heads": 3}, "heads must be a multiple of kv_heads 3, not 8"),
+    ],
+)
+def test_a_wrong_shape(values, message):
+    with pytest.raises(CompileError, match=message):
+        Shape.of(values)
+
+
+@pytest.mark.parametrize(
+    ("spans", "sampled", "shape", "message"),
+    [
+        ([], 0, SMALL, "a step has 1 to 16 rows, not 0"),
+        ([Span(0, 17)], 0, SMALL, "a step has 1 to 16 rows, not 17"),
+        ([Span(0, 3)], 4, SMALL, "of 3 rows at most 3 are sampled, not 4"),
+        ([Span(0)], 1, dataclasses.replace(SMALL, head_dim=28), "head_dim must be even, and 0 or a power of"),
+        ([Span(0)], 1, dataclasses.replace(SMALL, heads=68), "heads / kv_heads is 17, attention_rows_max is"),
+    ],
+)
+def test_a_step_that_there_is_not(spans, sampled, shape, message):
+    with pytest.raises(CompileError, match=message):
+        estimate(MACHINES["base"], shape, spans, sampled)
+
+
+def test_memories_by_name():
+    assert Memory.of("fixed60") == Memory() == Memory(60)
+    assert Memory.of("dram").efficiency < 1
+    for name in ("fast", "fixed", "fixed0", "fixed-3"):
+        with pytest.raises(CompileError, match="memory must be dram, or fixed with its latency"):
+            Memory.of(name)
+
+
+# The command
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "serrano_host.cli", "estimate", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def config(tmp_path):
+    file = tmp_path / "shape.json"
+    file.write_text(json.dumps(vars(SHAPES["260k"])))
+    return file
+
+
+def test_json(config):
+    done = run(config, "--preset", "base", "--context", 100, "--json")
+    found = json.loads(done.stdout)
+    expected = report(estimate(MACHINES["base"], SHAPES["260k"], [Span(100)]))
+    assert found == {"preset": "base", "memory": "fixed60", **json.loads(json.dumps(expected))}
+    assert found["cycles_per_token"] == found["cycles"]
+    assert sum(found["port_cycles"].values()) == pytest.approx(found["cycles"], abs=1)
+    assert len(found["packets"]) == 7 * 5 + 5
+
+
+def test_a_batch_and_a_chunk(config):
+    found = json.loads(run(config, "--batch", 4, "--rows", 12, "--last", "--context", 7, "--json").stdout)
+    spans = [Span(7)] * 4 + [Span(7, 12)]
+    assert found["cycles"] == round(estimate(MACHINES["base"], SHAPES["260k"], spans, 5).cycles)
+    chunk = json.loads(run(config, "--rows", 16, "--memory", "dram", "--json").stdout)
+    assert chunk["cycles_per_token"] is None
+    assert "MATMUL logits" not in [packet["name"] for packet in chunk["packets"]]
+
+
+def test_the_table(config):
+    done = run(config)
+    assert done.returncode == 0
+    cycles = estimate(MACHINES["base"], SHAPES["260k"], [Span(0)]).cycles
+    for text in ("GATE_UP", "between steps", "MBU", "100.0%", f"{cycles:,.0f}"):
+        assert text in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--batch", "17"], "a step has 1 to 16 rows, not 17"),
+        (["--memory", "slow"], "memory must be dram, or fixed with its latency as in fixed60, not 'slow'"),
+        (["--batch", "-1"], "--batch, --rows and --context must not be negative"),
+    ],
+)
+def test_a_wrong_option(config, options, message):
+    done = run(config, *options)
+    assert done.returncode == 1
+    assert done.stderr == f"serrano: error: {message}\n"
+
+
+def test_a_wrong_file(tmp_path):
+    assert run(tmp_path / "none.json").stderr.endswith("none.json: No such file or directory\n")
+    (tmp_path / "a.json").write_text("{")
+    assert "a.json: not JSON" in run(tmp_path / "a.json").stderr
+    (tmp_path / "a.json").write_text("[]")
+    assert "a.json: not a JSON object" in run(tmp_path / "a.json").stderr
