@@ -248,5 +248,64 @@ def estimate_command(
         console.print(table)
 
 
+@app.command("run")
+@one_line_errors
+def run_command(
+    model: Annotated[Path, typer.Argument(help="A checkpoint, or a compiled tape.", metavar="MODEL|TAPE")],
+    prompt: Annotated[list[str] | None, typer.Option(help="Text to go on from; may be repeated.")] = None,
+    prompt_ids: Annotated[
+        list[str] | None, typer.Option(help="Token ids instead, '1 2 3'; may be repeated.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="More prompts, as JSON Lines (docs/driver.md).", dir_okay=False)
+    ] = None,
+    max_new: Annotated[int, typer.Option(help="Tokens wanted where a prompt does not say.")] = 32,
+    preset: Annotated[str, typer.Option(help="Hardware preset: tiny, ulx3s, base or wide.")] = "base",
+    tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer, if it is not beside the model.")] = None,
+    ignore_eos: Annotated[bool, typer.Option(help="Do not end with the model's eos token.")] = False,
+    transport: Annotated[str, typer.Option(help="Way to the accelerator: sim, or module:function.")] = "sim",
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", "-O", help="Option of the transport, NAME=VALUE; may be repeated."),
+    ] = None,
+    kv_blocks: Annotated[int | None, typer.Option(help="KV blocks at most.", min=2)] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the report to a file.", dir_okay=False)
+    ] = None,
+    logits: Annotated[
+        Path | None,
+        typer.Option(help="Write logits to a file, .npz or JSON Lines (simulation only).", dir_okay=False),
+    ] = None,
+    steps: Annotated[
+        str, typer.Option(help="Of which generated tokens: all, or numbers and ranges from 0 on, '0,4-7'.")
+    ] = "all",
+    logprobs: Annotated[bool, typer.Option(help="Write log-probabilities instead of logits.")] = False,
+) -> None:
+    """Serve prompts on an accelerator, show their texts as they come, and report latency and throughput."""
+    from serrano_host.serving.command import Order, run
+
+    order = Order(
+        model=model,
+        prompts=prompt or (),
+        prompt_ids=prompt_ids or (),
+        file=file,
+        max_new=max_new,
+        preset=preset,
+        tokenizer=tokenizer,
+        transport=transport,
+        options=option or (),
+        ignore_eos=ignore_eos,
+        kv_blocks=kv_blocks,
+        json=json_file,
+        logits=logits,
+        steps=steps,
+        logprobs=logprobs,
+    )
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    status = run(order, console, lambda: progress_bar(Console(stderr=True)))
+    if status:
+        raise typer.Exit(status)
+
+
 if __name__ == "__main__":
     app()

@@ -4,9 +4,11 @@
 import itertools
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from serrano_host.driver import registers as r
 from serrano_host.driver.registers import FaultCode, Register
-from serrano_host.driver.rings import ENTRY_BYTES, RECORD_BYTES, Completion, Entry, Flags
+from serrano_host.driver.rings import ENTRY_BYTES, RECORD_BYTES, Completion, Entry, Flags, memory_needed
 from serrano_host.driver.transport import Transport
 from serrano_host.errors import TransportError
 from serrano_host.tape import DESCRIPTOR_BYTES, Descriptor, TapeError
@@ -75,6 +77,7 @@ class FakeDevice(Transport):
         self.watched, self.written = None, False
         self.counters = dict.fromkeys(r.COUNTERS, 0)
         self.faults = []
+        self.sampled = []
         self.values = dict.fromkeys(Register, 0)
         self.values |= {
             Register.ID: self.identity,
@@ -263,6 +266,7 @@ class FakeDevice(Transport):
                 self._finish(running, None, int(self.failing[running.entry.id]))
                 continue
             token = next_token(running.tokens, self.descriptor.vocab)
+            self.sampled.append((running.entry.id, len(running.tokens) - 1, token))
             running.tokens.append(token)
             running.made += 1
             self.counters["tokens"] += 1
@@ -302,3 +306,23 @@ class FakeDevice(Transport):
         return [
             len(list(group)) for key, group in itertools.groupby(self.calls, lambda c: c[0]) if key == name
         ]
+
+
+class WithLogits(FakeDevice):
+    """One that shows logits: the position at the place of the token, 0 elsewhere; and padding."""
+
+    def logits(self):
+        vocab = self.descriptor.vocab
+        for number, position, token in self.sampled:
+            row = np.zeros(vocab + 5, dtype=np.int32)
+            row[token] = position << 16
+            yield number, position, row
+
+
+def open_fake(preset, descriptor, options, progress, **sizes):
+    """A transport for `serrano run`, with options of the stand-in."""
+    progress("opening the stand-in")
+    kind = WithLogits if options.pop("logits", "0") == "1" else FakeDevice
+    n = {"tiny": 4, "ulx3s": 8, "base": 16}[preset]
+    values = {name: int(value) for name, value in options.items()}
+    return kind(n=n, memory_bytes=memory_needed(descriptor, 64, **sizes), **values)

@@ -44,7 +44,7 @@ def test_requests():
         for handle in handles:
             assert handle.submitted < handle.cycles[0]
             assert handle.cycles == sorted(set(handle.cycles))
-        device.poll(1000)
+        device.settle()
         stats = device.stats()
         assert stats.tokens == stats.counters["tokens"] == sum(map(len, wanted))
         assert (stats.ended, stats.running, stats.kv_used) == (6, 0, 0)

@@ -35,12 +35,26 @@ def open_checkpoint(path: str | Path, tokenizer: str | Path | None = None) -> Ch
         found = given if given is not None else _beside(path, checkpoint.vocab)
         if found is not None:
             checkpoint.tokenizer_path = found
-            checkpoint._tokenizer_reader = _tokenizer_reader(found, checkpoint)
+            checkpoint._tokenizer_reader = _tokenizer_reader(found, checkpoint.vocab, checkpoint.bos)
         if given is not None:
             checkpoint.tokenizer()
     except OSError as error:
         raise CheckpointError(f"{error.filename or path}: {error.strerror or error}") from error
     return checkpoint
+
+
+def open_tokenizer(path: str | Path, vocab: int, bos: int | None) -> Tokenizer:
+    """Read a tokenizer by itself, for a tape: `tokenizer.json`, a folder with one, or `tokenizer.bin`.
+
+    Raises
+    ------
+    CheckpointError
+        Naming what is missing or wrong.
+    """
+    try:
+        return _tokenizer_reader(Path(path), vocab, bos)()
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or path}: {error.strerror or error}") from error
 
 
 def _beside(path: Path, vocab: int) -> Path | None:
@@ -51,7 +65,7 @@ def _beside(path: Path, vocab: int) -> Path | None:
     return next((name for name in names if name.is_file()), None)
 
 
-def _tokenizer_reader(path: Path, checkpoint: Checkpoint) -> Callable[[], Tokenizer]:
+def _tokenizer_reader(path: Path, vocab: int, bos: int | None) -> Callable[[], Tokenizer]:
     if path.is_dir():
         path = path / "tokenizer.json"
     if not path.is_file():
@@ -59,5 +73,5 @@ def _tokenizer_reader(path: Path, checkpoint: Checkpoint) -> Callable[[], Tokeni
     with open(path, "rb") as file:
         json_like = file.read(64).lstrip()[:1] == b"{"
     if json_like or path.suffix == ".json":
-        return partial(huggingface.HuggingFaceTokenizer, path, checkpoint.vocab, checkpoint.bos)
-    return partial(llama2c.Llama2cTokenizer, path, checkpoint.vocab)
+        return partial(huggingface.HuggingFaceTokenizer, path, vocab, bos)
+    return partial(llama2c.Llama2cTokenizer, path, vocab)

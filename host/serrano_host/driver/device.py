@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The driver: requests and completions through the rings of docs/rings.md."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,6 +97,7 @@ class Device:
         self._first = self._submitted = self._taken = self._read(Register.SUBMIT_HEAD)
         self._consumed = self._told = self._read(Register.COMPLETE_TAIL)
         self._ended = self._tokens = 0
+        self._quiet, self._marks = 0, None
 
     # Registers
 
@@ -268,7 +270,6 @@ class Device:
 
     def _room(self, tokens: int, block: bool) -> int:
         """A place for a prompt, with a free entry in the submission ring."""
-        waited = self._waiting()
         while True:
             if self._submitted - self._taken >= self._sizes["submit_size"]:
                 taken = self._read(Register.SUBMIT_HEAD)
@@ -282,7 +283,7 @@ class Device:
                 why = "in the submission ring"
             if not block:
                 raise RingFull(f"there is no room {why} at the moment")
-            next(waited)
+            self.poll(self._poll_cycles)
 
     def cancel(self, handle: Handle) -> bool:
         """Ask that a request ends; whether it was still running.
@@ -319,6 +320,11 @@ class Device:
         """Take over what has come; if nothing has, wait up to so many cycles for something.
 
         Returns what this call has taken over. What others took is in the handles.
+
+        Raises
+        ------
+        DeviceTimeout
+            If requests are running, and calls have waited for ``patience`` cycles without a sign of progress.
         """
         self._loaded()
         events = self._take()
@@ -328,13 +334,30 @@ class Device:
             if high:
                 self._interrupt()
                 events += self._take()
+        if events or not self._running:
+            self._quiet, self._marks = 0, None
+        else:
+            self._quiet += cycles
+            if self._quiet > self._patience:
+                self._check_progress()
         return events
+
+    def _check_progress(self) -> None:
+        """Tells a long time without tokens, such as that of a long prompt, from none that will come."""
+        counters = self._counters()
+        # These stand still where nothing is read, the others may count the waiting.
+        marks = [counters[name] for name in ("steps", "bytes_weights", "bytes_kv_read")]
+        if marks == self._marks:
+            raise DeviceTimeout(
+                f"nothing happened for {self._quiet:,} cycles, {len(self._running)} requests are running;"
+                f" {self._state()}"
+            )
+        self._quiet, self._marks = 0, marks
 
     def events(self) -> Iterator[Event]:
         """Everything that comes until no request is running, in order."""
-        waited = self._waiting()
         while self._running:
-            yield from next(waited)
+            yield from self.poll(self._poll_cycles)
 
     def stream(self, handle: Handle) -> Iterator[int]:
         """The tokens of a request as they come. Several streams may be taken in turn.
@@ -344,41 +367,22 @@ class Device:
         DriverError
             After the last token, if the request ended with a fault. A cancelled one just ends.
         """
-        waited, shown = self._waiting(), 0
+        shown = 0
         while True:
             while shown < len(handle.tokens):
                 shown += 1
                 yield handle.tokens[shown - 1]
             if handle.ended:
                 break
-            next(waited)
+            self.poll(self._poll_cycles)
         if handle.status and not handle.cancelled:
             raise DriverError(f"request {handle.number}: {handle.error}")
 
     def wait(self, handles: Iterable[Handle] | None = None) -> None:
-        """Wait until some requests have ended, or all."""
-        waited = self._waiting()
+        """Wait until some requests have ended; all without ``handles``."""
         for handle in self.running if handles is None else list(handles):
             while not handle.ended:
-                next(waited)
-
-    def _waiting(self) -> Iterator[list[Event]]:
-        """Waits a little with each turn; gives up if there is no sign of progress for long."""
-        quiet, before = 0, None
-        while True:
-            events = self.poll(self._poll_cycles)
-            yield events
-            quiet = 0 if events else quiet + self._poll_cycles
-            if quiet > self._patience:
-                counters = self._counters()
-                # These stand still where nothing is read, the others may count the waiting.
-                now = [counters[name] for name in ("steps", "bytes_weights", "bytes_kv_read")]
-                if now == before:
-                    raise DeviceTimeout(
-                        f"nothing happened for {2 * quiet:,} cycles, {len(self._running)} requests are"
-                        f" running; {self._state()}"
-                    )
-                quiet, before = 0, now
+                self.poll(self._poll_cycles)
 
     def _take(self) -> list[Event]:
         """Takes over the completion records that are new."""
@@ -456,6 +460,11 @@ class Device:
 
     # The state
 
+    def settle(self) -> None:
+        """Wait until all has ended and been put away; KV blocks are free a little after a request's end."""
+        self.wait()
+        self._probe("STATUS stays busy", lambda: not self._read(Register.STATUS) & r.STATUS_BUSY)
+
     def _counters(self) -> dict[str, int]:
         self._write(Register.CONTROL, r.CONTROL_SNAPSHOT)
         values = self.transport.read_registers(r.COUNTER_BASE, 2 * len(r.COUNTERS))
@@ -515,5 +524,7 @@ class Device:
     def __enter__(self) -> "Device":
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        # What went wrong first says more than what follows from it.
+        with contextlib.suppress(*([DriverError] if kind else [])):
+            self.close()

@@ -16,8 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from serrano.config import AcceleratorConfig, preset
 from serrano_host.driver.rings import memory_needed
@@ -30,7 +32,9 @@ from ..memory.dram import PARTS
 from ..memory.handle import AxiMemory
 from ..top.design import Design, top_design
 from ..top.job import MEMORY
+from ..top.trace import Recording
 from . import process
+from .logits import sampled_rows
 from .server import SOCKET_FILE
 
 __all__ = ["Settings", "SimulationTransport", "open_transport"]
@@ -269,6 +273,11 @@ class SimulationTransport(Transport):
         """Clock cycles since reset."""
         return self._memory.cycles
 
+    def logits(self) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Request, position and logits (Q16) of every row sampled so far, as the trace shows them."""
+        recording = Recording.read(self.config.lanes, folder=self.folder)
+        return sampled_rows(recording)
+
     def close(self) -> None:
         """Ends the simulation.
 
@@ -334,8 +343,7 @@ def open_transport(
     descriptor: Descriptor,
     options: Mapping[str, str],
     progress: Callable[[str], None] = _say_nothing,
-    *,
-    sizes: Iterable[tuple[str, int]] = (),
+    **sizes: int,
 ) -> SimulationTransport:
     """A simulated accelerator with room for a tape and all its KV blocks: what `serrano run` calls.
 
@@ -349,7 +357,7 @@ def open_transport(
         As :meth:`Settings.of` takes them.
     progress : callable
         As for :class:`SimulationTransport`.
-    sizes : pairs
+    **sizes
         Sizes of the rings, if they are not the driver's usual ones.
 
     Raises
@@ -361,5 +369,5 @@ def open_transport(
         config = preset(preset_name)
     except ValueError as error:
         raise TransportError(str(error)) from error
-    memory = memory_needed(descriptor, config.blocks_max, **dict(sizes))
+    memory = memory_needed(descriptor, config.blocks_max, **sizes)
     return SimulationTransport(config, memory, Settings.of(options), progress=progress)

@@ -335,7 +335,7 @@ def test_nothing_happens():
     device.transport.next_step = None
     device.transport.stuck = True
     with pytest.raises(
-        DeviceTimeout, match=r"nothing happened for 2,\d00 cycles, 1 requests are running; STATUS"
+        DeviceTimeout, match=r"nothing happened for 1,\d00 cycles, 1 requests are running; STATUS"
     ):
         device.wait()
 
@@ -385,6 +385,21 @@ def test_a_record_of_nobody():
     del device._running[0]
     with pytest.raises(DriverError, match="of request 0, not running"):
         device.poll(1000)
+
+
+def test_settle(monkeypatch):
+    device = opened()
+    handle = device.submit([1], 3)
+    busy = [1, 1, 0]
+    value = device.transport._value
+    monkeypatch.setattr(
+        device.transport, "_value", lambda at: busy.pop(0) if at == Register.STATUS else value(at)
+    )
+    device.settle()
+    assert handle.ended and not busy
+    busy += [1] * 2000
+    with pytest.raises(DeviceTimeout, match="STATUS stays busy; STATUS 0x1"):
+        device.settle()
 
 
 def test_kv_command():
