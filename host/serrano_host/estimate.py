@@ -277,6 +277,8 @@ class _Step:
     """Of a row of the embedding, beside its latency and its words."""
     HEADS = 22
     """From a head's last beat to its first codes, beside the tree of the maximum."""
+    JOB, UNIT = 2, 5
+    """The shortest time for a head's codes; what a unit of heads takes beside them."""
     FEEDER = 4
     """From the unit of a record or of the step's own k and v to the array."""
 
@@ -305,6 +307,13 @@ class _Step:
         """Cycles per tile if they are there; ``again``: into the accumulators that were just used."""
         units = self.n**2 // self.machine.load_bytes
         return max(rows, units, (units + rows - 1 + self.reload) / 2, 3 if again and rows < 3 else 0)
+
+    def per_tape_tile(self, rows: int) -> float:
+        """The same for tiles of the tape: a plane's units come one after another at the port's width."""
+        machine = self.machine
+        units = self.n**2 // machine.load_bytes
+        load = (units - 1) * machine.load_bytes // machine.port_bytes
+        return max(self.per_tile(rows), (load + rows - 1 + self.reload) / 2)
 
     def results(self, rows: int) -> int:
         """From the first row of the last tile taken to the last slice out of the dequantizer."""
@@ -397,7 +406,7 @@ class _Step:
         fetch = max(row // width, row // lanes) + max(rope // width, rope // (2 * lanes)) + self.ROW
         self.port.advance(self.port.ready + self.port.limit / self.port.rate)
         first = self.port.now + fetch - self.header
-        self.time = first + (self.rows - 1) * (fetch + self.memory.latency - 4)
+        self.time = first + (self.rows - 1) * (fetch + self.memory.latency - 3)
         self.port.consume(self.ahead(index), 80)
         self.port.advance(self.time)
 
@@ -413,7 +422,7 @@ class _Step:
         first = begin + self.scales(packet) + self.tile_beats
         # What fills the payload up to its alignment is not waited for.
         end = begin + self.payload(packet) // width
-        cycles = self.per_tile(rows)
+        cycles = self.per_tape_tile(rows)
         start = max(self.time + self.FEED, port.arrival(first) + self.TILE)
         port.advance(start)
         # The tape goes on when so much has been taken that there is room for a burst.
@@ -440,11 +449,18 @@ class _Step:
         return taken_at + self.results(rows)
 
     def _qkv(self, index: int, packet: Packet) -> None:
+        begin = self.time
         last = self._project(index, packet, self.rows)
+        # A unit is a head, or the two of a block; its jobs are the heads of each row, one after another.
+        heads = max(1, self.n // self.head_pad)
         words = self.head_pad // self.lanes
-        self.time = (
-            last + self.HEADS + self.maximum + words + (self.rows - 1) * max(0, words - self.slices) + 5
-        )
+        job = max(words, self.JOB)
+        units = -(-packet.n_out // max(self.n, self.head_pad))
+        tiles = -(-packet.k // self.n) * max(1, self.head_pad // self.n)
+        first = begin + self.FEED + tiles * self.per_tape_tile(self.rows) + self.engine + self.DEQUANTIZER
+        waiting = (self.rows - 1) * max(0, heads * job - max(1, heads * words // self.slices) * self.slices)
+        last = max(last + waiting, first + (units - 1) * (self.rows * heads * job + self.UNIT))
+        self.time = last + self.HEADS + self.maximum + words + 5
         self.port.advance(self.time)
 
     def _matmul(self, index: int, packet: Packet) -> None:
