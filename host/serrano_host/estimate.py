@@ -279,6 +279,8 @@ class _Step:
     """From a head's last beat to its first codes, beside the tree of the maximum."""
     JOB, UNIT = 2, 5
     """The shortest time for a head's codes; what a unit of heads takes beside them."""
+    FORM, SEQUENCE = 6, 31
+    """Between two steps, and for each sequence in it."""
     FEEDER = 4
     """From the unit of a record or of the step's own k and v to the array."""
 
@@ -483,10 +485,13 @@ class _Step:
     def between(self) -> float:
         """From the end of a step to the begin of the next one of the same kind.
 
-        COMMIT and APPEND of each sequence take turns with what forms the step; a chunk of a prompt is read.
+        Each sequence is committed, its token given to the host, and its next slot reserved, one after another;
+        a chunk of a prompt is read.
         """
         chunks = [span.rows for span in self.spans if span.rows > 1]
-        return 52 + 8 * len(self.spans) + sum(rows + 2 + self.memory.latency for rows in chunks)
+        return (
+            self.FORM + self.SEQUENCE * len(self.spans) + sum(rows + self.memory.latency for rows in chunks)
+        )
 
     # Attention
 

@@ -19,6 +19,7 @@ SHAPES = {
     "260k": dataclasses.replace(SMALL, layers=5),
     "260k, 2 layers": SMALL,
     "15m, 2 layers": Shape(dim=288, ffn=768, layers=2, heads=6, kv_heads=6, head_dim=48, vocab=2000),
+    "15m, 1 layer": Shape(dim=288, ffn=768, layers=1, heads=6, kv_heads=6, head_dim=48, vocab=500),
     "135m, 1 layer": Shape(dim=576, ffn=1536, layers=1, heads=9, kv_heads=3, head_dim=64, vocab=500),
 }
 
@@ -43,6 +44,13 @@ RECORDED = (
     Recorded("base", "260k", ((262, 1),), 1, 33_796, 16_992, 6_800, 3_068),
     Recorded("base", "15m, 2 layers", ((1, 1),), 0, 127_961, 125_264, 1_200, 7_884),
     Recorded("base", "15m, 2 layers", ((66, 1),), 1, 169_399, 161_520, 6_000, 10_566),
+    Recorded("base", "15m, 1 layer", ((0, 16),), 0, 78_968, 62_634, 0, 63_072),
+    Recorded(
+        "base", "15m, 1 layer", ((6, 1), (5, 1), (4, 1), (3, 1), (0, 3)), 5, 78_152, 71_920, 2_400, 30_474
+    ),
+    Recorded(
+        "base", "15m, 1 layer", ((6, 1), (5, 1), (4, 1), (3, 1), (0, 12)), 4, 90_902, 71_920, 2_400, 65_376
+    ),
     Recorded("base", "135m, 1 layer", ((39, 1),), 1, 243_199, 240_376, 1_188, 15_300),
     Recorded("base", "260k, 2 layers", ((32, 8),), 1, 12_144, 8_070, 320, 4_160),
     Recorded("base", "260k, 2 layers", ((8, 1), (3, 1), (0, 3)), 3, 11_191, 8_070, 320, 2_424),
