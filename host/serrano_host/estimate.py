@@ -485,7 +485,7 @@ class _Step:
     def between(self) -> float:
         """From the end of a step to the begin of the next one of the same kind.
 
-        Each sequence is committed, its token given to the host, and its next slot reserved, one after another;
+        Each sequence is committed, its token given to the host, its next slot reserved, one after another;
         a chunk of a prompt is read.
         """
         chunks = [span.rows for span in self.spans if span.rows > 1]
