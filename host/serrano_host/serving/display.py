@@ -31,6 +31,17 @@ def _state(served: Served) -> str:
     return "running" if served.tokens else "waiting"
 
 
+def visible(text: str) -> str:
+    """Text without what a terminal would take for a command: control characters become their pictures."""
+
+    def shown(c: str) -> str:
+        if "\x7f" <= c < "\xa0":
+            return "\N{REPLACEMENT CHARACTER}"
+        return chr(0x2400 + ord(c)) if c < " " and c not in "\n\t" else c
+
+    return "".join(shown(c) for c in text)
+
+
 STYLES = {"failed": "red", "done": "green", "to come": "dim", "running": "bold", "waiting": "cyan"}
 
 
@@ -60,9 +71,9 @@ class Display:
         if self.console.is_terminal:
             self._live.__exit__(None, None, None)
         for served in self.all:
-            text = Text(f"[{served.index}] ", style="dim")
-            text.append(self._prompt(served))
-            text.append(served.text, style="bold")
+            text = Text()
+            text.append(f"[{served.index}] {self._prompt(served)}", style="dim")
+            text.append(visible(served.text), style="bold")
             if served.error:
                 text.append(f" ({served.error})", style="red")
             self.console.print(text, soft_wrap=True)
@@ -114,7 +125,7 @@ class Display:
     @staticmethod
     def _prompt(served: Served) -> str:
         if served.wanted.text is not None:
-            return served.wanted.text
+            return visible(served.wanted.text)
         return "".join(f"{token} " for token in served.wanted.prompt_ids)
 
     def _refresh(self) -> None:
@@ -130,8 +141,9 @@ class Display:
 
     def _panel(self, served: Served, width: int) -> Panel:
         state = _state(served)
-        text = Text(self._prompt(served), style="dim")
-        text.append(served.text, style="bold")
+        text = Text()
+        text.append(self._prompt(served), style="dim")
+        text.append(visible(served.text), style="bold")
         lines = text.wrap(self.console, width - 4)
         body = Text("\n").join(lines[-PANEL_LINES:])
         title = f"{served.index}: {len(served.tokens)}/{served.wanted.max_new} {state}"
@@ -148,7 +160,7 @@ class Display:
         shown = sorted(self.all, key=lambda served: (urgency[_state(served)], served.index))[:room]
         for served in sorted(shown, key=lambda served: served.index):
             state = _state(served)
-            text = (self._prompt(served) + served.text).replace("\n", "\N{RETURN SYMBOL}")
+            text = (self._prompt(served) + visible(served.text)).replace("\n", "\N{RETURN SYMBOL}")
             tail = Text(text[-max(10, self.console.width - 30) :])
             count = f"{len(served.tokens)}/{served.wanted.max_new}"
             table.add_row(str(served.index), count, Text(state, style=STYLES[state]), tail)

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from serrano_host.driver import Event, Handle
-from serrano_host.serving.display import Display
+from serrano_host.serving.display import Display, visible
 from serrano_host.serving.prompts import Wanted
 from serrano_host.serving.session import Served
 
@@ -116,3 +116,7 @@ def test_a_terminal_ends_with_all_texts():
         assert str(display._status.text) == "1/4 requests, 2 tokens, 77 cycles"
     text = display.console.file.getvalue()
     assert "[3] prompt 3:5 4" in text.splitlines()[-1]
+
+
+def test_texts_give_a_terminal_no_commands():
+    assert visible("a\x1b[2Jb\x00\x7f\x9b\n\tä") == "a\u241b[2Jb\u2400\ufffd\ufffd\n\tä"
