@@ -65,6 +65,17 @@ def test_all_benches_are_used():
                 assert used_here or name in ("sound_buffer",), f"{short}:{name}"
 
 
+def test_groups_have_every_check_once():
+    grouped = [(proof, case) for proof in PROOFS for case in proof.groups]
+    assert grouped
+    for proof, case in grouped:
+        assert case in proof.cases
+        checks = [check for group in proof.groups[case] for check in group]
+        assert sorted(checks) == sorted(proof.checks)
+        tasks = [task for task in runner.tasks_of([proof]) if (task.kind, task.case) == ("prove", case)]
+        assert [task.only for task in tasks] == list(proof.groups[case])
+
+
 def test_sizes():
     assert sizes.SIZES.blocks >= 4
     assert sizes.SIZES.sequences >= 2
@@ -271,6 +282,25 @@ def test_report_of_failures(monkeypatch, tmp_path, title, answer, word):
     assert not content["good"]
     assert [title in line and word in line for line in lines].count(True) == 1
     assert content["failed"] == (3 if word == "NOT PROVED" else 0)
+
+
+def test_report_of_a_group_that_fails(monkeypatch, tmp_path):
+    def answers(folder):
+        tasks = {task.title: task for task in runner.tasks_of(PROOFS, "command")}
+        if folder == "command.APPEND-2.refused":
+            return FAILED
+        task = tasks[folder]
+        return FAILED.replace("stable", task.only[0]) if task.kind == "broken" else outcome("fifo.3")
+
+    monkeypatch.setattr(runner, "_run", solver(answers))
+    results = runner.run_all(runner.tasks_of(PROOFS, "command"), tmp_path, 2, lambda line: None)
+    content = runner.report(results)
+    assert not content["good"]
+    # The other properties have been shown in all cases, this one in all but one.
+    failing = [entry["name"] for entry in content["properties"] if not entry["holds"]]
+    assert failing == ["command.refused"]
+    for entry in content["properties"]:
+        assert set(entry["cases"]) == set(find("command").cases)
 
 
 def test_program(monkeypatch, tmp_path, capsys):

@@ -398,8 +398,6 @@ def from_reset(bench: Bench) -> None:
     machine = Machine(bench)
     m, requesters = bench.m, machine.requesters
     _answer_moves(bench, machine)
-    responses = Signal(4)
-    m.d.sync += responses.eq(responses + requesters.respond)
     at_rest = bench.let(machine.idle & machine.quiet() & (machine.pool.size != 0), "at_rest")
     for condition in machine.invariants().values():
         bench.check("invariants", ~at_rest | condition)

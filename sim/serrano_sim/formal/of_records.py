@@ -275,14 +275,14 @@ RECORDS = (
         Method.COMMAND,
         5,
         "Appender",
-        f"{PORT}; heads of 6 dimensions: a full chunk and one of 2",
+        f"{PORT}; heads of 6 and 8 dimensions: a full chunk and one of 2, two full chunks",
         "any state; geometry constant; columns are multiples of the lanes; record numbers below 4 of 65,536",
         {
             "mapped": "4: nothing is written for a row without a block",
             "slot": "4: what is written for a row lies in its record, and belongs to its token alone",
             "place": "4: and it lies where the layout has this scale, or this dimension of K or V",
         },
-        cases={"6": 0},
+        cases={"6": 0, "8": 0},
         broken=(
             Broken(
                 "unmapped_written",

@@ -70,6 +70,8 @@ class Proof:
         Variants that must fail, at least one for each check.
     covers
         What must be able to happen.
+    groups
+        Cases whose checks take several runs, with the checks of each: a big case is quicker that way.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Proof:
     broken: tuple[Broken, ...]
     cases: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"": 0})
     covers: tuple[Cover, ...] = ()
+    groups: Mapping[str, tuple[tuple[str, ...], ...]] = dataclasses.field(default_factory=dict)
 
     def cycles(self, case: str) -> int:
         """Depth of a case."""
