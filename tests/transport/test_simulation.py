@@ -72,6 +72,22 @@ def test_time_stands_still_while_nobody_waits():
     transport.close()
 
 
+def test_an_interrupt_leaves_nothing_behind():
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt), open_transport("tiny", DESCRIPTOR, {}) as transport:
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            while True:
+                transport.wait(20_000)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert transport._process.poll() == 0
+    assert not transport.folder.exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_the_simulator_dies(number):
     """Whoever waits learns of it, with the process's last words; the files are kept until then."""
