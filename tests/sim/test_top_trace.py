@@ -116,8 +116,9 @@ def test_the_shim_passes_everything_else_on(tmp_path):
     inside = ports(tmp_path)
     text, outside = shim(inside)
     names = {port.name for port in outside}
-    trace = {"trace_kind", "trace_packet", "trace_row", "trace_column", "trace_values"}
-    assert names == {port.name for port in inside} - trace | {"trace_record", "axil_handshakes"}
+    trace = {"trace_kind", "trace_packet", "trace_row", "trace_column", "trace_values", "trace_activity"}
+    added = {"trace_record", "axil_handshakes", "activity_enable", "activity_valid", "activity_record"}
+    assert names == {port.name for port in inside} - trace | added
     for port in inside:
         assert f".{port.name}({port.name})" in text
     packed = re.search(r"trace_record = \{(.*)\};", text)[1].split(", ")
