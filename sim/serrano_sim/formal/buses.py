@@ -47,11 +47,19 @@ def _entry(fifo: Unit, place: Any, field: str) -> Value:
 
 def sound_buffer(bench: Bench, name: str, fifo: Unit) -> None:
     """What a buffer's counters have to do with each other; proved of it alone."""
+    for condition in buffer_conditions(fifo):
+        bench.check(name, condition)
+
+
+def buffer_conditions(fifo: Unit) -> tuple[Value, Value]:
+    """What :func:`sound_buffer` checks."""
     depth = fifo.component.depth
     stored, head, tail = fifo.signal("stored"), fifo.signal("head"), fifo.signal("tail")
     behind = Mux(head + stored >= depth, head + stored - depth, head + stored)
-    bench.check(name, (fifo.level == stored + fifo.o.valid) & (fifo.level <= depth) & (stored <= depth))
-    bench.check(name, (head < depth) & (tail < depth) & (tail == behind))
+    return (
+        (fifo.level == stored + fifo.o.valid) & (fifo.level <= depth) & (stored <= depth),
+        (head < depth) & (tail < depth) & (tail == behind),
+    )
 
 
 def splitter(bench: Bench, case: str) -> None:

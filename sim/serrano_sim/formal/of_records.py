@@ -205,22 +205,20 @@ RECORDS = (
     Proof(
         "mover_completes",
         "records:mover_completes",
-        Method.BOUNDED,
-        222,
+        Method.COMMAND,
+        74,
         "BlockMover",
-        f"{PORT}; blocks of 64 to 192 bytes, heads of 2 and 4 dimensions, one record; three moves of 74 "
-        "cycles",
-        "memory always ready, with data at once and acknowledgements in the next cycle; one move after the "
-        "other, responses taken at once",
+        f"{PORT}; blocks of 64 to 192 bytes, heads of 2 and 4 dimensions, one record",
+        "any state between moves, as `mover.complete` has it; memory always ready, with data at once and "
+        "acknowledgements in the next cycle",
         {"completes": "9: a move is answered within 72 cycles of its command"},
-        covers=(Cover("three_moves", 222),),
+        covers=(Cover("copied", 74),),
         broken=(
             Broken(
-                "stuck",
+                "endless",
                 "completes",
-                "waits for a record more than it asks for",
-                _edit("mover", "self._unseen.eq(records)", "self._unseen.eq(records + 1)"),
-                depth=80,
+                "words are written, but not counted",
+                _edit("mover", "self._left.eq(self._left - 1)]", "self._left.eq(self._left)]"),
             ),
         ),
     ),
