@@ -221,6 +221,8 @@ def run_all(
 def _line(result: Result, done: int, total: int) -> str:
     task = result.task
     word = {"prove": "proved", "cover": "possible", "broken": "caught"}[task.kind]
+    if task.kind == "prove" and task.proof.method is Method.BOUNDED:
+        word = "bounded"
     if not result.good:
         word = {"prove": "NOT PROVED", "cover": "NOT POSSIBLE", "broken": "NOT CAUGHT"}[task.kind]
     text = f"[{done:3}/{total}] {word:12} {task.title:48} {task.mode} {task.depth:3}  {result.seconds:6.1f} s"
