@@ -63,24 +63,95 @@ def test_events_and_counters() -> None:
     dut = Tracer(CONFIG)
 
     async def bench(ctx) -> None:
-        ctx.set(dut.position, 41)
-        ctx.set(dut.sample, 1)
+        ctx.set(dut.packet, 9)
+        ctx.set(dut.step, {"rows": 12, "sampled": 3})
         ctx.set(dut.counters.payload, {"index": 6, "value": (5 << 32) | 0xFFFFFFFE})
         ctx.set(dut.counters.valid, 1)
         ctx.set(dut.begin, 1)
         assert not ctx.get(dut.counters.ready)
         await ctx.tick()
-        assert shown(ctx, dut) == (TraceKind.BEGIN, 0, 0, 0, [41, 1])
+        assert shown(ctx, dut) == (TraceKind.BEGIN, 9, 0, 0, [12, 3])
         ctx.set(dut.begin, 0)
         ctx.set(dut.committed, 1)
         await ctx.tick()
-        assert shown(ctx, dut) == (TraceKind.COMMIT, 0, 0, 0, [42, 0])
+        assert shown(ctx, dut) == (TraceKind.COMMIT, 9, 0, 0, [12, 0])
         ctx.set(dut.committed, 0)
         assert ctx.get(dut.counters.ready)
         await ctx.tick()
-        assert shown(ctx, dut) == (TraceKind.COUNTER, 0, 0, 6, [-2, 5])
+        assert shown(ctx, dut) == (TraceKind.COUNTER, 9, 0, 6, [-2, 5])
         ctx.set(dut.fault, {"valid": 1, "code": FaultCode.PACKET_CRC, "packet": 12})
         await ctx.tick()
-        assert shown(ctx, dut) == (TraceKind.FAULT, 0, 0, 0, [FaultCode.PACKET_CRC.value, 12])
+        assert shown(ctx, dut) == (TraceKind.FAULT, 9, 0, 0, [FaultCode.PACKET_CRC.value, 12])
+
+    simulate(dut, bench)
+
+
+def test_a_fault_waits_for_events() -> None:
+    """Of two in a row, and of what comes with them, nothing is lost but a result."""
+    dut = Tracer(CONFIG)
+
+    async def bench(ctx) -> None:
+        code = FaultCode.REQUEST_EMPTY
+        ctx.set(dut.ended, {"valid": 1, "number": 3, "code": code})
+        ctx.set(dut.fault, {"valid": 1, "code": code, "packet": 1})
+        await ctx.tick()
+        assert shown(ctx, dut)[0] is TraceKind.END
+        ctx.set(dut.ended, {})
+        ctx.set(dut.fault, {"valid": 1, "code": FaultCode.WATCHDOG, "packet": 2})
+        ctx.set(dut.token, {"valid": 1, "beat": {"row": 1, "token": 5, "value": 6}})
+        await ctx.tick()
+        assert shown(ctx, dut) == (TraceKind.FAULT, 0, 0, 0, [code.value, 1])
+        ctx.set(dut.fault, {})
+        ctx.set(dut.admitted, {"valid": 1, "sequence": 2, "number": 4})
+        await ctx.tick()
+        assert shown(ctx, dut)[0] is TraceKind.ADMIT
+        ctx.set(dut.admitted, {})
+        await ctx.tick()
+        assert shown(ctx, dut) == (TraceKind.FAULT, 0, 0, 0, [FaultCode.WATCHDOG.value, 2])
+        await ctx.tick()
+        assert shown(ctx, dut) == (TraceKind.TOKEN, 0, 1, 0, [5, 6])
+
+    simulate(dut, bench)
+
+
+def signed(value: int) -> int:
+    return value - (value >> 31 << 32)
+
+
+@pytest.mark.parametrize("number", [5, 0xFFFFFFFE])
+def test_requests_and_their_sequences(number: int) -> None:
+    """Each goes before a result that comes in the same cycle and before counters."""
+    dut = Tracer(CONFIG)
+    code = FaultCode.REQUEST_CANCELLED
+    ended = {"valid": 1, "sequence": 31, "number": number, "code": code}
+    events = [
+        (
+            "span",
+            {"valid": 1, "beat": {"sequence": 17, "row": 3, "rows": 16, "position": 2047}},
+            (TraceKind.SPAN, 0, 3, 2047, [17 | 16 << 16, signed(number)]),
+        ),
+        (
+            "admitted",
+            {"valid": 1, "has_sequence": 1, "sequence": 31, "number": number},
+            (TraceKind.ADMIT, 0, 0, 0, [31, signed(number)]),
+        ),
+        (
+            "ended",
+            ended | {"has_sequence": 1},
+            (TraceKind.END, 0, 0, 0, [31 | code.value << 16, signed(number)]),
+        ),
+        ("ended", ended, (TraceKind.END, 0, 0, 0, [0xFFFF | code.value << 16, signed(number)])),
+    ]
+
+    async def bench(ctx) -> None:
+        ctx.set(dut.number, number)
+        ctx.set(dut.counters.valid, 1)
+        for port, value, expected in events:
+            ctx.set(getattr(dut, port), value)
+            await ctx.tick()
+            assert shown(ctx, dut) == expected
+            ctx.set(getattr(dut, port), {})
+            assert ctx.get(dut.counters.ready)
+            await ctx.tick()
 
     simulate(dut, bench)

@@ -93,9 +93,9 @@ class Accelerator(wiring.Component):
         m.submodules.registers = self._registers = ControlRegisters(config)
         m.submodules.reads = self._reads = ReadArbiter(config, self._read_clients())
         m.submodules.writes = self._writes = WriteArbiter(
-            config, ["append", "completion", "move"], apart=["move"]
+            config, ["append", "completion", "move"], apart=["completion", "move"]
         )
-        m.submodules.recovery = self._recovery = Recovery(config, TAPE)
+        m.submodules.recovery = self._recovery = Recovery(config, (TAPE, EMBED), KV, APPEND)
         m.submodules.loader = self._loader = DescriptorLoader(config)
         m.submodules.scheduler = self._scheduler = Scheduler(config)
         m.submodules.controller = self._controller = Controller(config)
@@ -124,7 +124,7 @@ class Accelerator(wiring.Component):
             ReadClient("kv", burst, 2 * burst),
             ReadClient("tape", burst, config.tape_fifo_bytes // config.port_bytes),
             ReadClient("embed", burst, 2 * burst),
-            ReadClient("prompt", 2, 4),
+            ReadClient("prompt", small, 2 * small),
             ReadClient("ring", small, 2 * small),
             ReadClient("descriptor", small, 2 * small),
             ReadClient("move", 32, 128, apart=True),
@@ -191,7 +191,12 @@ class Accelerator(wiring.Component):
         wiring.connect(m, scheduler.kv, self._controller.steps)
         m.d.comb += [
             # The ring is read only while no step runs, so that a flush never hits it.
-            submissions.enable.eq(self._loader.loaded & ~scheduler.busy & ~self._controller.initializing),
+            submissions.enable.eq(self._loader.loaded & scheduler.taking & ~self._controller.initializing),
+            scheduler.waiting.eq(submissions.waiting),
+            scheduler.reading.eq(submissions.reading),
+            scheduler.cancel_write.eq(registers.cancel_write),
+            scheduler.cancel_number.eq(registers.cancel),
+            registers.cancel_busy.eq(scheduler.cancel_busy),
             submissions.address.eq(self._address("submit_address")),
             submissions.size.eq(registers.submit_size),
             submissions.tail.eq(registers.submit_tail),
@@ -233,6 +238,8 @@ class Accelerator(wiring.Component):
             scheduler.failed.eq(recovery.failed),
             scheduler.retry.eq(recovery.retry),
             scheduler.code.eq(recovery.code),
+            scheduler.own.eq(recovery.own),
+            scheduler.fault_sequence.eq(recovery.own_sequence),
             recovery.clear.eq(registers.fault_clear_write),
             registers.fault_code.eq(recovery.record.code),
             registers.fault_packet.eq(recovery.record.packet),
@@ -257,11 +264,16 @@ class Accelerator(wiring.Component):
             m.d.comb += [self._recovery.refused.valid.eq(1), self._recovery.refused.code.eq(loader.code)]
         m.d.comb += [
             loader.start.eq(wanted & ~loading & ~scheduler.busy),
+            scheduler.pause.eq(wanted | loading),
             loader.address.eq(self._address("tape_address")),
             self._controller.initialize.eq(loader.start),
             self._controller.blocks.eq(registers.kv_blocks),
             registers.status.eq(Cat(scheduler.busy | wanted | loading, loader.loaded)),
-            registers.irq_set[IRQ_COMPLETION].eq(scheduler.ended),
+            registers.irq_set[IRQ_COMPLETION].eq(
+                scheduler.completions.valid
+                & scheduler.completions.ready
+                & scheduler.completions.payload.ended
+            ),
             registers.irq_set[IRQ_FAULT].eq(self._recovery.recorded.valid),
             registers.irq_set[IRQ_LOADED].eq(loader.done),
         ]
@@ -373,8 +385,12 @@ class Accelerator(wiring.Component):
             tracer.packet.eq(self._datapath.packet),
             tracer.begin.eq(scheduler.begin),
             tracer.committed.eq(scheduler.committed),
-            tracer.position.eq(scheduler.position),
-            tracer.sample.eq(scheduler.step.payload.sampled != 0),
+            tracer.step.eq(scheduler.step.payload),
+            tracer.span.valid.eq(scheduler.span.valid & scheduler.span.ready),
+            tracer.span.beat.eq(scheduler.span.payload),
+            tracer.number.eq(scheduler.number),
+            tracer.admitted.eq(scheduler.admitted),
+            tracer.ended.eq(scheduler.ended),
             tracer.fault.packet.eq(self._datapath.packet),
             self.trace_valid.eq(tracer.valid),
             self.trace.eq(tracer.beat),

@@ -62,3 +62,5 @@ class FaultCode(enum.Enum, shape=8):
     """The adopted sequence does not exist, has reserved slots, or has all of the prompt."""
     REQUEST_CHANGED = 0x48
     """The request's sequence was closed or changed by another command."""
+    REQUEST_CANCELLED = 0x49
+    """The host has cancelled the request."""

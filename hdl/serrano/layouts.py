@@ -7,7 +7,16 @@ from amaranth.utils import ceil_log2
 
 from .config import AcceleratorConfig
 
-__all__ = ["EpilogueBeat", "Half", "PackedScale", "ReadRequest", "RowTag", "Scale", "accumulator_depth"]
+__all__ = [
+    "EpilogueBeat",
+    "Half",
+    "PackedScale",
+    "ReadRequest",
+    "RowTag",
+    "Scale",
+    "accumulator_depth",
+    "tag_bits",
+]
 
 ACCUMULATOR_BITS = 40
 """Width of an accumulator; projections and scores use the low 32 bits of it."""
@@ -85,8 +94,16 @@ class EpilogueBeat(data.StructLayout):
         )
 
 
+def tag_bits(config: AcceleratorConfig) -> int:
+    """Width of what a request to the memory is marked with: the number of a sequence."""
+    return max(1, ceil_log2(config.sequences_max))
+
+
 class ReadRequest(data.StructLayout):
-    """A run of memory to be read: ``bytes`` is a multiple of the port width, and so is ``address``."""
+    """A run of memory to be read: ``bytes`` is a multiple of the port width, and so is ``address``.
+
+    ``tag`` comes back with a fault: the sequence whose data it is, 0 where it is nobody's.
+    """
 
     def __init__(self, config: AcceleratorConfig):
-        super().__init__({"address": config.address_bits, "bytes": 32})
+        super().__init__({"address": config.address_bits, "bytes": 32, "tag": tag_bits(config)})

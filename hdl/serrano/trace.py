@@ -12,6 +12,9 @@ from serrano.csr.counters import CounterValue
 from serrano.faults import FaultCode
 from serrano.layouts import EpilogueBeat
 from serrano.schedule.descriptor import ModelInfo
+from serrano.schedule.rings import NO_SEQUENCE
+from serrano.schedule.slots import Served
+from serrano.schedule.spans import Span, StepCommand
 from serrano.vector.payloads import CodesBeat, HeadCodes, HeadKind, Token, WrittenBeat
 
 __all__ = ["ActivityWord", "TraceBeat", "TraceKind", "Tracer"]
@@ -29,6 +32,9 @@ class TraceKind(enum.Enum, shape=unsigned(4)):
     COMMIT = 7
     COUNTER = 8
     FAULT = 9
+    SPAN = 10
+    ADMIT = 11
+    END = 12
 
 
 class TraceBeat(data.StructLayout):
@@ -88,7 +94,8 @@ class Tracer(wiring.Component):
     """Merges what the blocks show into one stream that cannot be stalled, one cycle later.
 
     Results of different blocks never come in the same cycle, as packets are executed one after another;
-    counters wait for a free cycle. An event of the scheduler goes before a result.
+    counters wait for a free cycle. An event of the scheduler goes before a fault, which waits for it, and
+    that before a result.
 
     Parameters
     ----------
@@ -105,10 +112,12 @@ class Tracer(wiring.Component):
         Results as they are produced.
     begin, committed : ``In(1)``
         Events of the scheduler.
-    position : ``In(32)``
-        Position of the step.
-    sample : ``In(1)``
-        Whether the step samples.
+    step : ``In(StepCommand(config))``
+        The step.
+    span, number : ``In({"valid", "beat"})``, ``In(32)``
+        A span of the next step, and the number of its request.
+    admitted, ended : ``In(Served(config))``
+        A request begins, or ends.
     fault : ``In({"valid", "code", "packet"})``
         A fault was recorded.
     counters : ``In(stream.Signature(CounterValue))``
@@ -132,8 +141,11 @@ class Tracer(wiring.Component):
                 "token": _event(Token(config)),
                 "begin": In(1),
                 "committed": In(1),
-                "position": In(32),
-                "sample": In(1),
+                "step": In(StepCommand(config)),
+                "span": _event(Span(config)),
+                "number": In(32),
+                "admitted": In(Served(config)),
+                "ended": In(Served(config)),
                 "fault": In(data.StructLayout({"valid": 1, "code": FaultCode, "packet": 32})),
                 "counters": In(stream.Signature(CounterValue)),
                 "valid": Out(1),
@@ -154,13 +166,30 @@ class Tracer(wiring.Component):
             with m.Default():
                 m.d.comb += first_head.eq(self.model.kv_heads << 1)
 
+        # A fault that has had to wait.
+        late, fault = Signal.like(self.fault), Signal.like(self.fault)
+        m.d.comb += fault.eq(Mux(late.valid, Value.cast(late), Value.cast(self.fault)))
+        with m.If(~late.valid):
+            m.d.sync += late.eq(self.fault)
+
         m.d.sync += [self.valid.eq(1), beat.packet.eq(self.packet), beat.row.eq(0), beat.column.eq(0)]
-        with m.If(self.fault.valid):
-            self._show(m, TraceKind.FAULT, [self.fault.code, self.fault.packet])
-        with m.Elif(self.begin):
-            self._show(m, TraceKind.BEGIN, [self.position, self.sample])
+        with m.If(self.begin):
+            self._show(m, TraceKind.BEGIN, [self.step.rows, self.step.sampled])
         with m.Elif(self.committed):
-            self._show(m, TraceKind.COMMIT, [self.position + 1])
+            self._show(m, TraceKind.COMMIT, [self.step.rows])
+        with m.Elif(self.span.valid):
+            span = self.span.beat
+            self._show(m, TraceKind.SPAN, [span.sequence | span.rows << 16, self.number])
+            m.d.sync += [beat.row.eq(span.row), beat.column.eq(span.position)]
+        with m.Elif(self.admitted.valid):
+            self._show(m, TraceKind.ADMIT, [self.admitted.sequence, self.admitted.number])
+        with m.Elif(self.ended.valid):
+            ended = self.ended
+            sequence = Mux(ended.has_sequence, ended.sequence, NO_SEQUENCE)
+            self._show(m, TraceKind.END, [sequence | Value.cast(ended.code) << 16, ended.number])
+        with m.Elif(fault.valid):
+            self._show(m, TraceKind.FAULT, [fault.code, fault.packet])
+            m.d.sync += [late.eq(self.fault), late.valid.eq(late.valid & self.fault.valid)]
         with m.Elif(self.token.valid):
             self._show(m, TraceKind.TOKEN, [self.token.beat.token, self.token.beat.value])
             m.d.sync += beat.row.eq(self.token.beat.row)

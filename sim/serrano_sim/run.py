@@ -291,6 +291,7 @@ class Watcher:
         # Cycles of a step until tokens come: the tape's bytes, and some time for what cannot overlap.
         self.step = (d.program_end - d.program_offset) / task.config.port_bytes
         self.step += d.packets * (task.memory.read_latency / 4 + 100)
+        self.rows = task.config.rows_max
         self.number = -1
         self.start: tuple[int, float] | None = None
         self.begin = 0
@@ -345,7 +346,7 @@ class Watcher:
             self.display.stage("building the simulation (a few minutes the first time)")
 
     def _steps(self, request: Request, skipped: int) -> int:
-        return len(request.prompt) - skipped + request.max_new - 1
+        return -(-(len(request.prompt) - skipped) // self.rows) + request.max_new - 1
 
     def _rate(self, event: dict[str, Any]) -> tuple[float, float | None]:
         """Cycles per second so far, and the seconds that the rest will take."""
@@ -418,7 +419,7 @@ def judge(
     for request, phase in enumerate(served):
         steps = verdict.steps[request] if request < len(verdict.steps) else []
         found.append(None)
-        if any(step.sample for step in steps) and all(step.counters for step in steps):
+        if any(step.sampled for step in steps) and all(step.counters for step in steps):
             start = counters_before(result, phase)
             found[-1] = figures(steps, Descriptor.unpack(result.tape[:256]), result.job.config, start)
     return verdict, found
@@ -428,7 +429,7 @@ def compare_alone(result: JobResult, verdict: Verdict, vocab: int) -> Agreement:
     """Compares both runs of the second prompt with each other; what differs is added to the verdict."""
     agreement = Agreement()
     if len(verdict.steps) > ALONE:
-        agreement = agree(verdict.steps[SECOND], verdict.steps[ALONE], vocab)
+        agreement = agree(verdict.parts(SECOND), verdict.parts(ALONE), vocab)
     problems = list(agreement.problems)
     if result.tokens[SECOND] != result.tokens[ALONE]:
         problems.append(f"tokens {result.tokens[SECOND]} are not {result.tokens[ALONE]}")

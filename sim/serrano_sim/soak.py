@@ -52,7 +52,7 @@ class Case:
     model : dict
         Arguments of :func:`~serrano_sim.golden.synthetic.random_model`.
     requests : tuple of :class:`~serrano_sim.top.layout.Request`
-        Served one after another.
+        Submitted together.
     memory : :class:`~serrano_sim.top.job.MemorySettings`
         How the memory behaves.
     """

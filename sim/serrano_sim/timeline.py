@@ -19,7 +19,7 @@ from serrano_host.tape import DESCRIPTOR_BYTES, NO_LAYER, Descriptor
 from .memory.handle import Trace
 from .top.job import ACTIVITY
 from .top.simulate import JobResult
-from .top.trace import Step
+from .top.trace import Admit, Step
 
 __all__ = ["GRAIN", "Activity", "Runs", "build_timeline", "write_timeline"]
 
@@ -165,18 +165,28 @@ def _packet_names(model: Descriptor) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _requests(result: JobResult) -> Iterator[Event]:
-    """Each request from the doorbell to its last record, with its tokens, as the host sees them."""
+    """Each request from the doorbell to its last record, with its tokens, as the host sees them.
+
+    In between, as the trace tells it, when it got its sequence.
+    """
+
+    def event(phase: str, number: int, cycle: int, **args: Any) -> Event:
+        common = {"pid": PID, "cat": "request", "id": number, "name": f"request {number}"}
+        return {"ph": phase, "ts": cycle, **common, "args": args}
+
     for phase in result.phases:
-        ended = {}
+        seen = set()
         for cycle, record in phase.completions:
-            common = {"pid": PID, "cat": "request", "id": record.id, "name": f"request {record.id}"}
-            if record.id not in ended:
-                yield {"ph": "b", "ts": phase.begin, **common}
+            if record.id not in seen:
+                yield event("b", record.id, phase.begin)
+            seen.add(record.id)
             if record.token is not None:
-                yield {"ph": "n", "ts": cycle, **common, "args": {"token": record.token}}
-            ended[record.id] = cycle, common
+                yield event("n", record.id, cycle, token=record.token)
             if record.ended:
-                yield {"ph": "e", "ts": cycle, **common, "args": {"status": record.status}}
+                yield event("e", record.id, cycle, status=record.status)
+    for happened in result.recording.events():
+        if isinstance(happened, Admit):
+            yield event("n", happened.number, happened.cycle, sequence=happened.sequence)
 
 
 def _step(step: Step, packets: Runs, tracks: tuple[int, int], model: Descriptor) -> Iterator[Event]:
@@ -204,11 +214,15 @@ def _step(step: Step, packets: Runs, tracks: tuple[int, int], model: Descriptor)
 
 
 def _about(step: Step) -> dict[str, Any]:
+    spans = [
+        {"request": span.number, "sequence": span.sequence, "position": span.position, "rows": span.rows}
+        for span in step.spans
+    ]
     about: dict[str, Any] = {
-        "position": step.position,
         "rows": step.rows,
-        "sampled": step.sample,
-        "committed": step.commit is not None,
+        "sampled": step.sampled,
+        "committed": step.committed,
+        "spans": spans,
     }
     if step.faults:
         about["faults"] = [f"{code:#04x}" for code, _ in step.faults]

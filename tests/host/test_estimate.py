@@ -109,12 +109,15 @@ def test_more_takes_longer():
     assert batches[-1] < 16 * batches[0]
 
 
-@pytest.mark.parametrize(("position", "rows", "sampled"), [(0, 1, 1), (37, 1, 1), (32, 5, 0), (3, 4, 1)])
-def test_what_is_useful_is_what_the_report_counts(position, rows, sampled):
+@pytest.mark.parametrize(
+    ("spans", "sampled"),
+    [([(0, 1)], 1), ([(37, 1)], 1), ([(32, 5)], 0), ([(3, 4)], 1), ([(9, 1), (40, 1), (16, 6)], 2)],
+)
+def test_what_is_useful_is_what_the_report_counts(spans, sampled):
     for shape in SHAPES.values():
-        size, macs = useful(shape, [Span(position, rows)], sampled)
-        assert size == useful_bytes(shape, position, rows, bool(sampled))
-        assert macs == useful_macs(shape, position, rows, sampled)
+        size, macs = useful(shape, [Span(*span) for span in spans], sampled)
+        assert size == useful_bytes(shape, spans, bool(sampled))
+        assert macs == useful_macs(shape, spans, sampled)
 
 
 def test_weights_count_once_for_a_batch():

@@ -32,7 +32,7 @@ class MoverAndBus(wiring.Component):
         self.mover = BlockMover(config)
         self.reads = ReadArbiter(config, [ReadClient("kv", 16, 32), ReadClient("move", 32, 128, apart=True)])
         self.writes = WriteArbiter(config, ["append", "move"], apart=["move"])
-        self.recovery = Recovery(config, 7)
+        self.recovery = Recovery(config, (7,), 8, 8)
         super().__init__({})
 
     def elaborate(self, platform):

@@ -8,11 +8,12 @@ from serrano.faults import FaultCode
 from serrano.schedule.recovery import Recovery
 from support.streams import simulate
 
-TAPE_CLIENT = 1
+KV_READER, TAPE_CLIENT, EMBED_CLIENT = range(3)
+KV_WRITER = 0
 
 
 def make() -> Recovery:
-    return Recovery(preset("tiny"), TAPE_CLIENT)
+    return Recovery(preset("tiny"), (TAPE_CLIENT, EMBED_CLIENT), KV_READER, KV_WRITER)
 
 
 async def fail(ctx, dut: Recovery, port: str, fault: dict) -> None:
@@ -24,7 +25,10 @@ async def fail(ctx, dut: Recovery, port: str, fault: dict) -> None:
 @pytest.mark.parametrize(
     ("port", "fault", "code", "retry"),
     [
-        ("read", {"client": 0, "address": 0x123}, FaultCode.BUS_SLVERR, 0),
+        ("read", {"client": KV_READER, "address": 0x123, "tag": 3}, FaultCode.BUS_SLVERR, 0),
+        ("read", {"client": 3, "address": 0x123}, FaultCode.BUS_SLVERR, 0),
+        ("read", {"client": EMBED_CLIENT, "address": 0x123}, FaultCode.BUS_SLVERR, 1),
+        ("write", {"client": KV_WRITER, "address": 0x123, "tag": 1}, FaultCode.BUS_SLVERR, 0),
         ("read", {"client": TAPE_CLIENT, "address": 0x123, "decode": 1}, FaultCode.BUS_DECERR, 1),
         ("write", {"client": 1, "address": 0x123}, FaultCode.BUS_SLVERR, 0),
         ("tape", {"code": FaultCode.PACKET_CRC, "index": 4}, FaultCode.PACKET_CRC, 1),
@@ -56,7 +60,11 @@ def test_a_step_is_given_up(port: str, fault: dict, code: FaultCode, retry: int)
         assert FaultCode(record.code) == code
         assert record.packet == fault.get("index", 9)
         assert record.address == fault.get("address", 0)
-        assert (record.sequence, record.count) == (2, 1)
+        own = fault.get("tag")
+        assert ctx.get(dut.own) == (own is not None)
+        assert (record.sequence, record.count) == (2 if own is None else own, 1)
+        if own is not None:
+            assert ctx.get(dut.own_sequence) == own
         assert record.detail == fault.get("detail", fault.get("client", 0) | (port == "write") << 7)
 
     simulate(dut, bench)

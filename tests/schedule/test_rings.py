@@ -12,7 +12,7 @@ from amaranth.lib import wiring
 from serrano.bus import ReadArbiter, ReadClient, WriteArbiter
 from serrano.config import AcceleratorConfig, preset
 from serrano.faults import FaultCode
-from serrano.schedule.rings import CompletionRing, SubmissionRing
+from serrano.schedule.rings import NO_SEQUENCE, CompletionRing, SubmissionRing
 from support.axi import AXIMemory
 from support.streams import STALLS, collect, send, simulate
 
@@ -54,7 +54,7 @@ def test_submissions(config: AcceleratorConfig, stall: float) -> None:
         def plain(request) -> tuple:
             flags = request.flags
             values = {name: getattr(request, name) for name in names}
-            values["flags"] = flags.adopt | flags.keep << 1 | flags.unknown << 2
+            values["flags"] = flags.adopt | flags.keep << 1 | flags.cancelled << 2 | flags.unknown << 3
             return tuple(values.values())
 
         got = await collect(
@@ -63,10 +63,10 @@ def test_submissions(config: AcceleratorConfig, stall: float) -> None:
             7,
             stall,
             2,
-            lambda p: (plain(p.request), p.error),
+            lambda p: (plain(p.request), p.error, p.number),
         )
-        assert [error for _, error in got] == [int(i % 4 == 2) for i in range(7)]
-        for (request, error), entry in zip(got, entries, strict=True):
+        assert [(error, number) for _, error, number in got] == [(int(i % 4 == 2), i) for i in range(7)]
+        for (request, error, _), entry in zip(got, entries, strict=True):
             assert error or request == entry
 
     async def serve(ctx) -> None:
@@ -85,10 +85,26 @@ def test_completions(config: AcceleratorConfig, stall: float) -> None:
     wiring.connect(m, dut.memory, arbiter.ports[0])
     memory = AXIMemory(4096, 6, stall)
     records = [
-        {"id": 7 + i, "token": 1000 * i, "status": FaultCode.NONE, "has_token": 1, "ended": i == 4}
+        {
+            "id": 7 + i,
+            "token": 1000 * i,
+            "status": FaultCode.NONE,
+            "has_token": 1,
+            "ended": i == 4,
+            "sequence": 0x1F00 + i,
+        }
         for i in range(5)
     ]
-    records.append({"id": 9, "token": 0, "status": FaultCode.PACKET_CRC, "has_token": 0, "ended": 1})
+    records.append(
+        {
+            "id": 9,
+            "token": 0,
+            "status": FaultCode.PACKET_CRC,
+            "has_token": 0,
+            "ended": 1,
+            "sequence": NO_SEQUENCE,
+        }
+    )
 
     async def host(ctx) -> None:
         ctx.set(dut.address, RING)
@@ -112,6 +128,6 @@ def test_completions(config: AcceleratorConfig, stall: float) -> None:
             record["token"],
             record["status"].value,
             flags,
-            0,
+            record["sequence"],
             number,
         )

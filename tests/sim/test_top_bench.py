@@ -12,7 +12,7 @@ from serrano_sim.golden.synthetic import random_model, write_tape
 from serrano_sim.runner import SimulationError
 from serrano_sim.top.compare import check
 from serrano_sim.top.device import END_REGISTERS
-from serrano_sim.top.job import MemorySettings
+from serrano_sim.top.job import MemorySettings, Phase
 from serrano_sim.top.layout import Request
 from serrano_sim.top.simulate import BENCH, Options, load_result, plan_job, prepare, simulate
 from support.playback import DONE, HANG, TRACE, WRITE, fake_design, script
@@ -30,6 +30,7 @@ def design(tmp_path_factory):
 
 
 def play(design, folder, change=lambda actions: actions, requests=(REQUEST,), **settings):
+    settings.setdefault("kv_blocks", 6)
     job = plan_job(CONFIG, TAPE, requests, **settings)
     path = prepare(job, TAPE, folder)
     made = script(job, MODEL)
@@ -57,6 +58,34 @@ def test_a_run_is_bit_exact(design, tmp_path):
     assert result.seconds > 0
 
 
+def test_several_requests(design, tmp_path):
+    requests = (REQUEST, Request((1, 2), 3), Request(range(20), 2))
+    result = play(design, tmp_path, requests=requests, memory=MemorySettings.of(9, stall=0.2, seed=6))
+    verdict = check(result, MODEL)
+    assert verdict.errors == [] and verdict.bit_exact
+    assert result.tokens == verdict.tokens and [len(made) for made in result.tokens] == [4, 3, 2]
+    assert {record.id: record.sequence for _, record in result.phases[0].completions} == {0: 0, 1: 1, 2: 2}
+
+
+def test_cancelling(design, tmp_path):
+    """The stand-in does not care; the host flags the entry, tells the number, and does not count that."""
+    requests = (REQUEST, Request((1, 2), 3))
+    phase = Phase(load=True, requests=requests, cancel=((1, 1), (2, 0)), registers={"CANCEL": 7})
+    result = play(design, tmp_path, requests=requests, phases=(phase,))
+    assert check(result, MODEL).errors == []
+    assert [event["number"] for event in result.events if event["event"] == "cancel"] == [1, 0]
+    layout = result.job.layout
+    flags = [result.memory.read(layout.submit_address + 64 * number + 28, 4) for number in (0, 1)]
+    assert flags == [b"\4\0\0\0"] * 2
+    assert result.phases[0].axil_handshakes == 0
+
+
+def test_what_comes_too_late_is_told(design, tmp_path):
+    phase = Phase(load=True, requests=(REQUEST,), cancel=((4, 0),))
+    with pytest.raises(SimulationError, match=r"the requests ended before the commands .* were given"):
+        play(design, tmp_path, phases=(phase,))
+
+
 def flip(kind, number):
     """Flips a bit of lane 1 in the beat of that number among those of a kind."""
 
@@ -69,22 +98,25 @@ def flip(kind, number):
 
 
 def test_a_flipped_bit_is_named(design, tmp_path):
-    # Logits of the second step that samples: the fourth step, packet 16; beats of 8 for 48 logits.
+    # Logits of the second step: packet 16; beats of 8 for 48 logits.
     verdict = check(play(design, tmp_path, flip(4, 6 + 2)), MODEL)
     assert not verdict.bit_exact
     difference = verdict.difference
-    assert (difference.step, difference.position, difference.packet) == (3, 3, 16)
+    assert (difference.step, difference.position, difference.packet) == (1, 3, 16)
     assert (difference.row, difference.element, difference.name) == (0, 17, "MATMUL")
     assert difference.expected ^ difference.found == 1
     assert verdict.errors[0].startswith(
-        "step 3 (position 3), packet 16 (MATMUL), row 0, element 17: expected"
+        "step 1 (request 0, position 3), packet 16 (MATMUL), row 0, element 17: expected"
     )
 
 
 def test_wrong_memory_is_named(design, tmp_path):
     def change(actions):
-        # The first write is the beginning of block 1: K scales of layer 0, head 0.
-        place = next(i for i, (what, _) in enumerate(actions) if what == WRITE)
+        # The first write to KV memory is the beginning of block 1: K scales of layer 0, head 0.
+        start = plan_job(CONFIG, TAPE, (REQUEST,), kv_blocks=6).layout.kv_address
+        place = next(
+            i for i, (what, data) in enumerate(actions) if what == WRITE and data & (1 << 40) - 1 >= start
+        )
         return [*actions[:place], (WRITE, actions[place][1] ^ 1 << 40 + 16), *actions[place + 1 :]]
 
     verdict = check(play(design, tmp_path, change), MODEL)

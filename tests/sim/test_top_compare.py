@@ -12,7 +12,7 @@ from serrano_sim.golden.synthetic import random_model, write_tape
 from serrano_sim.top.compare import check, kv_place
 from serrano_sim.top.layout import Request
 from serrano_sim.top.simulate import plan_job
-from support.playback import TRACE, WRITE, play, script
+from support.playback import TRACE, WRITE, Script, play, script
 
 TINY = dataclasses.replace(preset("tiny"), dim_max=512, kv_width_max=512)
 CONFIGS = {4: TINY, 8: preset("ulx3s"), 16: preset("base")}
@@ -43,19 +43,38 @@ def test_equal(n, shape, tmp_path):
     assert verdict.logits_compared == 15 * shape["vocab"]
     assert verdict.kv_bytes_compared == 17 * 2 * model.kv_heads * (2 * model.head_dim + 4)
     assert verdict.tokens == [made.tokens]
-    assert [step.position for step in verdict.steps[0]] == list(range(17))
+    # A chunk of prompt, then single tokens.
+    assert [step.spans[0].position for step in verdict.steps[0]] == [0, *range(3, 17)]
     assert verdict.steps[0][-1].counters["cycles"] == 17 * 3000
 
 
+REQUESTS = (Request((3, 1), 20), Request((5,), 3), Request((9, 2, 6), 30), Request(range(9), 8))
+
+
 def test_several_requests_reuse_blocks(tmp_path):
-    """The free list is mirrored: with three blocks the second and third request get them in another order."""
-    requests = (Request((3, 1), 20), Request((5,), 3), Request((9, 2, 6), 30))
-    job, tape, model, made = make(16, SHAPES[0], requests, kv_blocks=5)
+    """The free list is mirrored: with so few blocks later requests get them in another order."""
+    job, tape, model, made = make(16, SHAPES[0], REQUESTS, kv_blocks=5)
     result = play(job, tape, made, tmp_path)
     verdict = check(result, model)
     assert verdict.errors == []
-    assert [len(tokens) for tokens in verdict.tokens] == [20, 3, 30]
+    assert [len(tokens) for tokens in verdict.tokens] == [20, 3, 30, 8]
     assert result.tokens == verdict.tokens
+
+
+@pytest.mark.parametrize("n", CONFIGS)
+def test_steps_of_several_requests(n, tmp_path):
+    job, tape, model, made = make(n, SHAPES[0], REQUESTS, kv_blocks=12)
+    result = play(job, tape, made, tmp_path)
+    verdict = check(result, model)
+    assert verdict.errors == [] and verdict.bit_exact
+    assert verdict.logits_compared == (20 + 3 + 30 + 8) * model.vocab
+    assert [admission.sequence for admission in verdict.admissions] == [0, 1, 2, 3]
+    steps = result.recording.steps()
+    assert max(len(step.spans) for step in steps) >= 3 and max(step.sampled for step in steps) > 1
+    for number, request in enumerate(REQUESTS):
+        parts = verdict.parts(number)
+        assert sum(step.rows for step in parts) == request.tokens - 1
+        assert sum(step.sampled for step in parts) == request.max_new
 
 
 @pytest.mark.parametrize("n", CONFIGS)
@@ -94,10 +113,14 @@ def test_one_flipped_element_is_named(n, seed, tmp_path):
     changed = data ^ 1 << 64 + 32 * lane + int(rng.integers(32))
     made.actions[place] = (TRACE, changed)
     step = sum(what == TRACE and other & 255 == 6 for what, other in made.actions[:place]) - 1
+    # The first step has the prompt's three rows, of which the last one is sampled.
+    if step == 0 and kind in (4, 5):
+        row = 2
+    position = row if step == 0 else step + 2
     verdict = check(play(job, tape, made, tmp_path), model)
     difference = verdict.difference
     assert not verdict.bit_exact
-    assert (difference.step, difference.position, difference.packet) == (step, step, packet)
+    assert (difference.step, difference.position, difference.packet) == (step, position, packet)
     assert (difference.row, difference.element) == (row, element)
 
     def value(bits):
@@ -123,7 +146,9 @@ def changed(tmp_path, change):
 
 def test_a_missing_beat(tmp_path):
     verdict = changed(tmp_path, lambda actions: actions.pop(beats_of(actions, 3, 2)[1]))
-    text = "step 0 (position 0), packet 2 (QKV of layer 0), row 0, element 8 (k head 1, channel 0): expected "
+    text = (
+        "step 0 (request 0, position 0), packet 2 (QKV of layer 0), row 0, element 8 (k head 1, channel 0):"
+    )
     assert str(verdict.difference).startswith(text)
     assert str(verdict.difference).endswith("found nothing")
 
@@ -172,7 +197,7 @@ def test_a_packet_too_many(tmp_path):
         actions[place:place] = [(TRACE, actions[place][1] & ~(0xFFFF << 16) | 300 << 16)]
 
     assert str(changed(tmp_path, change).difference) == (
-        "step 0 (position 0), packet 1 (order): results after those of packet 300"
+        "step 0 (request 0, position 0), packet 1 (order): results after those of packet 300"
     )
 
 
@@ -181,7 +206,7 @@ def test_a_wrong_step(tmp_path):
         place = beats_of(actions, 6, 0)[1]
         actions[place] = (TRACE, actions[place][1] ^ 1 << 96)
 
-    assert changed(tmp_path, change).errors[0] == "request 0, step 1: it must not sample"
+    assert changed(tmp_path, change).errors[0] == "request 0, step 1: it must sample"
 
 
 def test_counters_that_do_not_add_up(tmp_path):
@@ -193,17 +218,17 @@ def test_counters_that_do_not_add_up(tmp_path):
 
     verdict = changed(tmp_path, change)
     assert verdict.bit_exact
-    assert verdict.violations[0] == "step 0: array cycles add up to 3,001, not to 3,000"
-    assert len(verdict.violations) == 5
+    assert verdict.violations[0] == "step 0: array cycles add up to 9,001, not to 9,000"
+    assert len(verdict.violations) == 3
 
 
 def test_cycles_that_did_not_go_by(tmp_path):
     def change(actions):
-        place = beats_of(actions, 7, 0)[3]
+        place = beats_of(actions, 7, 0)[1]
         actions.insert(place, (TRACE, 0))
 
     verdict = changed(tmp_path, change)
-    assert verdict.violations == ["step 3: 3,000 cycles counted since the last commit, 3,001 went by"]
+    assert verdict.violations == ["step 1: 3,000 cycles counted since the last commit, 3,001 went by"]
 
 
 @pytest.mark.parametrize("n", CONFIGS)
@@ -241,17 +266,172 @@ def test_a_write_into_the_tape(tmp_path):
 def test_a_failed_request(tmp_path):
     """A step that was begun and not committed counts for nothing; the record with the fault ends it."""
     job, tape, model, made = make(16, SHAPES[0], (Request((3, 1, 4), 3),))
-    ends = [i for i, (what, data) in enumerate(made.actions) if what == TRACE and data & 255 == 7]
-    kept = made.actions[: ends[3]]
-    fault = made.actions[ends[0]][1] & ~((1 << 320) - 1 ^ 0) | 9 | 0x24 << 64 | 7 << 96
-    made.actions = [*kept, (TRACE, fault)]
-    made.number = 0
-    made.complete(id=0, token=made.tokens[0], status=0, ended=False)
-    made.complete(id=0, token=None, status=FaultCode.PACKET_CRC.value, ended=True)
+    commits = [i for i, (what, data) in enumerate(made.actions) if what == TRACE and data & 255 == 7]
+    made.actions, made.late, made.number = made.actions[: commits[1]], [], 0
+    code = FaultCode.PACKET_CRC.value
+    made.show(9, 0, [code, 7])
+    made.show(12, 0, [code << 16, 0])
+    made.complete(id=0, token=made.tokens[0], status=0, ended=False, sequence=0)
+    made.complete(id=0, token=None, status=code, ended=True, sequence=0)
     result = play(job, tape, made, tmp_path)
     verdict = check(result, model)
-    assert len(verdict.steps[0]) == 3
-    assert result.recording.steps()[3].faults == ((0x24, 7),)
+    assert len(verdict.steps[0]) == 1
+    assert result.recording.steps()[1].faults == ((0x24, 7),)
     # Nothing was written to KV memory here, as the script does so at the end.
     assert [text.partition(":")[0] for text in verdict.errors] == ["KV memory"]
     assert verdict.tokens == [made.tokens[:1]]
+
+
+# Requests and their sequences
+
+ADMIT, SPAN, END = 11, 10, 12
+
+
+TWO = (Request((3, 1, 4), 3), Request((5, 9), 4))
+
+
+def batch(tmp_path, change, requests=TWO):
+    """Two requests at a time, with something changed in the trace."""
+    job, tape, model, made = make(16, SHAPES[0], requests, kv_blocks=5)
+    change(made)
+    return check(play(job, tape, made, tmp_path), model)
+
+
+def alter(kind, number, **changes):
+    """Changes the beat of that number among those of a kind: lanes by number, or the row or column."""
+
+    def change(made):
+        place = [i for i, (what, data) in enumerate(made.actions) if what == TRACE and data & 255 == kind]
+        what, data = made.actions[place[number]]
+        for name, value in changes.items():
+            low, size = {"row": (8, 8), "column": (32, 32)}.get(name) or (64 + 32 * int(name[-1]), 32)
+            data = data & ~(((1 << size) - 1) << low) | value << low
+        made.actions[place[number]] = (what, data)
+
+    return change
+
+
+def lose(kind, number):
+    """Loses that beat."""
+
+    def change(made):
+        place = [i for i, (what, data) in enumerate(made.actions) if what == TRACE and data & 255 == kind]
+        del made.actions[place[number]]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (alter(ADMIT, 1, lane0=0), "request 1, admission: another request is using sequence 0"),
+        (alter(ADMIT, 1, lane1=0), "request 0, admission: it has been admitted already"),
+        (alter(ADMIT, 1, lane1=2), "request 2, admission: there is no request 2 to be served"),
+        (
+            alter(ADMIT, 1, lane0=32),
+            "request 1, admission: with sequence 32 it must be refused with KV_COMMAND",
+        ),
+        (lose(ADMIT, 1), "request 1, step 1: it does not have sequence 1"),
+        (alter(SPAN, 1, lane0=1 << 16 | 1), "request 0, step 1: it does not have sequence 1"),
+        (
+            alter(SPAN, 1, column=4),
+            "request 0, step 1: positions 4 to 5, the sequence has 3 tokens and 1 to come",
+        ),
+        (
+            alter(SPAN, 0, lane0=4 << 16),
+            "request 0, step 0: positions 0 to 4, the sequence has 0 tokens and 3 to come",
+        ),
+        (alter(SPAN, 0, lane0=2 << 16), "request 0, step 0: it must not sample"),
+        (alter(SPAN, 2, row=2), "request 1, step 1: its first row is 2, not 1"),
+        (alter(SPAN, 2, lane0=0x10000, lane1=0), "request 0, step 1: it has two spans"),
+        (lose(SPAN, 2), "step 1: 3 rows, 2 of them sampled; 1 spans have 1"),
+        (alter(END, 0, lane0=1), "request 0, end: sequence 1, it has 0"),
+        (alter(END, 0, lane0=0xFFFF), "request 0, end: sequence None, it has 0"),
+        (lose(END, 1), "request 1: status NONE in memory, no end in the trace"),
+        (
+            alter(END, 1, lane0=0x24 << 16 | 1),
+            "request 1: status NONE in memory, the end PACKET_CRC in the trace",
+        ),
+    ],
+)
+def test_events_that_are_wrong(change, error, tmp_path):
+    verdict = batch(tmp_path, change)
+    assert verdict.problems[0] == error
+    assert not verdict.bit_exact
+
+
+def test_a_row_too_many(tmp_path):
+    """A result behind the rows of the step."""
+
+    def change(made):
+        place = beats_of(made.actions, 2, 1)[0]
+        made.actions[place] = (TRACE, made.actions[place][1] | 3 << 8)
+
+    verdict = batch(tmp_path, change)
+    assert str(verdict.difference).endswith("(NORM of layer 0), row 2, rows behind it: expected 0, found 1")
+
+
+def test_a_result_of_the_second_request(tmp_path):
+    """Of the second row of the second step, which is the first token of another request."""
+
+    def change(made):
+        step = beats_of(made.actions, 6, 0)[1]
+        place = next(
+            i for i in beats_of(made.actions, 3, 2) if i > step and made.actions[i][1] >> 8 & 255 == 1
+        )
+        made.actions[place] = (TRACE, made.actions[place][1] ^ 1 << 64)
+
+    difference = batch(tmp_path, change).difference
+    assert (difference.step, difference.request, difference.position, difference.row) == (1, 1, 0, 1)
+
+
+def test_a_sequence_that_is_not_in_the_records(tmp_path):
+    def change(made):
+        for place, (what, data) in enumerate(made.actions):
+            if what == WRITE and data & (1 << 40) - 1 < made.job.layout.kv_address:
+                made.actions[place] = what, data ^ 1 << 40 + 80
+
+    verdict = batch(tmp_path, change)
+    assert verdict.problems == [
+        "request 0: sequence 1 in its records, it has 0",
+        "request 1: sequence 0 in its records, it has 1",
+    ]
+
+
+def refuse(code, number=1):
+    """Instead of being admitted the last request is refused."""
+
+    def change(made):
+        first = [i for i, (what, data) in enumerate(made.actions) if what == TRACE and data & 255 == ADMIT]
+        made.actions = made.actions[: first[number]]
+        made.late = []
+        made.show(END, 0, [0xFFFF | code.value << 16, number])
+        made.complete(id=number, token=None, status=code.value, ended=True)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (FaultCode.REQUEST_SPACE, "request 0: it was refused, and can be served"),
+        (FaultCode.NONE, "request 0: it has ended well without a sequence"),
+    ],
+)
+def test_a_refusal_that_is_wrong(code, error, tmp_path):
+    verdict = batch(tmp_path, refuse(code, 0), (Request((3, 1, 4), 3),))
+    assert verdict.problems == [error]
+
+
+def test_a_refusal_that_is_right(tmp_path):
+    """Of a request that has no place in the pool at all."""
+
+    request = Request((3,), 40)
+    model = make(16, SHAPES[0], (request,))[2]
+    tape = write_tape(model, 16, CONFIGS[16].tape_align)
+    job = plan_job(CONFIGS[16], tape, (request,), kv_blocks=3)
+    made, code = Script(job, model), FaultCode.REQUEST_SPACE.value
+    made.show(END, 0, [0xFFFF | code << 16, 0])
+    made.complete(id=0, token=None, status=code, ended=True)
+    verdict = check(play(job, tape, made, tmp_path), model)
+    assert verdict.errors == [] and verdict.steps == [[]] and not verdict.bit_exact

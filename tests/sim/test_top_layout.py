@@ -86,14 +86,31 @@ def test_ring_entries(tmp_path):
     assert struct.unpack("<II", memory.read(layout.submit_address, 8)) == (2, 6)
 
 
-@pytest.mark.parametrize(("adopt", "keep", "flags"), [(True, False, 1), (False, True, 2), (True, True, 3)])
-def test_flags_and_sequence(adopt, keep, flags):
-    request = Request((3, 4), 5, adopt=adopt, keep=keep, sequence=0x1234)
+@pytest.mark.parametrize(
+    ("names", "flags"),
+    [("adopt", 1), ("keep", 2), ("cancelled", 4), ("adopt keep", 3), ("adopt cancelled", 5)],
+)
+def test_flags_and_sequence(names, flags):
+    set_ = dict.fromkeys(names.split(), True)
+    request = Request((3, 4), 5, **set_, sequence=0x1234)
     entry = request.entry(7, 64)
     assert struct.unpack("<28xII28x", entry) == (flags, 0x1234)
     assert entry[:28] == Request((3, 4), 5).entry(7, 64)[:28]
-    wrong = Request((3, 4), 5, adopt=adopt, keep=keep, fields={"flags": 1 << 31, "sequence": 1 << 20})
+    wrong = Request((3, 4), 5, **set_, fields={"flags": 1 << 31, "sequence": 1 << 20})
     assert struct.unpack("<28xII28x", wrong.entry(7, 64)) == (1 << 31, 1 << 20)
+
+
+def test_cancelling(tmp_path):
+    """The flag is added to those that are set, and nothing else changes."""
+    layout = MemoryLayout.plan(TAPE, REQUESTS, submit_size=2)
+    memory = AxiMemory(folder=tmp_path, size=layout.size)
+    layout.submit(memory, 0, REQUESTS[0], 0x1000)
+    layout.submit(memory, 3, Request((3, 4), 5, keep=True), 0x2000)
+    before = memory.read(layout.submit_address, 128)
+    layout.cancel(memory, 3)
+    after = memory.read(layout.submit_address, 128)
+    assert after[64 + 28] == 6 and before[64 + 28] == 2
+    assert after[:92] + after[93:] == before[:92] + before[93:]
 
 
 def test_bad_entries():
@@ -107,13 +124,13 @@ def test_completion_records(tmp_path):
     layout = MemoryLayout.plan(TAPE, REQUESTS, complete_size=4)
     memory = AxiMemory(folder=tmp_path, size=layout.size)
     assert layout.completion(memory, 1) is None
-    memory.write(layout.complete_address, bytes.fromhex("07000000 2a010000 00 03 0000 01000000"))
+    memory.write(layout.complete_address, bytes.fromhex("07000000 2a010000 00 03 0102 01000000"))
     first = layout.completion(memory, 1)
-    assert first == Completion(7, 298, 0, True, 1)
+    assert first == Completion(7, 298, 0, True, 1, 0x201)
     assert layout.completion(memory, 5) is None
-    memory.write(layout.complete_address, bytes.fromhex("07000000 2a010000 24 02 0000 05000000"))
+    memory.write(layout.complete_address, bytes.fromhex("07000000 2a010000 24 02 ffff 05000000"))
     assert layout.completion(memory, 5) == Completion(7, None, 0x24, True, 5)
-    for record in (first, Completion(1, None, 3, True, 9), Completion(2, 5, 0, False, 0xFFFFFFFF)):
+    for record in (first, Completion(1, None, 3, True, 9), Completion(2, 5, 0, False, 0xFFFFFFFF, 0)):
         assert Completion.unpack(record.pack()) == record
 
 
@@ -141,6 +158,7 @@ def test_a_job_file(tmp_path):
             registers={"WATCHDOG": 5},
             commands=(KVCommand(Opcode.OPEN, 1, tenant=3), KVCommand(99, 2, 3, 4, 5)),
             meanwhile=((2, KVCommand(Opcode.FREE, 1)),),
+            cancel=((1, 0), (3, 2)),
             peeks=((4096, 8),),
         ),
     )
@@ -159,7 +177,7 @@ def test_a_job_file(tmp_path):
 
 
 def test_results_of_phases():
-    record = {"id": 0, "token": 3, "status": 0, "ended": True, "number": 1}
+    record = {"id": 0, "token": 3, "status": 0, "ended": True, "number": 1, "sequence": 2}
     end = {"irq": True, "axil_handshakes": 2, "registers": {"IRQ": 1}, "begin": 30, "end": 60}
     first, second = phase_results(
         [
@@ -174,7 +192,7 @@ def test_results_of_phases():
     )
     assert first.answers == ((8, 0), (0, 5)) and first.command_cycles == 17
     assert first.meanwhile == (KVAnswer(0, 9, 40, 45), KVAnswer(2, 0, 51, 59))
-    assert first.completions == ((50, Completion(0, 3, 0, True, 1)),)
+    assert first.completions == ((50, Completion(0, 3, 0, True, 1, 2)),)
     assert first.peeks == (b"\x0a\x0b",) and first.loaded is None
     assert second.loaded is True and second.answers == second.meanwhile == second.completions == ()
 

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from serrano.config import preset
+from serrano.faults import FaultCode
 from serrano_host.tape import Descriptor
 from serrano_sim.golden.block_manager import Opcode, Status
 from serrano_sim.golden.decoder import Decoder
 from serrano_sim.golden.synthetic import random_model, write_tape
 from serrano_sim.top.compare import agree, check
+from serrano_sim.top.job import KVCommand
 from serrano_sim.top.layout import Request
 from serrano_sim.top.mirror import Mirror, command_text
 from serrano_sim.top.prefix import (
@@ -91,7 +93,7 @@ def test_a_plan_that_is_carried_out(name, tmp_path):
     assert verdict.errors == [] and verdict.bit_exact
     assert verdict.answers_compared == sum(len(phase.commands) for phase in plan.phases)
     assert result.tokens[SECOND] == result.tokens[ALONE] == verdict.tokens[ALONE]
-    agreement = agree(verdict.steps[SECOND], verdict.steps[ALONE], 41)
+    agreement = agree(verdict.parts(SECOND), verdict.parts(ALONE), 41)
     computed = len(case.second) - case.reused + case.new - 1
     assert agreement.problems == []
     assert (agreement.positions, agreement.logits) == (computed, case.new * 41)
@@ -107,7 +109,15 @@ def test_a_plan_that_is_carried_out(name, tmp_path):
         "alone": total,
         "saved": case.shared,
     }
-    assert found["steps"] == {"shared": computed, "alone": alone, "saved": case.reused}
+    # Chunks of prompt of four rows, then single tokens.
+    shared_steps, alone_steps = (
+        -(-rows // 4) + case.new - 1 for rows in (len(case.second) - case.reused, len(case.second))
+    )
+    assert found["steps"] == {
+        "shared": shared_steps,
+        "alone": alone_steps,
+        "saved": alone_steps - shared_steps,
+    }
     assert (
         found["kv_bytes_written"]["saved"] == case.reused * 100 - case.copied * result.job.layout.block_bytes
     )
@@ -288,7 +298,9 @@ def test_a_byte_that_changed(place, tmp_path):
 def test_runs_that_do_not_agree(tmp_path):
     result = made(plan_of(CASES["fork and trim"]), tmp_path)
     verdict = check(result, MODEL)
-    shared, alone = verdict.steps[SECOND], verdict.steps[ALONE]
+    shared, alone = verdict.parts(SECOND), verdict.parts(ALONE)
+    assert [step.spans[0].position for step in shared] == [36, 38, 39]
+    assert [step.spans[0].position for step in alone] == [*range(0, 37, 4), 38, 39]
 
     def changed(change):
         beats = shared[1].beats.copy()
@@ -303,8 +315,8 @@ def test_runs_that_do_not_agree(tmp_path):
     # Tiny has 2 lanes: the third beat has columns 4 and 5.
     lanes = CONFIG.lanes
     found = changed(flip)
-    assert found.positions == 1
-    text = f"position 37 (steps {shared[1].index} and {alone[37].index}), packet 16, column {2 * lanes + 1}: "
+    assert found.positions == 2
+    text = f"position 38 (steps {shared[1].index} and {alone[10].index}), packet 16, column {2 * lanes + 1}: "
     assert found.problems[0].startswith(text)
     assert found.problems[0].endswith(" are not the same")
     found = changed(lambda beats: beats[1:])
@@ -318,12 +330,17 @@ def test_runs_that_do_not_agree(tmp_path):
         return beats
 
     assert changed(padding).problems == []
-    # A step that ran no head is compared as far as it goes.
-    silent = dataclasses.replace(
-        shared[1], sample=False, beats=shared[1].beats[shared[1].beats["packet"] < 15]
+    # Whether a row that is not sampled goes through the head's norm depends on the others; logits do not.
+    first = shared[0].beats
+    normed = (first["packet"] == 15) & (first["row"] == 0)
+    assert normed.any()
+    one, all_ = (
+        agree([dataclasses.replace(shared[0], beats=beats)], alone, 41) for beats in (first[~normed], first)
     )
-    found = agree([silent], alone, 41)
-    assert (found.problems, found.positions, found.logits) == ([], 1, 0)
+    assert one.problems == all_.problems == [] and one.positions == all_.positions == 2
+    assert all_.elements - one.elements == MODEL.dim and one.logits == 41
+    found = changed(lambda beats: beats[beats["packet"] < 16])
+    assert found.problems[0].endswith("the results are not of the same form")
 
 
 # The mirror
@@ -333,13 +350,39 @@ def test_a_mirror():
     mirror = Mirror(CONFIG, 4)
     mirror.load()
     request = Request((1, 2, 3), 40)
-    assert mirror.admit(request).table == (1, 2, 3)
-    mirror.end(request)
-    # What does not fit leaves its first block behind.
-    assert mirror.admit(Request((1, 2, 3), 60)) is None
+    assert mirror.admit(request, 2).table == (1, 2, 3)
+    assert mirror.step(request, 2, 3) is Status.OK and mirror.length(2) == 3
+    assert mirror.step(request, 2, 50) is not Status.OK and mirror.length(2) == 3
+    mirror.end(request, 2)
+    assert mirror.manager.free == [3, 2, 1]
+    # What does not fit leaves nothing behind.
+    assert mirror.admit(Request((1, 2, 3), 60)) is FaultCode.REQUEST_SPACE
     assert mirror.manager.used == 0
-    assert mirror.manager.free == [2, 1, 3]
+    assert mirror.manager.free == [3, 2, 1]
     # Nor does what was not opened, and that changes nothing.
-    assert mirror.admit(dataclasses.replace(request, adopt=True, sequence=2)) is None
+    adopting = dataclasses.replace(request, adopt=True, sequence=2)
+    assert mirror.admit(adopting) is FaultCode.KV_COMMAND
     assert mirror.manager.sequences == {}
     assert mirror.length(2) == 0
+
+
+def test_a_mirror_of_sequences_that_are_there():
+    mirror = Mirror(CONFIG, 8)
+    mirror.load()
+    kept = Request((1, 2, 3), 20, keep=True)
+    assert mirror.admit(kept).sequence == 0
+    mirror.step(kept, 0, 20)
+    mirror.end(kept, 0)
+    assert mirror.unused() == 1 and mirror.length(0) == 20
+    assert mirror.admit(kept, 0) is FaultCode.KV_COMMAND
+    going_on = Request(range(20), 5, adopt=True)
+    assert mirror.admit(going_on) is FaultCode.REQUEST_SEQUENCE
+    assert mirror.admit(dataclasses.replace(going_on, prompt=range(21), tenant=3)) is FaultCode.KV_COMMAND
+    assert mirror.admit(Request(range(21), 150, adopt=True)) is FaultCode.REQUEST_SPACE
+    admission = mirror.admit(Request(range(21), 20, adopt=True))
+    assert (admission.sequence, admission.length, admission.table) == (0, 20, (1, 2, 3))
+    assert admission.allocated == (3,)
+    for number in (1, 2, 3):
+        assert mirror.command(KVCommand(Opcode.OPEN, number)) == (0, 0)
+    assert mirror.unused() is None
+    assert mirror.admit(Request((1,), 1)) is FaultCode.KV_COMMAND

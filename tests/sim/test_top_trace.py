@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recordings of the trace, and the shim that makes them."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -10,7 +11,17 @@ from serrano.csr.table import COUNTERS
 from serrano.emit.boundary import Port
 from serrano.trace import TraceKind
 from serrano_sim.top.design import shim, source_key
-from serrano_sim.top.trace import Kind, Recording, last_beat, record_bits, record_dtype, trace_length
+from serrano_sim.top.trace import (
+    Admit,
+    End,
+    Kind,
+    Recording,
+    Span,
+    last_beat,
+    record_bits,
+    record_dtype,
+    trace_length,
+)
 from support.playback import beat, fake_design, write_recording
 
 NAMES = [name for name, _ in COUNTERS]
@@ -51,35 +62,106 @@ def test_reading_a_file(tmp_path):
     assert last_beat(8, folder=tmp_path).startswith("cycle 9, LOGITS, packet 300, row 0, column 524288, ")
 
 
+def span(sequence, number, row, rows, position):
+    return beat(10, 0, row, position, [sequence | rows << 16, number])
+
+
 def test_steps():
     """A failed step, its repetition, and a step whose counters wait until the next one runs."""
     found = recording(
-        beat(6, 0, 0, 0, [4, 0]),
+        span(3, 7, 0, 1, 4),
+        span(0, 8, 1, 2, 9),
+        beat(6, 0, 0, 0, [3, 2]),
         beat(1, 0, 0, 0, [1]),
         beat(9, 3, 0, 0, [0x24, 3]),
-        beat(6, 0, 0, 0, [4, 1]),
+        span(3, 7, 0, 1, 4),
+        beat(6, 0, 0, 0, [1, 1]),
         beat(1, 0, 0, 0, [1]),
         beat(1, 0, 0, 8, [1]),
         beat(2, 1, 0, 0, [1]),
-        beat(7, 0, 0, 0, [5]),
-        beat(6, 0, 0, 0, [5, 1]),
+        beat(7, 0, 0, 0, [1]),
+        span(3, 1 << 31 | 7, 0, 2, 5),
+        beat(6, 0, 0, 0, [2, 0]),
         *counters(100),
         beat(1, 0, 0, 0, [1]),
-        beat(7, 0, 0, 0, [6]),
+        beat(7, 0, 0, 0, [2]),
         *counters(200),
     ).steps()
-    assert [(s.index, s.position, s.sample, s.length, s.rows) for s in found] == [
-        (0, 4, False, None, 0),
-        (1, 4, True, 5, 1),
-        (2, 5, True, 6, 1),
+    assert [(s.index, s.rows, s.sampled, s.committed) for s in found] == [
+        (0, 3, 2, False),
+        (1, 1, 1, True),
+        (2, 2, 0, True),
     ]
+    assert [s.spans for s in found] == [
+        (Span(3, 7, 0, 1, 4), Span(0, 8, 1, 2, 9)),
+        (Span(3, 7, 0, 1, 4),),
+        (Span(3, 1 << 31 | 7, 0, 2, 5),),
+    ]
+    assert found[0].numbers == (7, 8) and found[0].sampled_rows == (0, 2)
+    assert found[0].span(8).end == 11
     assert found[0].faults == ((0x24, 3),)
-    assert [(s.begin, s.commit) for s in found] == [(10, None), (13, 17), (18, 20 + len(NAMES))]
+    last = 23 + len(NAMES)
+    assert [(s.begin, s.commit, s.cycle) for s in found] == [
+        (12, None, 12),
+        (16, 20, 20),
+        (22, last + 1, last + 1),
+    ]
     assert [packet for packet, _ in found[1].packets()] == [0, 1]
     assert [len(beats) for _, beats in found[1].packets()] == [2, 1]
     assert found[0].counters is None
     assert found[1].counters == {name: 100 + i + (1 << 32) for i, name in enumerate(NAMES)}
     assert found[2].counters["cycles"] == 200 + (1 << 32)
+
+
+def test_events():
+    """In order: a step that was given up is where it began, another where it was committed."""
+    found = recording(
+        beat(11, 0, 0, 0, [2, 5]),
+        span(2, 5, 0, 1, 0),
+        beat(6, 0, 0, 0, [1, 0]),
+        span(2, 5, 0, 1, 0),
+        beat(12, 0, 0, 0, [0x40FFFF, 1 << 31]),
+        beat(6, 0, 0, 0, [1, 1]),
+        beat(1, 0, 0, 0, [1]),
+        beat(12, 0, 0, 0, [0x490000 | 31, 4]),
+        beat(7, 0, 0, 0, [1]),
+        beat(12, 0, 0, 0, [2, 5]),
+    )
+    steps = found.steps()
+    assert found.events()[1].index == 0
+    told = [event if isinstance(event, Admit | End) else event.index for event in found.events()]
+    assert told == [
+        Admit(10, 2, 5),
+        0,
+        End(14, None, 1 << 31, 0x40),
+        End(17, 31, 4, 0x49),
+        1,
+        End(19, 2, 5, 0),
+    ]
+    assert [step.committed for step in steps] == [False, True]
+
+
+def test_a_part_of_a_step():
+    """Rows are counted from the part's first one; LOGITS and TOKEN count sampled rows."""
+    (step,) = recording(
+        span(0, 4, 0, 1, 30),
+        span(1, 5, 1, 2, 7),
+        beat(6, 0, 0, 0, [3, 2]),
+        *(beat(1, 0, row, 0, [row]) for row in range(3)),
+        *(beat(4, 9, row, 0, [10 + row]) for row in range(2)),
+        *(beat(5, 10, row, 0, [20 + row]) for row in range(2)),
+        beat(7, 0, 0, 0, [3]),
+    ).steps()
+
+    def told(part):
+        return [(int(b["kind"]), int(b["row"]), int(b["values"][0])) for b in part.beats]
+
+    assert told(step.part(4)) == [(1, 0, 0), (4, 0, 10), (5, 0, 20)]
+    assert told(step.part(5)) == [(1, 0, 1), (1, 1, 2), (4, 0, 11), (5, 0, 21)]
+    part = step.part(5)
+    assert (part.rows, part.sampled, part.spans) == (2, 1, (Span(1, 5, 0, 2, 7),))
+    unsampled = dataclasses.replace(step, sampled=1).part(5)
+    assert told(unsampled) == [(1, 0, 1), (1, 1, 2)] and unsampled.sampled == 0
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,7 @@ from serrano_host.errors import TransportError
 from serrano_host.tape import DESCRIPTOR_BYTES, Descriptor, TapeError
 
 WORD = 0xFFFFFFFF
-CANCEL, CANCEL_BUSY = 0x128, 0x12C
-CANCELLED = 0x49
+CANCELLED = int(FaultCode.REQUEST_CANCELLED)
 
 
 def next_token(tokens, vocab):
@@ -161,8 +160,6 @@ class FakeDevice(Transport):
 
     def _value(self, offset):
         self.now += 1
-        if offset == CANCEL_BUSY:
-            return 0
         match offset:
             case Register.SUBMIT_HEAD:
                 self._admit()
@@ -193,7 +190,7 @@ class FakeDevice(Transport):
                 self.faults.clear()
             case Register.CONTROL:
                 self._control(value)
-            case _ if offset == CANCEL:
+            case Register.CANCEL:
                 if not self.cancels:
                     return
                 for running in list(self.running):

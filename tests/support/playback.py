@@ -4,6 +4,7 @@
 Written apart from the comparison: every beat is made by itself, element by element.
 """
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -25,7 +26,7 @@ from serrano_sim.top.trace import record_dtype
 LANES = 8
 FAKE = Path(__file__).parents[1] / "sim" / "fake_top.sv"
 TRACE, WRITE, DONE, WAIT, FAULT, HANG, REGISTER = range(1, 8)
-STEP_CYCLES = 1000
+ROW_CYCLES = 1000
 
 
 def beat(kind, packet, row, column, values, lanes=LANES):
@@ -66,21 +67,38 @@ def packet_beats(model, n, packet, opcode, layer, result, lanes=LANES):
     return beats
 
 
-class Script:
-    """Actions of the fake accelerator for one job without faults, with the golden model's results."""
+class Slot:
+    """A request that is being served."""
 
-    def __init__(self, job, model, step_cycles=STEP_CYCLES, failing=None):
-        self.step_cycles = step_cycles
+    def __init__(self, number, request, sequence, position):
+        self.number, self.request, self.sequence, self.position = number, request, sequence, position
+        self.fed, self.made = list(request.prompt), []
+
+    @property
+    def decoding(self):
+        return self.position >= len(self.request.prompt)
+
+
+class Script:
+    """Actions of the fake accelerator for one job without faults, with the golden model's results.
+
+    It serves requests as docs/rings.md has it, several at a time. KV memory and the completion records are
+    written at the end of each phase.
+    """
+
+    def __init__(self, job, model, row_cycles=ROW_CYCLES, failing=None):
+        self.row_cycles = row_cycles
         # Requests that end with a fault before their first step: their numbers and the codes.
         self.failing = failing or {}
         self.job, self.model, self.n = job, model, job.config.n
         self.lanes = job.config.lanes
         self.actions = []
+        self.late = []
         self.results = []
         self.decoder = Decoder(model, self.n, job.layout.kv_blocks, trace=self._keep)
         self.number = 0
-        self.cycles = 0
-        self.steps = 0
+        self.cycles = self.mark = 0
+        self.steps = self.rows = 0
         self.tokens = []
         self.answers = []
         config = job.config
@@ -88,6 +106,8 @@ class Script:
         self.pool = BlockManager(0, *sizes, mover=self._copy)
         self.copies = []
         self.kept = 0
+        self.next_sequence = self.turn = 0
+        self.running = {}
 
     def _keep(self, packet, opcode, layer, result):
         if opcode.name == "SAMPLE":
@@ -105,44 +125,89 @@ class Script:
         self.actions.append((TRACE, int.from_bytes(record.tobytes(), "little")))
         self.cycles += 1
 
-    def show(self, kind, column, values):
-        self.trace(beat(kind, 0, 0, column, values, self.lanes))
+    def show(self, kind, column, values, row=0):
+        self.trace(beat(kind, 0, row, column, values, self.lanes))
 
     def write(self, address, data, strobe=0xFFFF):
-        self.actions.append((WRITE, address | int.from_bytes(data, "little") << 40 | strobe << 168))
+        self.late.append((WRITE, address | int.from_bytes(data, "little") << 40 | strobe << 168))
+
+    def flush(self):
+        """What was to be written comes now."""
+        self.actions += self.late
+        self.late = []
 
     def counter_values(self):
         """Both partitions add up; how the parts lie does not matter."""
+        cycles, rows = self.row_cycles, self.rows
         values = dict.fromkeys((name for name, _ in COUNTERS), 0)
-        values |= {"cycles": self.steps * self.step_cycles, "steps": self.steps, "tokens": len(self.tokens)}
-        values |= {"array_busy": self.steps * 600, "array_serial": self.steps * (self.step_cycles - 600)}
-        values |= {"port_weights": self.steps * 900, "port_latency": self.steps * (self.step_cycles - 900)}
-        values |= {"bytes_weights": self.steps * 14400, "rows_issued": self.steps * 600}
-        return values | {"bytes_kv_write": self.steps * 100}
+        values |= {"cycles": rows * cycles, "steps": self.steps, "tokens": len(self.tokens)}
+        values |= {"array_busy": rows * 600, "array_serial": rows * (cycles - 600)}
+        values |= {"port_weights": rows * 900, "port_latency": rows * (cycles - 900)}
+        values |= {"bytes_weights": rows * 14400, "rows_issued": rows * 600}
+        return values | {"bytes_kv_write": rows * 100}
 
     def counters(self):
         values = self.counter_values()
         for index, (name, _) in enumerate(COUNTERS):
             self.show(8, index, [values[name] & 0xFFFFFFFF, values[name] >> 32])
 
-    def step(self, sequence, position, token, sample):
-        """A step of exactly step_cycles cycles from commit to commit, if nothing is written within."""
+    def step(self, spans):
+        """A step that ends row_cycles cycles for each row after the last one did; spans are (slot, rows)."""
         self.results.clear()
-        start = self.cycles
-        logits = self.decoder.step([token], sequence, sample)
-        self.show(6, 0, [position, sample])
+        first, chosen = 0, []
+        for slot, rows in spans:
+            self.show(10, slot.position, [slot.sequence | rows << 16, slot.number], first)
+            first += rows
+            if slot.position + rows >= len(slot.request.prompt):
+                chosen.append(first - 1)
+        parts = [(slot.sequence, slot.fed[slot.position : slot.position + rows]) for slot, rows in spans]
+        logits = self.decoder.step_batch(parts, bool(chosen))
+        self.show(6, 0, [first, len(chosen)])
         for packet, opcode, layer, result in self.results:
+            if layer == 0xFFFF and opcode.name in ("MATMUL", "SAMPLE"):
+                result = result[chosen]
             for record in packet_beats(self.model, self.n, packet, opcode, layer, result, self.lanes):
                 self.trace(record)
         self.steps += 1
+        self.rows += first
         # A wait of w cycles takes one cycle more.
-        wait = self.step_cycles - (self.cycles - start) - 1 - len(COUNTERS) - 1
+        wait = self.mark + first * self.row_cycles - self.cycles - 2
         assert wait > 0
         self.actions.append((WAIT, wait))
         self.cycles += wait + 1
-        self.show(7, 0, [position + 1])
+        self.show(7, 0, [first])
+        self.mark = self.cycles
+        tokens = greedy(logits)[chosen] if chosen else []
+        for (slot, rows), token in itertools.zip_longest(spans, tokens):
+            self.commit(slot, rows, token)
         self.counters()
-        return int(greedy(logits)[-1]) if sample else None
+
+    def commit(self, slot, rows, token):
+        self.pool_command(slot.request, slot.sequence, Opcode.APPEND, rows)
+        self.pool_command(slot.request, slot.sequence, Opcode.COMMIT, rows)
+        slot.position += rows
+        if token is None:
+            return
+        slot.fed.append(int(token))
+        slot.made.append(int(token))
+        self.tokens.append(int(token))
+        ended = len(slot.made) == slot.request.max_new or token == slot.request.eos
+        if ended:
+            self.end(slot)
+        identity, sequence = slot.number, slot.sequence
+        self.complete(id=identity, token=int(token), status=0, ended=ended, sequence=sequence)
+
+    def end(self, slot, code=0):
+        """Closes a request's sequence."""
+        self.keep_kv()
+        if slot.request.keep:
+            length = self.decoder.kv.length(slot.sequence)
+            self.pool_command(slot.request, slot.sequence, Opcode.TRIM, length)
+        else:
+            self.pool_command(slot.request, slot.sequence, Opcode.FREE)
+        self.decoder.close(slot.sequence)
+        self.show(12, 0, [slot.sequence | code << 16, slot.number])
+        del self.running[slot.sequence]
 
     def complete(self, **fields):
         self.number += 1
@@ -153,7 +218,7 @@ class Script:
         self.actions.append((REGISTER, register(name).offset // 4 | value << 10))
 
     def keep_kv(self):
-        """Writes what the sequence has in KV memory."""
+        """Keeps what the sequences have in KV memory now."""
         kv = self.decoder.kv
         mask = kv.written()
         # A copy is of a whole block.
@@ -169,38 +234,58 @@ class Script:
         assert status == 0
         return aux
 
-    def request(self, identity, request):
-        sequence = request.sequence if request.adopt else 0
-        if not request.adopt:
-            self.pool_command(request, sequence, Opcode.OPEN)
-        length = self.pool_command(request, sequence, Opcode.APPEND, 1)
-        self.pool_command(request, sequence, Opcode.ABORT)
-        self.pool_command(request, sequence, Opcode.ALLOC, len(request.prompt) + request.max_new - length)
-        self.decoder.open(sequence, self.pool.sequences[sequence].table, length)
-        fed = list(request.prompt)
-        made = []
-        code = self.failing.get(identity, 0)
-        while not code and len(made) < request.max_new and (not made or made[-1] != request.eos):
-            position = self.decoder.kv.length(sequence)
-            sample = position + 1 >= len(request.prompt)
-            token = self.step(sequence, position, fed[position], sample)
-            self.pool_command(request, sequence, Opcode.APPEND, 1)
-            self.pool_command(request, sequence, Opcode.COMMIT, 1)
-            if sample:
-                fed.append(token)
-                made.append(token)
-                self.tokens.append(token)
-        self.keep_kv()
-        for index, token in enumerate(made):
-            self.complete(id=identity, token=token, status=0, ended=index == len(made) - 1)
-        if code:
-            self.complete(id=identity, token=None, status=code, ended=True)
-        self.set_register("FAULT_CODE", code)
-        if request.keep:
-            self.pool_command(request, sequence, Opcode.TRIM, self.decoder.kv.length(sequence))
+    def admit(self, number, request):
+        """Gives a request its sequence and blocks; whether there were enough."""
+        limit, total = self.job.config.sequences_max, len(request.prompt) + request.max_new
+        if request.adopt:
+            sequence = request.sequence
+            length = self.pool_command(request, sequence, Opcode.APPEND)
+            if self.pool.execute(Opcode.APPEND, sequence, request.tenant, total - length)[0]:
+                return False
+            self.pool_command(request, sequence, Opcode.ABORT)
         else:
-            self.pool_command(request, sequence, Opcode.FREE)
-        self.decoder.close(sequence)
+            order = [(self.next_sequence + place) % limit for place in range(limit)]
+            free = [place for place in order if place not in self.pool.sequences]
+            if not free or len(self.pool.free) < -(-total // 16):
+                return False
+            sequence, length = free[0], 0
+            self.next_sequence = (sequence + 1) % limit
+            self.pool_command(request, sequence, Opcode.OPEN)
+            self.pool_command(request, sequence, Opcode.ALLOC, total)
+        self.decoder.open(sequence, self.pool.sequences[sequence].table, length)
+        slot = self.running[sequence] = Slot(number, request, sequence, length)
+        self.show(11, 0, [sequence, number])
+        if code := self.failing.get(number, 0):
+            self.end(slot, code)
+            self.complete(id=number, token=None, status=code, ended=True, sequence=sequence)
+        self.set_register("FAULT_CODE", code)
+        return True
+
+    def form(self):
+        """The spans of the next step."""
+        rows_max, limit = self.job.config.rows_max, self.job.config.sequences_max
+        prompts = [slot for slot in self.running.values() if not slot.decoding]
+        decoding = [slot for slot in self.running.values() if slot.decoding]
+        decoding.sort(key=lambda slot: (slot.sequence - self.turn) % limit)
+        room = rows_max - bool(prompts)
+        if len(decoding) > room:
+            self.turn = decoding[room].sequence
+        spans = [(slot, 1) for slot in decoding[:room]]
+        if prompts:
+            oldest = min(prompts, key=lambda slot: slot.number)
+            left = len(oldest.request.prompt) - oldest.position
+            spans.append((oldest, min(left, rows_max - len(spans))))
+        return spans
+
+    def serve(self, waiting):
+        """Serves requests, (number, request) each."""
+        while waiting or self.running:
+            while waiting and self.admit(*waiting[0]):
+                waiting = waiting[1:]
+            if self.running:
+                self.step(self.form())
+            else:
+                assert not waiting
 
     def phase(self, phase, identity):
         """One visit of the host, whose first request has that number; what is in registers at its end."""
@@ -209,9 +294,9 @@ class Script:
         for c in phase.commands:
             status, aux = self.pool.execute(c.opcode, c.sequence, c.tenant, c.argument0, c.argument1)
             self.answers.append((int(status), aux))
-        for number, request in enumerate(phase.requests):
-            self.request(identity + number, request)
+        self.serve(list(enumerate(phase.requests, identity)))
         if phase.requests:
+            self.flush()
             self.set_register("KV_USED", self.pool.used)
             for name, value in self.counter_values().items():
                 self.set_register(f"COUNTER_{name.upper()}_LO", value & 0xFFFFFFFF)
@@ -226,14 +311,15 @@ class Script:
         (Path(folder) / "registers.hex").write_text("\n".join(lines) + "\n")
         lines = [f"{status:08x}{aux:08x}" for status, aux in [*self.answers, (1, 0)]]
         (Path(folder) / "answers.hex").write_text("\n".join(lines) + "\n")
+        self.flush()
         actions = [*self.actions, (DONE, 0), (HANG, 0)]
         lines = [f"{what | value << 8:082x}" for what, value in actions]
         (Path(folder) / "playback.hex").write_text("\n".join(lines) + "\n")
 
 
-def script(job, model, step_cycles=STEP_CYCLES, failing=None):
-    """The script of a job: its requests one after another, in blocks from the free list."""
-    made, identity = Script(job, model, step_cycles, failing), 0
+def script(job, model, row_cycles=ROW_CYCLES, failing=None):
+    """The script of a job."""
+    made, identity = Script(job, model, row_cycles, failing), 0
     for number, phase in enumerate(job.phases):
         if number and phase.requests:
             made.actions.append((DONE, 0))
@@ -319,6 +405,7 @@ def play(job, tape, made, folder, registers=None):
     memory = AxiMemory("memory", folder=path)
     host = _Host(job, made.answers, registers)
     host.begin()
+    made.flush()
     cycles, records, found = [], [], 0
     names = {entry.offset // 4: entry.name for entry in REGISTERS}
     for what, data in made.actions:

@@ -19,14 +19,13 @@ SHAPE = Shape(dim=44, ffn=60, layers=2, heads=4, kv_heads=2, head_dim=8, vocab=6
 def test_steps_and_packets(tmp_path, latency):
     model = random_model(4, **vars(SHAPE), context=64)
     memory = MemorySettings.of(latency)
-    requests = [Request(tuple(range(33)), 3)]
+    requests = [Request(tuple(range(33)), 3), Request(tuple(range(5)), 6)]
     result, verdict = run_model(preset("tiny"), model, requests, tmp_path, memory=memory, activity=True)
     assert verdict.errors == []
     packets = [event for event in build_timeline(result)["traceEvents"] if "packet" in event.get("args", {})]
     for step in result.recording.steps():
-        found = estimate(
-            MACHINES["tiny"], SHAPE, [Span(step.position, step.rows)], int(step.sample), Memory(latency)
-        )
+        spans = [Span(span.position, span.rows) for span in step.spans]
+        found = estimate(MACHINES["tiny"], SHAPE, spans, step.sampled, Memory(latency))
         own = [event for event in packets if step.begin <= event["ts"] < step.commit]
         assert sum(event["dur"] for event in own) == pytest.approx(found.cycles - found.between, rel=0.02)
         for event, packet in zip(own, found.packets, strict=True):
@@ -34,4 +33,4 @@ def test_steps_and_packets(tmp_path, latency):
             assert event["args"]["layer"] == packet.layer
             # In QKV and ATTEND tape and KV share the port, which is not followed burst by burst.
             if packet.name not in ("QKV", "ATTEND"):
-                assert event["dur"] == pytest.approx(packet.cycles, rel=0.005, abs=2)
+                assert event["dur"] == pytest.approx(packet.cycles, rel=0.005, abs=4)

@@ -132,11 +132,11 @@ TROUBLES = {
                 "response": "DECERR",
                 "on": "read",
                 "low": ("tape_address", PARSED.fields["embed_offset"]),
-                "limit": 1,
+                "high": ("tape_address", PARSED.fields["rope_offset"]),
+                "limit": 0,
             },
         ),
         detail=EMBED_CLIENT,
-        count=1,
     ),
 }
 

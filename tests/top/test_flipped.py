@@ -18,7 +18,7 @@ PROMPT = [7, 21, 3]
 # In the unit that rotates k and q: lane 0 lets v pass as it is. Flipped, it rotates v and passes k.
 KIND_IS_V = r"(?s)module serrano_top_rotator\(.*?== 1'h(1);"
 FIRST = (
-    r"step (\d+) \(position (\d+)\), packet (\d+) \((.+?)\), row 0,"
+    r"step (\d+) \(request 0, position (\d+)\), packet (\d+) \((.+?)\), row (\d+),"
     r" element (\d+) \((\w+ head \d), channel (\d)\): expected (-?\d+), found (-?\d+)"
 )
 
@@ -39,9 +39,10 @@ def test_it_is_found_and_named(tmp_path, capsys) -> None:
     assert found, told["errors"]
     assert "not bit exact" in capsys.readouterr().out
 
-    step, position, packet, name, element, head, channel, expected, other = found.groups()
+    step, position, packet, name, row, element, head, channel, expected, other = found.groups()
     assert (packet, name) == ("2", "QKV of layer 0")
-    assert step == position
+    # The prompt is one chunk.
+    assert step == "0" and row == position
     number = {"k head": 0, "v head": SHAPE.kv_heads, "q head": 2 * SHAPE.kv_heads}[head[:-2]] + int(head[-1])
     assert int(element) == number * SHAPE.head_dim + int(channel)
     assert head[0] in "kv"
@@ -54,4 +55,4 @@ def test_it_is_found_and_named(tmp_path, capsys) -> None:
             codes.append(values[0])
 
     Decoder(load_model(tape), config.n, trace=keep).generate(PROMPT, 3)
-    assert codes[int(step)][int(element)] == int(expected) != int(other)
+    assert codes[int(position)][int(element)] == int(expected) != int(other)

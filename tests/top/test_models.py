@@ -90,13 +90,16 @@ def test_shapes(shape: Shape, tmp_path) -> None:
     assert verdict.bit_exact
     # What the comparison covers, counted apart.
     fed = [prompt + new - 1 for prompt, new in shape.tokens]
-    assert [len(steps) for steps in verdict.steps] == fed
+    spans = [[step.span(number) for step in steps] for number, steps in enumerate(verdict.steps)]
+    assert [sum(span.rows for span in own) for own in spans] == fed
     assert [len(tokens) for tokens in result.tokens] == [new for _, new in shape.tokens]
     assert verdict.logits_compared == sum(new for _, new in shape.tokens) * shape.vocab
     heads = (2 * shape.kv_heads + 2 * shape.heads) * shape.head_dim
     per_row = shape.dim + shape.layers * (4 * shape.dim + heads + shape.ffn)
-    sampled = shape.dim + shape.vocab + 2
-    assert verdict.elements_compared == sum(fed) * per_row + sum(new for _, new in shape.tokens) * sampled
+    # The last norm is that of all rows of a step, if any is sampled.
+    normed = sum(step.rows for step in result.recording.steps() if step.sampled) * shape.dim
+    sampled = sum(new for _, new in shape.tokens) * (shape.vocab + 2)
+    assert verdict.elements_compared == sum(fed) * per_row + normed + sampled
     # And the tokens once more, without trace and steps.
     for request, tokens in zip(requests, result.tokens, strict=True):
         assert tokens == Decoder(model, preset(shape.preset).n).generate(request.prompt, request.max_new)

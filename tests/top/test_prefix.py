@@ -182,7 +182,7 @@ def blocks_in(layout: MemoryLayout, result: PhaseResult) -> np.ndarray:
 
 
 def logits_of(step: Step) -> np.ndarray:
-    """The logits that the trace shows of a step of one row, element by element."""
+    """The logits that the trace shows of a step with one sampled row, element by element."""
     beats = step.beats[step.beats["kind"] == Kind.LOGITS]
     columns = beats["column"][:, None] + np.arange(CONFIG.lanes)
     assert len(np.unique(columns)) == columns.size
@@ -192,7 +192,7 @@ def logits_of(step: Step) -> np.ndarray:
 
 
 def compare_logits(steps: list[Step], expected: Alone) -> None:
-    shown = [logits_of(step) for step in steps if step.sample]
+    shown = [logits_of(step) for step in steps if step.sampled]
     assert len(shown) == len(expected.logits)
     for found, logits in zip(shown, expected.logits, strict=True):
         assert np.array_equal(found, logits)
@@ -246,9 +246,11 @@ def test_a_second_prompt_takes_over_what_it_has_in_common(way, memory, tmp_path:
     assert result.tokens == [each.tokens for each in expected]
     steps = result.recording.steps()
     fed = [len(request.prompt) + request.max_new - 1 for request in (FIRST, SECOND)]
-    assert [step.position for step in steps] == [*range(fed[0]), *range(start, fed[1])]
-    compare_logits(steps[: fed[0]], expected[0])
-    compare_logits(steps[fed[0] :], expected[1])
+    spans = [span for step in steps for span in step.spans]
+    positions = [position for span in spans for position in range(span.position, span.end)]
+    assert positions == [*range(fed[0]), *range(start, fed[1])]
+    for number in (0, 1):
+        compare_logits([step for step in steps if step.numbers == (number,)], expected[number])
 
     before, after = blocks_in(layout, one), blocks_in(layout, two)
     compare_blocks(before, first_table, expected[0])
@@ -323,28 +325,35 @@ def test_what_is_not_there_cannot_be_adopted(tmp_path: Path) -> None:
         (Request(COMMON[:22], 2, adopt=True, tenant=TENANT + 1), FaultCode.KV_COMMAND),
         (Request(COMMON[:21], 2, **usual), FaultCode.REQUEST_SEQUENCE),
         (Request(COMMON[:30], 2, **usual, sequence=CONFIG.sequences_max), FaultCode.REQUEST_SEQUENCE),
-        (Request(COMMON[:30], 2, fields={"flags": 4}), FaultCode.REQUEST_FLAGS),
+        (Request(COMMON[:30], 2, fields={"flags": 8}), FaultCode.REQUEST_FLAGS),
         (Request(COMMON[:30], 2, fields={"sequence": 1}), FaultCode.REQUEST_SEQUENCE),
-        # Kept, so that nobody can open it.
-        (Request(COMMON[:2], 2), FaultCode.KV_COMMAND),
         # Two blocks are there, the others taken.
         (Request(COMMON[:36], 13, **usual), FaultCode.REQUEST_SPACE),
     ]
     # Goes on after the prompt and the token that was fed after it.
     good = Request((*COMMON[:20], alone(short.prompt, short.max_new).tokens[0], *COMMON[21:23]), 3, **usual)
-    requests = [short, *(request for request, _ in bad), good]
+    # The host has all sequences but the kept one, which nobody can open.
+    homeless = Request(COMMON[:2], 2)
+    requests = [short, *(request for request, _ in bad), homeless, good]
     layout = layout_of(requests, 4)
+    others = range(1, CONFIG.sequences_max)
     phases = [
         Phase(load=True, requests=(short,)),
-        Phase(requests=tuple(requests[1:-1])),
-        Phase(requests=(good,)),
+        Phase(requests=tuple(requests[1:-2])),
+        Phase(
+            commands=tuple(KVCommand(Opcode.OPEN, number, TENANT) for number in others), requests=(homeless,)
+        ),
+        Phase(commands=tuple(KVCommand(Opcode.FREE, number, TENANT) for number in others), requests=(good,)),
     ]
     result = run(tmp_path, layout, phases)
+    (last,) = [record for _, record in result.phases[2].completions]
+    assert (FaultCode(last.status), last.sequence) == (FaultCode.KV_COMMAND, None)
+    assert result.phases[2].registers["FAULT_DETAIL"] == Status.SEQ_BUSY.value
     refused = [FaultCode(record.status) for _, record in result.phases[1].completions]
     assert refused == [code for _, code in bad]
     assert result.phases[1].registers["KV_USED"] == 2
     assert result.tokens[-1] == alone(good.prompt, good.max_new).tokens
-    assert result.phases[2].registers["KV_USED"] == 0
+    assert result.phases[3].registers["KV_USED"] == 0
 
 
 LONG = Request(COMMON[:20], 12, tenant=TENANT)

@@ -23,7 +23,9 @@ def result(tmp_path_factory):
     model = random_model(4, dim=44, ffn=60, layers=2, heads=4, kv_heads=2, head_dim=8, vocab=61, context=64)
     requests = [Request((1, 2, 3), 4), Request(tuple(range(18)), 2)]
     folder, memory = tmp_path_factory.mktemp("run"), MemorySettings.of(60, stall=0.1, seed=3)
-    result, verdict = run_model(preset("tiny"), model, requests, folder, memory=memory, activity=True)
+    result, verdict = run_model(
+        preset("tiny"), model, requests, folder, memory=memory, activity=True, kv_blocks=8
+    )
     assert verdict.errors == []
     return result
 
@@ -60,11 +62,12 @@ def test_the_packets_of_a_step_add_up_to_it(result, tracks):
     assert [(event["ts"], ends(event)) for event in steps] == [(s.begin, s.commit) for s in recorded]
     for step, shown in zip(steps, recorded, strict=True):
         inside = [event for event in tracks["packets"] if step["ts"] <= event["ts"] < ends(step)]
-        *packets, commit = inside
-        assert inside[0]["ts"] == step["ts"] and ends(commit) == ends(step) and commit["name"] == "COMMIT"
+        # A step that does not sample is committed in the cycle in which it ends.
+        packets = [event for event in inside if event["name"] != "COMMIT"]
+        assert inside[0]["ts"] == step["ts"] and ends(inside[-1]) == ends(step)
         assert all(ends(one) == two["ts"] for one, two in itertools.pairwise(inside))
         # A step that does not sample has no LM head.
-        wanted = program if shown.sample else [*program[:-4], program[-1]]
+        wanted = program if shown.sampled else [*program[:-4], program[-1]]
         opcodes = [packet.opcode.name for packet in wanted]
         layers = [None if packet.layer == 0xFFFF else packet.layer for packet in wanted]
         assert [event["args"]["layer"] for event in packets] == layers
@@ -95,10 +98,20 @@ def test_slices_add_up_to_the_counters(result, tracks):
 def test_requests_with_their_tokens(result):
     events = [event for event in build_timeline(result)["traceEvents"] if event.get("cat") == "request"]
     for number, tokens in enumerate(result.tokens):
-        own = [event for event in events if event["id"] == number]
-        assert [event["ph"] for event in own] == ["b", *["n"] * len(tokens), "e"]
-        assert [event["args"]["token"] for event in own[1:-1]] == tokens
-        assert [event["ts"] for event in own] == sorted(event["ts"] for event in own)
+        own = sorted((event for event in events if event["id"] == number), key=lambda event: event["ts"])
+        assert [event["ph"] for event in own] == ["b", *["n"] * (1 + len(tokens)), "e"]
+        # First it gets its sequence, then come the tokens; the last one ends it.
+        assert "sequence" in own[1]["args"]
+        assert [event["args"]["token"] for event in own[2:-1]] == tokens
+
+
+def test_steps_name_their_rows(result, tracks):
+    steps = [event["args"] for event in tracks["scheduler"] if event["name"].startswith("step")]
+    for number, request in enumerate(result.job.requests):
+        spans = [span for step in steps for span in step["spans"] if span["request"] == number]
+        assert sum(span["rows"] for span in spans) == len(request.prompt) + request.max_new - 1
+    assert max(len(step["spans"]) for step in steps) == 2
+    assert all(step["rows"] == sum(span["rows"] for span in step["spans"]) for step in steps)
 
 
 def test_kv_is_gathered_and_appended(result, tracks):

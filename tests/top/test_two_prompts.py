@@ -28,9 +28,10 @@ def test_two_prompts(first, options, method, tmp_path, capsys):
     # With the bos token 18 tokens are common: one block is shared, one copied.
     assert (prefix["method"], prefix["reused_tokens"]) == (method, 18)
     assert (prefix["blocks_shared"], prefix["blocks_copied"]) == (1, 1)
-    assert prefix["steps"] == {"shared": 8, "alone": 26, "saved": 18}
+    # 6 or 24 tokens of the prompt, four at a time, then two more tokens.
+    assert prefix["steps"] == {"shared": 4, "alone": 8, "saved": 4}
     assert prefix["logits_equal"] == 3 * 300
     for name in ("cycles", "cycles_to_first_token", "kv_bytes_written"):
         assert prefix[name]["saved"] > 0, name
-    assert prefix["cycles"]["saved"] > prefix["cycles"]["alone"] // 2
+    assert prefix["cycles"]["saved"] > prefix["cycles"]["alone"] // 3
     assert report["second"]["tokens"] == report["alone"]["tokens"]

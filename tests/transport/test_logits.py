@@ -6,7 +6,7 @@ import pytest
 
 from serrano_host.errors import TransportError
 from serrano_sim.top.trace import Kind, Recording, record_dtype
-from serrano_sim.transport.logits import SPAN, sampled_rows
+from serrano_sim.transport.logits import sampled_rows
 
 LANES = 4
 
@@ -21,7 +21,7 @@ def recording(*beats):
 
 
 def span(row, position, count, number, sequence=2):
-    return (SPAN, row, position, [sequence | count << 16, number])
+    return (Kind.SPAN, row, position, [sequence | count << 16, number])
 
 
 def logits(row, column, base):

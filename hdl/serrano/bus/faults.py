@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from amaranth.lib import data
 
 from serrano.config import AcceleratorConfig
+from serrano.layouts import tag_bits
 
 __all__ = ["BusFault", "client_bits"]
 
@@ -32,10 +33,17 @@ class BusFault(data.StructLayout):
     """An error response of the memory, in the cycles with ``valid``.
 
     ``client`` is the number of the arbiter's client that had asked, ``address`` that of the burst; ``decode``
-    tells DECERR from SLVERR. ``apart``: the client is not part of a step.
+    tells DECERR from SLVERR. ``apart``: the client is not part of a step. ``tag`` is that of the request.
     """
 
     def __init__(self, config: AcceleratorConfig):
         super().__init__(
-            {"valid": 1, "client": CLIENT_BITS, "address": config.address_bits, "decode": 1, "apart": 1}
+            {
+                "valid": 1,
+                "client": CLIENT_BITS,
+                "address": config.address_bits,
+                "decode": 1,
+                "apart": 1,
+                "tag": tag_bits(config),
+            }
         )

@@ -13,7 +13,7 @@ from amaranth.utils import exact_log2
 from serrano.bus.axi import INCR, AXI4Read
 from serrano.bus.faults import BusFault, client_bits
 from serrano.config import AcceleratorConfig
-from serrano.layouts import ReadRequest
+from serrano.layouts import ReadRequest, tag_bits
 from serrano.stream import StreamFIFO
 
 __all__ = ["BurstSplitter", "ReadArbiter", "ReadBeat", "ReadClient", "ReadPort"]
@@ -93,15 +93,17 @@ class BurstSplitter(wiring.Component):
     -------
     request : ``In(stream.Signature(ReadRequest(config)))``
         Runs.
-    burst : ``Out(stream.Signature({"address", "beats", "last"}))``
-        Bursts in address order; ``last`` marks the last one of a run.
+    burst : ``Out(stream.Signature({"address", "beats", "last", "tag"}))``
+        Bursts in address order; ``last`` marks the last one of a run, ``tag`` is the run's.
     """
 
     def __init__(self, config: AcceleratorConfig, burst_beats: int):
         self.config = config
         self.burst_beats = burst_beats
         self.beat_bits = exact_log2(config.port_bytes)
-        burst = data.StructLayout({"address": config.address_bits, "beats": 9, "last": 1})
+        burst = data.StructLayout(
+            {"address": config.address_bits, "beats": 9, "last": 1, "tag": tag_bits(config)}
+        )
         super().__init__(
             {
                 "request": In(stream.Signature(ReadRequest(config))),
@@ -115,6 +117,7 @@ class BurstSplitter(wiring.Component):
         left = Signal(32)
         page_beats = 4096 // self.config.port_bytes
         to_page_end = Signal(range(page_beats + 1))
+        tag = Signal(tag_bits(self.config), reset_less=True)
         beats = Signal(9)
         m.d.comb += [
             to_page_end.eq(page_beats - address[self.beat_bits : 12]),
@@ -126,6 +129,7 @@ class BurstSplitter(wiring.Component):
                 m.d.sync += [
                     address.eq(self.request.payload.address),
                     left.eq(self.request.payload.bytes >> self.beat_bits),
+                    tag.eq(self.request.payload.tag),
                 ]
         with m.Elif(~self.burst.valid | self.burst.ready):
             m.d.sync += [
@@ -134,6 +138,7 @@ class BurstSplitter(wiring.Component):
                 self.burst.payload.address.eq(address),
                 self.burst.payload.beats.eq(beats),
                 self.burst.payload.last.eq(beats == left),
+                self.burst.payload.tag.eq(tag),
             ]
         with m.If(~self.burst.valid | self.burst.ready):
             m.d.sync += self.burst.valid.eq(left != 0)
@@ -205,7 +210,13 @@ class ReadArbiter(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         order = data.StructLayout(
-            {"client": self.client_bits, "last": 1, "apart": 1, "address": self.config.address_bits}
+            {
+                "client": self.client_bits,
+                "last": 1,
+                "apart": 1,
+                "address": self.config.address_bits,
+                "tag": tag_bits(self.config),
+            }
         )
         m.submodules.order = order_fifo = StreamFIFO(order, OUTSTANDING)
         arriving = order_fifo.o.payload
@@ -221,6 +232,7 @@ class ReadArbiter(wiring.Component):
             self.fault.address.eq(arriving.address),
             self.fault.decode.eq(self.axi.rresp[0]),
             self.fault.apart.eq(arriving.apart),
+            self.fault.tag.eq(arriving.tag),
         ]
         m.d.sync += reported.eq((reported | error) & ~ended)
         issue = Signal(len(self.clients))
@@ -289,6 +301,7 @@ class ReadArbiter(wiring.Component):
                     order_fifo.i.payload.last.eq(burst.payload.last),
                     order_fifo.i.payload.apart.eq(int(apart)),
                     order_fifo.i.payload.address.eq(burst.payload.address),
+                    order_fifo.i.payload.tag.eq(burst.payload.tag),
                 ]
                 m.d.sync += [
                     self.axi.arvalid.eq(1),

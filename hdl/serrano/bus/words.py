@@ -21,8 +21,7 @@ RECORD_BYTES = 16
 class WordReader(wiring.Component):
     """Reads runs of 32-bit words.
 
-    A command's address is a multiple of 4; the run must not leave the 64 bytes in which it starts unless
-    it starts at a multiple of the port width.
+    A command's address is a multiple of 4. Whole words of the port are read.
 
     Parameters
     ----------
@@ -32,7 +31,7 @@ class WordReader(wiring.Component):
     Members
     -------
     command : ``In(stream.Signature({"address", "words"}))``
-        Where, and how many (1 to 31).
+        Where, and how many (1 to 127).
     memory : ``Out(ReadPort(config))``
         Port to memory.
     words : ``Out(stream.Signature({"value", "last", "error"}))``
@@ -41,7 +40,7 @@ class WordReader(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
-        command = data.StructLayout({"address": config.address_bits, "words": 5})
+        command = data.StructLayout({"address": config.address_bits, "words": 7})
         super().__init__(
             {
                 "command": In(stream.Signature(command)),
@@ -55,7 +54,7 @@ class WordReader(wiring.Component):
         width = self.config.port_bytes
         m.submodules.gearbox = gearbox = Gearbox(width, 4)
         skip = Signal(range(max(2, width // 4)))
-        left = Signal(5)
+        left = Signal(7)
         error = Signal()
         address, words = self.command.payload.address, self.command.payload.words
         # Words before the first one in its beat.

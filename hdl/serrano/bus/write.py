@@ -12,6 +12,7 @@ from amaranth.utils import exact_log2
 from serrano.bus.axi import INCR, AXI4Write
 from serrano.bus.faults import BusFault, client_bits
 from serrano.config import AcceleratorConfig
+from serrano.layouts import tag_bits
 from serrano.stream import StreamFIFO
 
 __all__ = ["WriteArbiter", "WritePort", "WriteRequest"]
@@ -21,7 +22,10 @@ OUTSTANDING = 64
 
 
 class WriteRequest(data.StructLayout):
-    """One beat to write: ``address`` is a multiple of the port width, ``strobe`` selects its bytes."""
+    """One beat to write: ``address`` is a multiple of the port width, ``strobe`` selects its bytes.
+
+    ``tag`` comes back with a fault: the sequence whose data it is, 0 where it is nobody's.
+    """
 
     def __init__(self, config: AcceleratorConfig):
         super().__init__(
@@ -29,6 +33,7 @@ class WriteRequest(data.StructLayout):
                 "address": config.address_bits,
                 "bytes": data.ArrayLayout(unsigned(8), config.port_bytes),
                 "strobe": config.port_bytes,
+                "tag": tag_bits(config),
             }
         )
 
@@ -109,7 +114,12 @@ class WriteArbiter(wiring.Component):
         m = Module()
         axi = self.axi
         order = data.StructLayout(
-            {"client": self.client_bits, "apart": 1, "address": self.config.address_bits}
+            {
+                "client": self.client_bits,
+                "apart": 1,
+                "address": self.config.address_bits,
+                "tag": tag_bits(self.config),
+            }
         )
         m.submodules.order = order_fifo = StreamFIFO(order, OUTSTANDING)
         answered, free = Signal(), Signal()
@@ -124,6 +134,7 @@ class WriteArbiter(wiring.Component):
             self.fault.address.eq(oldest.address),
             self.fault.decode.eq(axi.bresp[0]),
             self.fault.apart.eq(oldest.apart),
+            self.fault.tag.eq(oldest.tag),
             self.beats.eq(axi.wvalid & axi.wready),
             self.idle.eq(~busy.any()),
             free.eq((~axi.awvalid | axi.awready) & (~axi.wvalid | axi.wready) & order_fifo.i.ready),
@@ -149,6 +160,7 @@ class WriteArbiter(wiring.Component):
                     order_fifo.i.payload.client.eq(index),
                     order_fifo.i.payload.apart.eq(int(apart)),
                     order_fifo.i.payload.address.eq(request.payload.address),
+                    order_fifo.i.payload.tag.eq(request.payload.tag),
                 ]
                 m.d.sync += [
                     axi.awvalid.eq(1),

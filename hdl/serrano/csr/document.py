@@ -36,8 +36,9 @@ DESCRIPTIONS = {
     "REQUEST_ADDRESS": "the prompt's address is not a multiple of 4",
     "REQUEST_RING": "the completion ring is too small for the request",
     "REQUEST_FLAGS": "a flag that means nothing is set",
-    "REQUEST_SEQUENCE": "the adopted sequence does not exist, has reserved slots, or has all of the prompt",
+    "REQUEST_SEQUENCE": "the adopted sequence is missing, in use, has reserved slots, or all of the prompt",
     "REQUEST_CHANGED": "the sequence of a request was closed or changed by another command between two steps",
+    "REQUEST_CANCELLED": "the host has cancelled the request",
 }
 
 

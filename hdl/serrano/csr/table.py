@@ -217,6 +217,10 @@ REGISTERS: tuple[Register, ...] = (
     Register("KV_USED", 0x114, RO, "KV blocks in use."),
     Register("KV_PEAK", 0x118, RO, "Most KV blocks in use since LOAD."),
     *_pair("KV_BUFFER", 0x120, RW, "Where GATHER writes records, a multiple of 64."),
+    Register(
+        "CANCEL", 0x128, CMD, "Cancels the request with this number, flagged in its entry: docs/rings.md."
+    ),
+    Register("CANCEL_BUSY", 0x12C, RO, "1: the request cancelled last is still being looked for."),
     *_counters(),
 )
 """All registers, in address order."""

@@ -199,11 +199,12 @@ class Appender(wiring.Component):
         piece = delayed(m, selected, 1 + latency, enable=always, name="piece")
         place = delayed(m, places.r_entry, latency, enable=always, name="place")
         block, within = Signal(config.address_bits), Signal(record_length_bits(config))
-        mapped = Signal()
+        mapped, seq = Signal(), Signal.like(place.seq)
         m.d.sync += [
             block.eq(place.address + product.p),
             within.eq(piece.part + (place.slot << piece.token_shift)),
             mapped.eq(place.mapped),
+            seq.eq(place.seq),
         ]
         piece = delayed(m, piece, 1, enable=always, name="summed")
         m.d.comb += [
@@ -212,6 +213,7 @@ class Appender(wiring.Component):
             pieces.i.payload.size.eq(piece.size),
             pieces.i.payload.bytes.eq(piece.bytes),
             pieces.i.payload.scale.eq(piece.scale),
+            pieces.i.payload.tag.eq(seq),
             dropped.eq(valid[-1] & ~mapped),
         ]
 

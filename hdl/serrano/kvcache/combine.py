@@ -10,6 +10,7 @@ from amaranth.utils import exact_log2
 
 from serrano.bus import WritePort, WriteRequest
 from serrano.config import AcceleratorConfig
+from serrano.layouts import tag_bits
 
 __all__ = ["Piece", "WriteCombiner"]
 
@@ -17,7 +18,8 @@ __all__ = ["Piece", "WriteCombiner"]
 class Piece(data.StructLayout):
     """``2 ** size`` bytes for ``address``, which is a multiple of that.
 
-    Pieces of two streams may be mixed, ``scale`` telling which is which.
+    Pieces of two streams may be mixed, ``scale`` telling which is which. Those of one word have the same
+    ``tag``.
     """
 
     def __init__(self, config: AcceleratorConfig):
@@ -27,6 +29,7 @@ class Piece(data.StructLayout):
                 "size": range(exact_log2(config.lanes) + 1),
                 "bytes": data.ArrayLayout(unsigned(8), config.lanes),
                 "scale": 1,
+                "tag": tag_bits(config),
             }
         )
 
@@ -97,6 +100,7 @@ class WriteCombiner(wiring.Component):
                 m.d.sync += [
                     full[index].eq(1),
                     waiting.address.eq(word.address),
+                    waiting.tag.eq(word.tag),
                     waiting.strobe.eq(word.strobe | Mux(same, waiting.strobe, 0)),
                 ]
                 for byte in range(self.config.port_bytes):
@@ -120,6 +124,7 @@ class WriteCombiner(wiring.Component):
         offset = piece.address[:width_bits]
         m.d.comb += [
             word.address.eq(Cat(Const(0, width_bits), (piece.address >> width_bits) + step)),
+            word.tag.eq(piece.tag),
             steps.eq(((1 << piece.size) - 1) >> width_bits),
             self.pieces.ready.eq(take & (step == steps)),
         ]

@@ -27,6 +27,7 @@ from .payloads import (
     entry_bits,
     record_bytes,
     record_length_bits,
+    sequence_bits,
 )
 
 __all__ = ["Gather"]
@@ -36,9 +37,6 @@ AHEAD = 8
 
 IN_FLIGHT = 32
 """Records asked for whose data is under way."""
-
-_WANTED = data.StructLayout({"low": SLOT_BITS + 1, "high": SLOT_BITS + 1, "final": 1, "record": RECORD_BITS})
-"""A record whose block is being looked up."""
 
 
 class Gather(wiring.Component):
@@ -119,6 +117,7 @@ class Gather(wiring.Component):
             request.valid.eq(may & good),
             request.payload.address.eq(run.address),
             request.payload.bytes.eq(record_bytes(self.geometry.head_dim)),
+            request.payload.tag.eq(run.seq),
             self.claim.eq(may & (request.ready | ~good)),
             runs.o.ready.eq(self.claim),
             tasks.i.valid.eq(self.claim),
@@ -142,8 +141,8 @@ class Gather(wiring.Component):
         """From commands to runs of memory: one record per cycle, nothing that waits behind the look-up."""
         config = self.config
         command, request = self.command.payload, self.translate.request
-        m.submodules.wanted = wanted = StreamFIFO(_WANTED, AHEAD)
-        following = Signal(_WANTED)
+        m.submodules.wanted = wanted = StreamFIFO(_Wanted(config), AHEAD)
+        following = Signal(_Wanted(config))
         index, final = Signal(entry_bits(config)), Signal(entry_bits(config))
         high = Signal(SLOT_BITS + 1)
         seq = Signal.like(command.seq)
@@ -169,6 +168,7 @@ class Gather(wiring.Component):
                     high.eq(end[:SLOT_BITS] + 1),
                     following.low.eq(command.first[:SLOT_BITS]),
                     following.record.eq(command.record),
+                    following.seq.eq(command.seq),
                 ]
                 with m.If(self.command.valid):
                     m.next = "LOOK_UP"
@@ -216,6 +216,7 @@ class Gather(wiring.Component):
             stage.task.short.eq(short),
             stage.task.final.eq(this.final),
             stage.task.status.eq(answer.status),
+            stage.seq.eq(this.seq),
         ]
         with m.If((answer.status == Status.OK) & nothing):
             m.d.comb += stage.task.status.eq(Status.OUT_OF_RANGE)
@@ -223,6 +224,7 @@ class Gather(wiring.Component):
         m.d.sync += [
             valid.eq(Cat(answer.valid & wanted.o.valid, valid)),
             runs.i.payload.task.eq(stage.task),
+            runs.i.payload.seq.eq(stage.seq),
             runs.i.payload.address.eq(geometry.base + block_offset.p + record_offset.p),
         ]
         m.d.comb += runs.i.valid.eq(valid[-1])
@@ -247,8 +249,23 @@ class Gather(wiring.Component):
         ]
 
 
-class _Run(data.StructLayout):
-    """A record whose address is known."""
+class _Wanted(data.StructLayout):
+    """A record whose block is being looked up."""
 
     def __init__(self, config: AcceleratorConfig):
-        super().__init__({"address": config.address_bits, "task": RecordTask})
+        super().__init__(
+            {
+                "low": SLOT_BITS + 1,
+                "high": SLOT_BITS + 1,
+                "final": 1,
+                "record": RECORD_BITS,
+                "seq": sequence_bits(config),
+            }
+        )
+
+
+class _Run(data.StructLayout):
+    """A record whose address is known, and whose it is."""
+
+    def __init__(self, config: AcceleratorConfig):
+        super().__init__({"address": config.address_bits, "task": RecordTask, "seq": sequence_bits(config)})

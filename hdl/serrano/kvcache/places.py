@@ -15,7 +15,7 @@ from serrano.stream import StreamFIFO
 from serrano.stream.pipeline import delayed
 
 from .commands import Status
-from .payloads import SLOT_BITS, KVGeometry, Place, TranslatePort, block_bits
+from .payloads import SLOT_BITS, KVGeometry, Place, TranslatePort, block_bits, sequence_bits
 
 __all__ = ["PlaceEntry", "Places"]
 
@@ -24,10 +24,18 @@ AHEAD = 8
 
 
 class PlaceEntry(data.StructLayout):
-    """A row's block (``address`` of its first byte) and slot; nothing may be written unless ``mapped``."""
+    """A row's sequence, block (``address`` of its first byte) and slot; nothing may be written unless
+    ``mapped``."""
 
     def __init__(self, config: AcceleratorConfig):
-        super().__init__({"address": config.address_bits, "slot": SLOT_BITS, "mapped": 1})
+        super().__init__(
+            {
+                "address": config.address_bits,
+                "slot": SLOT_BITS,
+                "mapped": 1,
+                "seq": sequence_bits(config),
+            }
+        )
 
 
 class Places(wiring.Component):
@@ -77,7 +85,7 @@ class Places(wiring.Component):
         m = Module()
         config, geometry = self.config, self.geometry
         latency = config.multiplier_latency
-        target = data.StructLayout({"row": len(self.r_row), "slot": SLOT_BITS})
+        target = data.StructLayout({"row": len(self.r_row), "slot": SLOT_BITS, "seq": sequence_bits(config)})
         m.submodules.wanted = wanted = StreamFIFO(target, AHEAD)
         m.submodules.entries = entries = OnChipMemory(
             PlaceEntry(config), max(2, config.rows_max), transparent=False
@@ -96,6 +104,7 @@ class Places(wiring.Component):
             wanted.i.valid.eq(request.valid & request.ready),
             wanted.i.payload.row.eq(place.row),
             wanted.i.payload.slot.eq(place.position[:SLOT_BITS]),
+            wanted.i.payload.seq.eq(place.seq),
             wanted.o.ready.eq(answer.valid),
             stage.target.eq(wanted.o.payload),
             stage.mapped.eq(answer.status == Status.OK),
@@ -115,6 +124,7 @@ class Places(wiring.Component):
             entries.w_addr.eq(late.target.row),
             entries.w_data.address.eq(geometry.base + product.p),
             entries.w_data.slot.eq(late.target.slot),
+            entries.w_data.seq.eq(late.target.seq),
             entries.w_data.mapped.eq(late.mapped),
             entries.r_en.eq(self.r_en),
             entries.r_addr.eq(self.r_row),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What happens when something goes wrong in a step."""
 
+from collections.abc import Collection
 from typing import Any
 
 from amaranth import *
@@ -10,6 +11,7 @@ from amaranth.lib.wiring import In, Out
 from serrano.bus import BusFault
 from serrano.config import AcceleratorConfig
 from serrano.faults import FaultCode
+from serrano.layouts import tag_bits
 
 __all__ = ["FaultRecord", "PacketFault", "Recovery"]
 
@@ -54,7 +56,8 @@ class Recovery(wiring.Component):
 
     A fault while ``running`` sets ``stop`` until the memory port is idle, then ``flush`` for one cycle,
     which is to reset everything that holds data of the step, and with it ``failed``. The step may be tried
-    again if the fault concerns the tape. A fault while no step runs is only recorded, and so is, at any time,
+    again if the fault concerns the tape. One of the KV cache is the ``own`` fault of the sequence that the
+    request was tagged with. A fault while no step runs is only recorded, and so is, at any time,
     an error of the memory that a client ``apart`` from steps got: the bus neither stops nor flushes such a
     client, so that what it is doing and what happens to steps do not touch each other. The watchdog is a
     fault of its own: ``watchdog`` cycles, if not 0, in which ``progress`` was not set.
@@ -63,8 +66,10 @@ class Recovery(wiring.Component):
     ----------
     config : :class:`~serrano.config.AcceleratorConfig`
         The accelerator.
-    tape_client : :class:`int`
-        Number of the tape reader among the clients of the read port.
+    tape_clients : collection of :class:`int`
+        Clients of the read port that read the tape.
+    kv_reader, kv_writer : :class:`int`
+        Clients of the read port and of the write port whose requests are tagged with a sequence.
 
     Members
     -------
@@ -87,6 +92,8 @@ class Recovery(wiring.Component):
         See above.
     failed, retry, code : ``Out(1)``, ``Out(1)``, ``Out(FaultCode)``
         The step has been given up, whether it may be tried again, and why.
+    own, own_sequence : ``Out(1)``, ``Out(range)``
+        With ``failed``: it concerns one sequence alone, and which.
     clear : ``In(1)``
         Forget the record.
     record : ``Out(FaultRecord(config))``
@@ -95,9 +102,12 @@ class Recovery(wiring.Component):
         A fault is counted: valid for one cycle.
     """
 
-    def __init__(self, config: AcceleratorConfig, tape_client: int):
+    def __init__(
+        self, config: AcceleratorConfig, tape_clients: Collection[int], kv_reader: int, kv_writer: int
+    ):
         self.config = config
-        self.tape_client = tape_client
+        self.tape_clients = tuple(tape_clients)
+        self.kv_reader, self.kv_writer = kv_reader, kv_writer
         super().__init__(
             {
                 "running": In(1),
@@ -116,6 +126,8 @@ class Recovery(wiring.Component):
                 "failed": Out(1),
                 "retry": Out(1),
                 "code": Out(FaultCode),
+                "own": Out(1),
+                "own_sequence": Out(tag_bits(config)),
                 "clear": In(1),
                 "record": Out(FaultRecord(config)),
                 "recorded": Out(data.StructLayout({"valid": 1, "code": FaultCode})),
@@ -124,7 +136,7 @@ class Recovery(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        found, of_tape = self._build_found(m)
+        found, of_tape, of_sequence = self._build_found(m)
         outside, failures = self._build_outside(m)
         fault = Signal()
         flushed = Signal(range(FLUSH_CYCLES))
@@ -132,7 +144,12 @@ class Recovery(wiring.Component):
             with m.State("WATCH"):
                 m.d.comb += fault.eq(found.code != FaultCode.NONE)
                 with m.If(fault):
-                    m.d.sync += [self.code.eq(found.code), self.retry.eq(of_tape)]
+                    m.d.sync += [
+                        self.code.eq(found.code),
+                        self.retry.eq(of_tape),
+                        self.own.eq(of_sequence),
+                        self.own_sequence.eq(found.sequence),
+                    ]
                     with m.If(self.running):
                         m.next = "STOP"
             with m.State("STOP"):
@@ -162,17 +179,24 @@ class Recovery(wiring.Component):
             m.d.sync += self.record.count.eq(counted + fault + failures)
         return m
 
-    def _build_found(self, m: Module) -> tuple[Any, Signal]:
-        """What went wrong with the step, or between steps, and whether it concerns the tape."""
+    def _build_found(self, m: Module) -> tuple[Any, Signal, Signal]:
+        """What went wrong with the step, or between steps, and whether it concerns the tape, or the KV cache
+        of a sequence."""
         found = Signal(FaultRecord(self.config))
         expired = self._build_watchdog(m)
-        of_tape = Signal()
+        of_tape, of_sequence = Signal(), Signal()
+        read_tape = Cat(self.read.client == client for client in self.tape_clients).any()
         m.d.comb += [found.packet.eq(self.packet), found.sequence.eq(self.sequence)]
         with m.If(self.read.valid & ~self.read.apart):
             self._take_bus_fault(m, found, self.read)
-            m.d.comb += of_tape.eq(self.read.client == self.tape_client)
+            m.d.comb += [of_tape.eq(read_tape), of_sequence.eq(self.read.client == self.kv_reader)]
+            with m.If(of_sequence):
+                m.d.comb += found.sequence.eq(self.read.tag)
         with m.Elif(self.write.valid & ~self.write.apart):
             self._take_bus_fault(m, found, self.write, WRITE)
+            m.d.comb += of_sequence.eq(self.write.client == self.kv_writer)
+            with m.If(of_sequence):
+                m.d.comb += found.sequence.eq(self.write.tag)
         with m.Elif(self.tape.valid):
             self._take_packet_fault(m, found, self.tape)
             m.d.comb += of_tape.eq(1)
@@ -182,7 +206,7 @@ class Recovery(wiring.Component):
             self._take_packet_fault(m, found, self.refused)
         with m.Elif(expired):
             m.d.comb += found.code.eq(FaultCode.WATCHDOG)
-        return found, of_tape
+        return found, of_tape, of_sequence
 
     def _build_outside(self, m: Module) -> tuple[Any, Signal]:
         """The error that a client apart from steps got, if any, and how many got one."""

@@ -11,7 +11,15 @@ from serrano.bus import RECORD_BYTES, ReadPort, RecordWriter, WordReader, WriteP
 from serrano.config import AcceleratorConfig
 from serrano.faults import FaultCode
 
-__all__ = ["Completion", "CompletionRing", "Request", "RequestFlags", "SubmissionRing"]
+__all__ = [
+    "NO_SEQUENCE",
+    "Completion",
+    "CompletionRing",
+    "Request",
+    "RequestFlags",
+    "Submission",
+    "SubmissionRing",
+]
 
 ENTRY_BYTES = 64
 ENTRY_WORDS = 9
@@ -22,11 +30,13 @@ class RequestFlags(data.Struct):
     """What a request wants beyond the usual; ``unknown`` bits are to be 0.
 
     ``adopt``: go on in a sequence that the host has opened. ``keep``: leave the sequence open at the end.
+    ``cancelled``: the host has changed its mind.
     """
 
     adopt: unsigned(1)
     keep: unsigned(1)
-    unknown: unsigned(30)
+    cancelled: unsigned(1)
+    unknown: unsigned(29)
 
 
 class Request(data.Struct):
@@ -42,6 +52,18 @@ class Request(data.Struct):
     sequence: unsigned(32)
 
 
+class Submission(data.Struct):
+    """An entry as it was read: its ``number``, counted from 0, and whether reading it was an error."""
+
+    request: Request
+    number: unsigned(32)
+    error: unsigned(1)
+
+
+NO_SEQUENCE = 0xFFFF
+"""The sequence of a request that never got one."""
+
+
 class Completion(data.Struct):
     """What a completion record says, its number apart."""
 
@@ -50,13 +72,14 @@ class Completion(data.Struct):
     status: FaultCode
     has_token: unsigned(1)
     ended: unsigned(1)
+    sequence: unsigned(16)
 
 
 class SubmissionRing(wiring.Component):
     """Takes requests from the ring, one at a time, in order.
 
     ``requests`` gives an entry as soon as the host has submitted it; the entry counts as taken when the
-    request is accepted. ``error`` goes with a request whose entry could not be read.
+    request is accepted.
 
     Parameters
     ----------
@@ -77,7 +100,11 @@ class SubmissionRing(wiring.Component):
         Entries taken.
     memory : ``Out(ReadPort(config))``
         Port to memory.
-    requests : ``Out(stream.Signature({"request", "error"}))``
+    waiting : ``Out(1)``
+        There are entries that have not been taken; with ``enable``.
+    reading : ``Out(1)``
+        An entry has been asked for, and not been taken.
+    requests : ``Out(stream.Signature(Submission))``
         The requests.
     """
 
@@ -91,7 +118,9 @@ class SubmissionRing(wiring.Component):
                 "tail": In(32),
                 "head": Out(32),
                 "memory": Out(ReadPort(config)),
-                "requests": Out(stream.Signature(data.StructLayout({"request": Request, "error": 1}))),
+                "waiting": Out(1),
+                "reading": Out(1),
+                "requests": Out(stream.Signature(Submission)),
             }
         )
 
@@ -104,10 +133,13 @@ class SubmissionRing(wiring.Component):
         m.d.comb += [
             reader.command.payload.address.eq(self.address + place * ENTRY_BYTES),
             reader.command.payload.words.eq(ENTRY_WORDS),
+            self.waiting.eq(self.enable & (self.head != self.tail)),
+            payload.number.eq(self.head),
         ]
-        with m.FSM():
+        with m.FSM() as fsm:
+            m.d.comb += self.reading.eq(~fsm.ongoing("IDLE"))
             with m.State("IDLE"):
-                m.d.comb += reader.command.valid.eq(self.enable & (self.head != self.tail))
+                m.d.comb += reader.command.valid.eq(self.waiting)
                 with m.If(reader.command.valid & reader.command.ready):
                     m.next = "READ"
             with m.State("READ"):
@@ -187,7 +219,8 @@ class CompletionRing(wiring.Component):
                     record.status,
                     record.has_token,
                     record.ended,
-                    Const(0, 22),
+                    Const(0, 6),
+                    record.sequence,
                     number,
                 )
             ),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serving requests: from a submitted prompt to the completion of its last token, step by step."""
+"""Serving many requests at a time: continuous batching without the host."""
 
 from typing import Any
 
@@ -8,39 +8,41 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from serrano.bus import ReadPort, WordReader
+from serrano.bus import ReadPort
 from serrano.config import AcceleratorConfig
 from serrano.faults import FaultCode
-from serrano.kvcache.commands import Opcode, Stat, Status
-from serrano.kvcache.payloads import KVPort
+from serrano.kvcache.commands import Opcode, Status
+from serrano.kvcache.payloads import KVPort, sequence_bits
+from serrano.primitives.memory import OnChipMemory
+from serrano.schedule.admission import Admission
+from serrano.schedule.calls import kv_call, share_kv
 from serrano.schedule.descriptor import ModelInfo
 from serrano.schedule.embed import EmbedCommand
-from serrano.schedule.rings import Completion, Request
+from serrano.schedule.formation import Formation
+from serrano.schedule.rings import NO_SEQUENCE, Completion, Submission
+from serrano.schedule.slots import CancelSearch, Served, Slot, one_of
 from serrano.schedule.spans import Span, StepCommand
+from serrano.stream import StreamFIFO
 
 __all__ = ["Scheduler"]
 
-SEQUENCE = 0
-"""The sequence of requests that adopt none."""
-
 
 class Scheduler(wiring.Component):
-    """Serves requests one after another, without the host.
+    """Takes requests in the order of submission and serves up to ``sequences_max`` of them at a time.
 
-    A request is checked, and admitted if there are blocks for its prompt and all new tokens: they are taken
-    at once, so that no later command can run short. Usually the sequence is opened for it. One that the
-    request adopts must be open, its tenant's, without a reservation and shorter than the prompt; the request
-    goes on behind its tokens. There, APPEND of all tokens that are to come and ABORT take the blocks, as they
-    replace shared and sealed ones too. A request that is not admitted leaves sequences as they were.
+    Between two steps requests end that were cancelled or have failed, others are admitted
+    (:class:`~serrano.schedule.admission.Admission`), and the next step is formed
+    (:class:`~serrano.schedule.formation.Formation`). When it has been executed, every sequence of it is
+    committed, and its sampled token given to the host in a completion record. A request ends with its
+    end-of-sequence token, or when it has as many tokens as it wanted; its sequence is then freed, or, if it
+    keeps it, trimmed to its committed tokens.
 
-    Each step takes one token, of the prompt or the one sampled last, reserves its slot, runs, and is
-    committed. The completion of a token is written after its step has committed. A step that fails is tried
-    once more if ``retry`` is set with ``failed``; otherwise the request ends with the fault's code. Whatever
-    happens, the sequence is freed at the end, or, if the request keeps it, trimmed to its committed tokens.
+    A step that fails is dropped: all its reservations are released. It is formed anew, without new requests,
+    if ``retry`` is set with ``failed`` and it has not failed before. If the fault is ``own``, the request of
+    ``fault_sequence`` ends with the fault's code and the others go on; otherwise all of the step end.
 
-    The sequence is ``locked`` from the answer to a step's APPEND to that of its COMMIT or ABORT: whoever else
-    has a command for it gets in between two steps or tries. If the next APPEND finds the sequence closed or
-    elsewhere than the last step left it, the request ends with REQUEST_CHANGED.
+    Sequences are ``locked`` from the answer to a step's APPEND to that of its COMMIT or ABORT: whoever else
+    has a command for them gets in between two steps.
 
     Parameters
     ----------
@@ -51,8 +53,16 @@ class Scheduler(wiring.Component):
     -------
     model : ``In(ModelInfo)``
         The loaded model.
-    requests : ``In(stream.Signature({"request", "error"}))``
+    pause : ``In(1)``
+        Take no request.
+    requests : ``In(stream.Signature(Submission))``
         Requests.
+    waiting, reading : ``In(1)``
+        There are requests to be taken; one has been asked for.
+    taking : ``Out(1)``
+        Requests may be looked for: no step is running.
+    cancel_write, cancel_number, cancel_busy : ``In(1)``, ``In(32)``, ``Out(1)``
+        The host cancels a request: :class:`~serrano.schedule.slots.CancelSearch`.
     ring_free, ring_size : ``In(32)``
         Free records and size of the completion ring.
     completions : ``Out(stream.Signature(Completion))``
@@ -62,35 +72,37 @@ class Scheduler(wiring.Component):
     kv : ``Out(KVPort())``
         Commands to the KV controller.
     span : ``Out(stream.Signature(Span(config)))``
-        The sequence of the next step.
+        The sequences of the next step.
     step : ``Out(stream.Signature(StepCommand(config)))``
         Steps to be executed.
     embed : ``Out(stream.Signature(EmbedCommand(config)))``
         Rows of the step.
     tokens : ``In(stream.Signature({"row", "token"}))``
-        Sampled tokens.
+        Sampled tokens, by the place of their row among those that are sampled.
     done : ``In(1)``
         The step has been executed, all its packets were right and all its writes are acknowledged.
     failed, retry, code : ``In(1)``, ``In(1)``, ``In(FaultCode)``
         The step was given up, whether it may be tried again, and why.
+    own, fault_sequence : ``In(1)``, ``In(range)``
+        Whether that concerns one sequence alone, and which.
     busy : ``Out(1)``
         A request is being served.
     running : ``Out(1)``
-        A step is running: from its begin to the begin of the next one, or to the end of the request.
+        Steps are running: from the begin of the first one until no request is served.
     begin : ``Out(1)``
         A step begins.
     committed : ``Out(1)``
         A step has been committed.
-    position : ``Out(32)``
-        Position of the step's token.
-    sequence : ``Out(16)``
-        Sequence of the request.
+    sequence : ``Out(range)``
+        The first sequence of the step.
     locked : ``Out(config.sequences_max)``
-        The sequence of the running step, one bit for each.
-    ended : ``Out(1)``
-        A request has ended.
+        The sequences of the running step, one bit for each.
+    number : ``Out(32)``
+        With ``span``: the request's number.
+    admitted, ended : ``Out(Served(config))``
+        A request got its sequence; one has ended.
     refused : ``Out({"valid", "code", "detail"})``
-        A request is refused: code, and status of the KV controller if that is the reason.
+        A request is refused or fails between steps: code, and status of the KV controller if that is why.
     """
 
     def __init__(self, config: AcceleratorConfig):
@@ -99,7 +111,14 @@ class Scheduler(wiring.Component):
         super().__init__(
             {
                 "model": In(ModelInfo),
-                "requests": In(stream.Signature(data.StructLayout({"request": Request, "error": 1}))),
+                "pause": In(1),
+                "requests": In(stream.Signature(Submission)),
+                "waiting": In(1),
+                "reading": In(1),
+                "taking": Out(1),
+                "cancel_write": In(1),
+                "cancel_number": In(32),
+                "cancel_busy": Out(1),
                 "ring_free": In(32),
                 "ring_size": In(32),
                 "completions": Out(stream.Signature(Completion)),
@@ -113,280 +132,393 @@ class Scheduler(wiring.Component):
                 "failed": In(1),
                 "retry": In(1),
                 "code": In(FaultCode),
+                "own": In(1),
+                "fault_sequence": In(sequence_bits(config)),
                 "busy": Out(1),
                 "running": Out(1),
                 "begin": Out(1),
                 "committed": Out(1),
-                "position": Out(32),
-                "sequence": Out(16),
+                "sequence": Out(sequence_bits(config)),
                 "locked": Out(config.sequences_max),
-                "ended": Out(1),
+                "number": Out(32),
+                "admitted": Out(Served(config)),
+                "ended": Out(Served(config)),
                 "refused": Out(data.StructLayout({"valid": 1, "code": FaultCode, "detail": 8})),
             }
         )
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        m.submodules.words = self._words = words = WordReader(self.config)
-        wiring.connect(m, words.memory, wiring.flipped(self.memory))
-        self._request = Signal(Request)
-        self._token = Signal(32)
-        self._produced = Signal(32)
-        self._failure = Signal(FaultCode)
-        self._status = Signal(8)
-        # The request has a sequence to give back; it has all blocks.
-        self._held, self._admitted = Signal(), Signal()
-        # A step has reserved its slot: in this cycle, since an earlier one.
-        self._reserved, self._locked = Signal(), Signal()
-        self._retried, self._sample = Signal(), Signal()
-        m.d.comb += [
-            words.command.payload.address.eq(self._request.prompt + (self.position << 2)),
-            words.command.payload.words.eq(1),
-            self._sample.eq(self.position + 1 >= self._request.prompt_tokens),
-            self.sequence.eq(Mux(self._request.flags.adopt, self._request.sequence, SEQUENCE)),
-        ]
-        for number in range(self.config.sequences_max):
-            locked = (self._locked | self._reserved) & (self.sequence == number)
-            m.d.comb += self.locked[number].eq(locked)
-        with m.FSM(name="request") as self._fsm:
+        config = self.config
+        m.submodules.admission = self._admission = Admission(config)
+        m.submodules.formation = self._formation = Formation(config)
+        m.submodules.search = self._search = CancelSearch(config)
+        # Sequences with a request; behind its prompt; to be ended for a reason, or cancelled.
+        self._active, self._decoding = Signal(config.sequences_max), Signal(config.sequences_max)
+        self._failing, self._cancels = Signal(config.sequences_max), Signal(config.sequences_max)
+        # The request that has been taken and not been decided on; it has to wait until something ends.
+        self._held, self._taken, self._blocked = Signal(Submission), Signal(), Signal()
+        self._cancelled, self._retried, self._may_admit = Signal(), Signal(), Signal()
+        # What the record in hand says: the request ends, between two steps, and why. All of a step fail.
+        self._ends, self._alone, self._status = Signal(), Signal(), Signal(FaultCode)
+        self._all_fail = Signal()
+        # Their slots are reserved since an earlier cycle.
+        self._locked = Signal(config.sequences_max)
+        # The span or row in hand, and the sequence in hand.
+        self._index = Signal.like(self._formation.spans)
+        self._sequence = Signal(sequence_bits(config))
+        self._kv = KVPort().create(path=("own_kv",))
+        share_kv(m, self.kv, [self._admission.kv, self._formation.kv, self._kv])
+        self._build_memories(m)
+        self._build_after(m)
+        self._build_records(m)
+        self._build_requests(m)
+        self._build_formation(m)
+        self._ending = one_of(m, self._failing | self._cancels, Const(0), "ending")
+        with m.FSM(name="scheduler") as fsm:
+            self._build_gap(m)
             self._build_admission(m)
+            self._build_ending(m)
             self._build_step(m)
-            self._build_completion(m)
-            self._build_end(m)
-        m.d.comb += self.busy.eq(~self._fsm.ongoing("IDLE"))
+            self._build_commit(m)
+            self._build_drop(m)
+        m.d.comb += [
+            self.busy.eq(
+                ~fsm.ongoing("GAP") | self._active.any() | self._taken | self.reading | self._records.o.valid
+            ),
+            self.taking.eq(
+                fsm.ongoing("GAP") & ~self._taken & ~self._search.busy & ~self._retried & ~self.pause
+            ),
+            # Not to be found while it is in nobody's hands.
+            self._search.pause.eq(self.reading | fsm.ongoing("ADMIT") | fsm.ongoing("REFUSE")),
+        ]
         return m
 
-    def _fail(self, m: Module, code: Any, detail: Any = 0) -> None:
-        m.d.sync += self._failure.eq(code)
+    def _build_memories(self, m: Module) -> None:
+        config = self.config
+        sequences, rows = max(2, config.sequences_max), max(2, config.rows_max)
+        m.submodules.slots = self._slots = OnChipMemory(Slot(config), sequences, transparent=False)
+        m.submodules.reasons = self._reasons = OnChipMemory(FaultCode, sequences, transparent=False)
+        m.submodules.spans = self._spans = OnChipMemory(Span(config), rows, transparent=False)
+        m.submodules.rows = self._rows = OnChipMemory(EmbedCommand(config), rows, transparent=False)
+        m.submodules.sampled = self._sampled = OnChipMemory(32, rows, transparent=False)
+        self._forming = Signal()
+        formation, slots = self._formation, self._slots
+        # What is in hand is read in every cycle. The spans that are sampled come first: one token of each.
+        m.d.comb += [
+            slots.r_en.eq(1),
+            slots.r_addr.eq(Mux(self._forming, formation.slot_sequence, self._sequence)),
+            slots.w_addr.eq(self._sequence),
+            formation.slot.eq(slots.r_data),
+            self._reasons.r_en.eq(1),
+            self._reasons.r_addr.eq(self._sequence),
+            self._spans.r_en.eq(1),
+            self._spans.r_addr.eq(self._index),
+            self._spans.w_en.eq(formation.span.valid & formation.span.ready),
+            self._spans.w_addr.eq(formation.spans),
+            self._spans.w_data.eq(formation.span.payload),
+            self._rows.r_en.eq(1),
+            self._rows.r_addr.eq(self._index),
+            self._rows.w_en.eq(formation.row_en),
+            self._rows.w_addr.eq(formation.row.row),
+            self._rows.w_data.eq(formation.row),
+            self._sampled.r_en.eq(1),
+            self._sampled.r_addr.eq(self._index),
+            self._sampled.w_en.eq(self.tokens.valid & self.tokens.ready),
+            self._sampled.w_addr.eq(self.tokens.payload.row),
+            self._sampled.w_data.eq(self.tokens.payload.token),
+        ]
+
+    def _give_reason(self, m: Module, sequence: Value, code: Any) -> None:
+        """The request of a sequence is to end for this reason, unless it has one already."""
+        known = self._failing.bit_select(sequence, 1)
+        m.d.comb += [
+            self._reasons.w_en.eq(~known),
+            self._reasons.w_addr.eq(sequence),
+            self._reasons.w_data.eq(code),
+        ]
+        m.d.sync += known.eq(1)
+
+    def _build_records(self, m: Module) -> None:
+        """Completion records wait here while the next step runs already; ``claimed`` are promised."""
+        m.submodules.records = self._records = records = StreamFIFO(Completion, 2 * self.config.rows_max)
+        wiring.connect(m, records.o, wiring.flipped(self.completions))
+        self._claimed, self._claim, self._release = Signal(32), Signal(32), Signal(32)
+        written = self.completions.valid & self.completions.ready
+        m.d.sync += self._claimed.eq(self._claimed + self._claim - self._release - written)
+        self._room = Signal(32)
+        m.d.comb += self._room.eq(self.ring_free - self._claimed)
+
+    def _build_requests(self, m: Module) -> None:
+        admission, search = self._admission, self._search
+        m.d.comb += [
+            admission.model.eq(self.model),
+            admission.submission.eq(self._held),
+            admission.cancelled.eq(self._cancelled),
+            admission.active.eq(self._active),
+            admission.ring_size.eq(self.ring_size),
+            admission.ring_room.eq(self._room),
+            search.write.eq(self.cancel_write),
+            search.number.eq(self.cancel_number),
+            search.waiting.eq(self._taken),
+            search.waiting_number.eq(self._held.number),
+            search.active.eq(self._active),
+            search.sequence.eq(admission.sequence),
+            search.begin_number.eq(self._held.number),
+            self.cancel_busy.eq(search.busy),
+        ]
+        m.d.comb += self._may_admit.eq(self._taken & ~self._blocked & ~self._retried & (self._room != 0))
+        m.d.comb += [
+            self.admitted.has_sequence.eq(1),
+            self.admitted.sequence.eq(admission.sequence),
+            self.admitted.number.eq(self._held.number),
+        ]
+        m.d.sync += self._cancels.eq(self._cancels | search.hits)
+        with m.If(search.hit):
+            m.d.sync += [self._cancelled.eq(1), self._blocked.eq(0)]
+
+    def _build_after(self, m: Module) -> None:
+        """What is known of the request in hand when the span in hand is committed."""
+        slot, span, token = self._slots.r_data, self._spans.r_data, self._sampled.r_data
+        self._after = after = Signal(Slot(self.config))
+        self._is_sampled, self._is_last = sampled, last = Signal(), Signal()
+        m.d.comb += [
+            after.eq(slot),
+            after.position.eq(slot.position + span.rows),
+            sampled.eq(after.position >= slot.prompt_tokens),
+            last.eq((slot.remaining == 1) | (token == slot.eos)),
+        ]
+        with m.If(sampled):
+            m.d.comb += [after.token.eq(token), after.remaining.eq(slot.remaining - 1)]
+
+    def _build_formation(self, m: Module) -> None:
+        formation, span = self._formation, self.span
+        wiring.connect(m, formation.memory, wiring.flipped(self.memory))
+        m.d.comb += [
+            formation.vocab.eq(self.model.vocab),
+            formation.decoding.eq(self._active & self._decoding & ~self._failing),
+            formation.prompting.eq(self._active & ~self._decoding & ~self._failing),
+            span.valid.eq(formation.span.valid),
+            span.payload.eq(formation.span.payload),
+            formation.span.ready.eq(span.ready),
+            self.number.eq(formation.number),
+        ]
+        for number in range(self.config.sequences_max):
+            reserved = formation.reserved & (formation.slot_sequence == number)
+            m.d.sync += self._locked[number].eq(self._locked[number] | reserved)
+            m.d.comb += self.locked[number].eq(self._locked[number] | reserved)
+        with m.If(span.valid & span.ready & (formation.spans == 0)):
+            m.d.sync += self.sequence.eq(span.payload.sequence)
+        failed = formation.failed
+        with m.If(failed.valid):
+            self._give_reason(m, failed.sequence, failed.code)
+            self._tell(m, failed.code, formation.detail)
+
+    def _tell(self, m: Module, code: Any, detail: Any) -> None:
+        """Reports what is wrong with a request, to the fault registers."""
         m.d.comb += [
             self.refused.valid.eq(1),
             self.refused.code.eq(code),
             self.refused.detail.eq(detail),
         ]
-        m.next = "ABORT"
 
-    def _kv(self, m: Module, state: str, opcode: Opcode, following: str, argument: Any = 0) -> None:
-        """States ``state`` and ``state``_WAIT: issue a command, go to ``following`` if the answer is OK."""
-        command, status = self.kv.commands, self.kv.responses.payload.status
-        with m.State(state):
-            m.d.comb += [
-                command.valid.eq(1),
-                command.payload.opcode.eq(opcode),
-                command.payload.seq.eq(self.sequence),
-                command.payload.tenant.eq(self._request.tenant),
-                command.payload.arg0.eq(argument),
-            ]
-            with m.If(command.ready):
-                m.next = f"{state}_WAIT"
-        with m.State(f"{state}_WAIT"):
-            m.d.comb += self.kv.responses.ready.eq(1)
-            with m.If(self.kv.responses.valid):
-                # What is given back at the end is given back whatever the answer.
-                with m.If((status == Status.OK) | Const(state == "CLOSE")):
-                    m.next = following
-                    self._kv_answer(m, state)
-                with m.Elif((status == Status.NO_SPACE) | (status == Status.NEVER_FITS)):
-                    self._fail(m, FaultCode.REQUEST_SPACE, status)
-                with m.Elif(((status == Status.BAD_SEQ) | (status == Status.TENANT)) & self._admitted):
-                    self._fail(m, FaultCode.REQUEST_CHANGED, status)
-                with m.Else():
-                    self._fail(m, FaultCode.KV_COMMAND, status)
-
-    def _kv_answer(self, m: Module, state: str) -> None:
-        """What an answer means, beyond that the command was executed."""
-        aux = self.kv.responses.payload.aux
-        match state:
-            case "POSITION":
-                m.d.sync += self.position.eq(aux)
-            case "LENGTH":
-                with m.If((aux != self.position) | (aux >= self._request.prompt_tokens)):
-                    self._fail(m, FaultCode.REQUEST_SEQUENCE)
-            case "OPEN":
-                m.d.sync += self._held.eq(1)
-            case "TAKE":
-                m.d.sync += self._held.eq(1)
-                self._expect_position(m, aux)
-            case "ALLOCATE" | "TAKEN":
-                m.d.sync += self._admitted.eq(1)
-            case "RESERVE":
-                m.d.comb += self._reserved.eq(1)
-                m.d.sync += self._locked.eq(1)
-                self._expect_position(m, aux)
-            case "COMMIT" | "RELEASE" | "CLOSE":
-                m.d.sync += self._locked.eq(0)
-
-    def _expect_position(self, m: Module, position: Value) -> None:
-        """The sequence ends where the last command of this request left it."""
-        with m.If(position != self.position):
-            self._fail(m, FaultCode.REQUEST_CHANGED)
+    def _build_gap(self, m: Module) -> None:
+        search, held = self._search, self._held
+        with m.State("GAP"):
+            m.d.sync += [self._sequence.eq(self._ending), self._index.eq(0)]
+            with m.If(self.requests.valid & ~self._taken):
+                m.d.comb += self.requests.ready.eq(1)
+                m.d.sync += [held.eq(self.requests.payload), self._taken.eq(1), self._cancelled.eq(0)]
+            with m.Elif(self.reading | search.busy):
+                pass
+            with m.Elif((self._failing | self._cancels).any()):
+                m.next = "ENDING"
+            with m.Elif(self.waiting & self.taking):
+                pass
+            with m.Elif(self._may_admit):
+                m.d.comb += self._admission.start.eq(1)
+                m.next = "ADMIT"
+            with m.Elif(self._active.any()):
+                m.d.sync += self._blocked.eq(0)
+                m.d.comb += self._formation.start.eq(1)
+                m.next = "FORM"
+            with m.Else():
+                m.d.sync += [self.running.eq(0), self._blocked.eq(0), self._retried.eq(0)]
+        with m.State("FORM"):
+            m.d.comb += self._forming.eq(1)
+            with m.If(self._formation.done):
+                m.next = "GAP"
+                with m.If(self._formation.step.rows != 0):
+                    m.next = "STEP"
 
     def _build_admission(self, m: Module) -> None:
-        entry, request, model = self.requests.payload, self._request, self.model
-        sequences = self.config.sequences_max
-        total = Signal(33)
-        m.d.comb += total.eq(request.prompt_tokens + request.max_new)
-        with m.State("IDLE"):
-            m.d.comb += self.requests.ready.eq(1)
-            m.d.sync += [
-                request.eq(entry.request),
-                self.position.eq(0),
-                self._produced.eq(0),
-                self._failure.eq(FaultCode.NONE),
-                self._held.eq(0),
-                self._admitted.eq(0),
-                self.running.eq(0),
-            ]
-            with m.If(self.requests.valid):
-                with m.If(entry.error):
-                    m.d.sync += self._failure.eq(FaultCode.BUS_SLVERR)
-                    m.next = "ABORT"
+        admission, held, record = self._admission, self._held, self._records.i
+        with m.State("ADMIT"):
+            m.d.sync += self._sequence.eq(admission.sequence)
+            with m.If(admission.done):
+                m.next = "GAP"
+                with m.If(admission.admitted):
+                    m.d.comb += [
+                        self._slots.w_en.eq(1),
+                        self._slots.w_data.eq(admission.slot),
+                        self._claim.eq(held.request.max_new + 1),
+                        self._search.begin.eq(1),
+                        self.admitted.valid.eq(1),
+                    ]
+                    m.d.sync += [
+                        self._active.bit_select(admission.sequence, 1).eq(1),
+                        self._decoding.bit_select(admission.sequence, 1).eq(0),
+                        self._taken.eq(0),
+                    ]
+                with m.Elif(admission.wait):
+                    m.d.sync += self._blocked.eq(1)
                 with m.Else():
-                    m.next = "CHECK"
-        with m.State("CHECK"):
-            with m.If(request.flags.unknown != 0):
-                self._fail(m, FaultCode.REQUEST_FLAGS)
-            with m.Elif(Mux(request.flags.adopt, request.sequence >= sequences, request.sequence != 0)):
-                self._fail(m, FaultCode.REQUEST_SEQUENCE)
-            with m.Elif((request.prompt_tokens == 0) | (request.max_new == 0)):
-                self._fail(m, FaultCode.REQUEST_EMPTY)
-            with m.Elif(total > model.context):
-                self._fail(m, FaultCode.REQUEST_LENGTH)
-            with m.Elif(request.prompt[:2] != 0):
-                self._fail(m, FaultCode.REQUEST_ADDRESS)
-            with m.Elif(request.max_new >= self.ring_size):
-                self._fail(m, FaultCode.REQUEST_RING)
-            with m.Elif(request.max_new < self.ring_free):
-                m.next = "OPEN"
-                with m.If(request.flags.adopt):
-                    m.next = "POSITION"
-        self._kv(m, "OPEN", Opcode.OPEN, "ALLOCATE")
-        self._kv(m, "ALLOCATE", Opcode.ALLOC, "PROMPT", total)
-        # To append nothing tells the position, and whether the sequence is open and the tenant's.
-        self._kv(m, "POSITION", Opcode.APPEND, "LENGTH", 0)
-        self._kv(m, "LENGTH", Opcode.STAT, "TAKE", Stat.SEQUENCE_LENGTH)
-        self._kv(m, "TAKE", Opcode.APPEND, "TAKEN", total - self.position)
-        self._kv(m, "TAKEN", Opcode.ABORT, "PROMPT")
+                    self._tell(m, admission.code, admission.detail)
+                    m.next = "REFUSE"
+        with m.State("REFUSE"):
+            m.d.comb += [
+                record.valid.eq(1),
+                record.payload.id.eq(held.request.id),
+                record.payload.status.eq(admission.code),
+                record.payload.ended.eq(1),
+                record.payload.sequence.eq(NO_SEQUENCE),
+                self.ended.number.eq(held.number),
+                self.ended.code.eq(admission.code),
+            ]
+            with m.If(record.ready):
+                m.d.comb += [self._claim.eq(1), self.ended.valid.eq(1)]
+                m.d.sync += self._taken.eq(0)
+                m.next = "GAP"
+
+    def _build_ending(self, m: Module) -> None:
+        """A request ends: because its last token is there, or for a reason; then its last record."""
+        slot, record, sequence = self._slots.r_data, self._records.i, self._sequence
+        failing = self._failing.bit_select(sequence, 1)
+        with m.State("ENDING"):
+            m.d.sync += [self._ends.eq(1), self._alone.eq(1)]
+            m.next = "REASON"
+        with m.State("REASON"):
+            m.d.sync += self._status.eq(Mux(failing, self._reasons.r_data, FaultCode.REQUEST_CANCELLED))
+            m.next = "CLOSE"
+        # Each of them drops a reservation. What is given back is given back whatever the answer.
+        closing = Mux(slot.keep, Opcode.TRIM, Opcode.FREE)
+        with kv_call(m, self._kv, "CLOSE", closing, sequence, slot.tenant, slot.position):
+            m.next = "RECORD"
+        good = self._status == FaultCode.NONE
+        with m.State("RECORD"):
+            m.d.comb += [
+                record.valid.eq(1),
+                record.payload.id.eq(slot.id),
+                record.payload.token.eq(Mux(good, slot.token, 0)),
+                record.payload.status.eq(self._status),
+                record.payload.has_token.eq(good),
+                record.payload.ended.eq(self._ends),
+                record.payload.sequence.eq(sequence),
+                self.ended.has_sequence.eq(1),
+                self.ended.sequence.eq(sequence),
+                self.ended.number.eq(slot.number),
+                self.ended.code.eq(self._status),
+            ]
+            with m.If(record.ready):
+                m.next = "GAP"
+                with m.If(~self._alone):
+                    m.next = "NEXT"
+                with m.If(self._ends):
+                    m.d.comb += [self.ended.valid.eq(1), self._release.eq(slot.remaining + good)]
+                    for bits in (self._active, self._decoding, self._failing, self._cancels, self._locked):
+                        m.d.sync += bits.bit_select(sequence, 1).eq(0)
 
     def _build_step(self, m: Module) -> None:
-        words, token = self._words, self.tokens
-        with m.State("PROMPT"):
-            m.d.comb += words.command.valid.eq(1)
-            with m.If(words.command.ready):
-                m.next = "PROMPT_WAIT"
-        with m.State("PROMPT_WAIT"):
-            m.d.comb += words.words.ready.eq(1)
-            with m.If(words.words.valid):
-                m.d.sync += self._token.eq(words.words.payload.value)
-                m.next = "TOKEN"
-                with m.If(words.words.payload.error):
-                    m.d.sync += self._failure.eq(FaultCode.BUS_SLVERR)
-                    m.next = "ABORT"
-        with m.State("TOKEN"):
-            m.d.sync += self._retried.eq(0)
-            with m.If(self._token >= self.model.vocab):
-                self._fail(m, FaultCode.REQUEST_TOKEN)
-            with m.Else():
-                m.next = "RESERVE"
-        self._kv(m, "RESERVE", Opcode.APPEND, "SPAN", 1)
-        with m.State("SPAN"):
-            m.d.comb += [
-                self.span.valid.eq(1),
-                self.span.payload.sequence.eq(self.sequence),
-                self.span.payload.row.eq(0),
-                self.span.payload.rows.eq(1),
-                self.span.payload.position.eq(self.position),
-            ]
-            with m.If(self.span.ready):
-                m.next = "STEP"
+        step = self._formation.step
         with m.State("STEP"):
             m.d.comb += [
                 self.step.valid.eq(1),
-                self.step.payload.rows.eq(1),
-                self.step.payload.sampled.eq(self._sample),
-                self.step.payload.last.eq(0),
+                self.step.payload.eq(step),
                 self.begin.eq(self.step.ready),
             ]
             with m.If(self.step.ready):
                 m.d.sync += self.running.eq(1)
-                m.next = "ROW"
+                m.next = "ROW_READ"
+        with m.State("ROW_READ"):
+            m.next = "ROW"
+            self._watch_step(m)
         with m.State("ROW"):
-            m.d.comb += [
-                self.embed.valid.eq(1),
-                self.embed.payload.row.eq(0),
-                self.embed.payload.sequence.eq(self.sequence),
-                self.embed.payload.token.eq(self._token),
-                self.embed.payload.position.eq(self.position),
-            ]
-            with m.If(self.failed):
-                self._build_failure(m)
-            with m.Elif(self.embed.ready):
-                m.next = "EXECUTE"
+            m.d.comb += [self.embed.valid.eq(1), self.embed.payload.eq(self._rows.r_data)]
+            with m.If(self.embed.ready):
+                m.d.sync += self._index.eq(self._index + 1)
+                m.next = "ROW_READ"
+                with m.If(self._index + 1 == step.rows):
+                    m.next = "EXECUTE"
+            self._watch_step(m)
         with m.State("EXECUTE"):
-            m.d.comb += token.ready.eq(1)
-            with m.If(token.valid):
-                m.d.sync += self._token.eq(token.payload.token)
-            with m.If(self.failed):
-                self._build_failure(m)
-            with m.Elif(self.done):
-                m.next = "COMMIT"
+            m.d.comb += self.tokens.ready.eq(1)
+            m.d.sync += self._index.eq(0)
+            with m.If(self.done):
+                m.d.comb += [self.committed.eq(1), self._formation.commit.eq(1)]
+                m.d.sync += self._retried.eq(0)
+                m.next = "SPAN"
+            self._watch_step(m)
 
-    def _build_failure(self, m: Module) -> None:
-        m.d.sync += self._retried.eq(1)
-        with m.If(self.retry & ~self._retried):
-            m.next = "RELEASE"
-        with m.Else():
-            m.d.sync += self._failure.eq(self.code)
-            m.next = "ABORT"
-
-    def _build_completion(self, m: Module) -> None:
-        request, record = self._request, self.completions
-        last = Signal()
-        m.d.comb += last.eq((self._produced + 1 == request.max_new) | (self._token == request.eos))
-        self._kv(m, "COMMIT", Opcode.COMMIT, "COMMITTED", 1)
-        with m.State("COMMITTED"):
-            m.d.comb += self.committed.eq(1)
-            m.d.sync += self.position.eq(self.position + 1)
-            with m.If(self._sample):
-                m.next = "COMPLETE"
+    def _watch_step(self, m: Module) -> None:
+        """In the present state the step may be given up."""
+        with m.If(self.failed):
+            m.d.sync += [self._index.eq(0), self._status.eq(self.code), self._all_fail.eq(0)]
+            m.next = "DROP"
+            with m.If(self.retry & ~self._retried):
+                m.d.sync += self._retried.eq(1)
+            with m.Elif(self.own):
+                self._give_reason(m, self.fault_sequence, self.code)
             with m.Else():
-                m.next = "PROMPT"
-        with m.State("COMPLETE"):
-            m.d.comb += [
-                record.valid.eq(1),
-                record.payload.id.eq(request.id),
-                record.payload.token.eq(self._token),
-                record.payload.status.eq(FaultCode.NONE),
-                record.payload.has_token.eq(1),
-                record.payload.ended.eq(last),
-            ]
-            with m.If(record.ready):
-                m.d.sync += self._produced.eq(self._produced + 1)
-                m.next = "TOKEN"
-                with m.If(last):
-                    m.next = "CLOSE"
+                m.d.sync += [self._all_fail.eq(1), self._retried.eq(0)]
 
-    def _build_end(self, m: Module) -> None:
-        record = self.completions
-        # A failed step drops its reservation and is tried again, or ends its request.
-        self._kv(m, "RELEASE", Opcode.ABORT, "RESERVE")
-        with m.State("ABORT"):
-            m.d.sync += self.running.eq(0)
-            m.next = "REPORT"
-            with m.If(self._held):
+    def _build_commit(self, m: Module) -> None:
+        slot, span, sequence = self._slots.r_data, self._spans.r_data, self._sequence
+        after, sampled, last = self._after, self._is_sampled, self._is_last
+        # The span in hand, its slot and its token come one after another.
+        with m.State("SPAN"):
+            m.next = "SPAN_SLOT"
+        with m.State("SPAN_SLOT"):
+            m.d.sync += sequence.eq(span.sequence)
+            m.next = "SPAN_TOKEN"
+        with m.State("SPAN_TOKEN"):
+            m.next = "COMMIT"
+        with kv_call(m, self._kv, "COMMIT", Opcode.COMMIT, sequence, slot.tenant, span.rows) as answer:
+            m.d.sync += self._locked.bit_select(sequence, 1).eq(0)
+            m.next = "UPDATE"
+            with m.If(answer.status != Status.OK):
+                self._tell(m, FaultCode.KV_COMMAND, answer.status)
+                self._give_reason(m, sequence, FaultCode.KV_COMMAND)
+                m.next = "NEXT"
+        with m.State("UPDATE"):
+            m.d.comb += [self._slots.w_en.eq(1), self._slots.w_data.eq(after)]
+            m.d.sync += [self._ends.eq(last), self._alone.eq(0), self._status.eq(FaultCode.NONE)]
+            m.next = "NEXT"
+            with m.If(sampled):
+                m.d.sync += self._decoding.bit_select(sequence, 1).eq(1)
+                m.next = "UPDATED"
+        with m.State("UPDATED"):
+            m.next = "RECORD"
+            with m.If(self._ends):
                 m.next = "CLOSE"
-        # Each of them drops a reservation.
-        flags = self._request.flags
-        closing = Mux(flags.adopt & ~self._admitted, Opcode.ABORT, Opcode.FREE)
-        closing = Mux(flags.keep & self._admitted, Opcode.TRIM, closing)
-        self._kv(m, "CLOSE", closing, "REPORT", self.position)
-        with m.State("REPORT"):
-            m.d.sync += self.running.eq(0)
-            m.d.comb += [
-                record.valid.eq(self._failure != FaultCode.NONE),
-                record.payload.id.eq(self._request.id),
-                record.payload.status.eq(self._failure),
-                record.payload.ended.eq(1),
-            ]
-            with m.If(record.ready | ~record.valid):
-                m.d.comb += self.ended.eq(1)
-                m.next = "IDLE"
+        with m.State("NEXT"):
+            m.d.sync += self._index.eq(self._index + 1)
+            m.next = "SPAN"
+            with m.If(self._index + 1 == self._formation.spans):
+                m.next = "GAP"
+
+    def _build_drop(self, m: Module) -> None:
+        span, slot, sequence = self._spans.r_data, self._slots.r_data, self._sequence
+        with m.State("DROP"):
+            m.next = "DROP_SLOT"
+        with m.State("DROP_SLOT"):
+            m.d.sync += sequence.eq(span.sequence)
+            with m.If(self._all_fail):
+                self._give_reason(m, span.sequence, self._status)
+            m.next = "DROP_TENANT"
+        with m.State("DROP_TENANT"):
+            m.next = "RELEASE"
+        with kv_call(m, self._kv, "RELEASE", Opcode.ABORT, sequence, slot.tenant):
+            m.d.sync += [self._locked.bit_select(sequence, 1).eq(0), self._index.eq(self._index + 1)]
+            m.next = "DROP"
+            with m.If(self._index + 1 == self._formation.spans):
+                m.next = "GAP"

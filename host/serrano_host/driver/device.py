@@ -26,8 +26,6 @@ POLL_CYCLES = 20_000
 # What a device does in that time without a sign of it, it does not do at all.
 PATIENCE_CYCLES = 2_000_000
 PROBES = 1000
-# Command registers of accelerators that can cancel: the request's number; busy while it is looked for.
-CANCEL, CANCEL_BUSY = 0x128, 0x12C
 NO_REQUEST = WORD
 
 
@@ -300,8 +298,8 @@ class Device:
             return False
         if self._can_cancel is None:
             # No request has this number for long. Where there is no such register, it reads as 0.
-            self._write(CANCEL, NO_REQUEST)
-            self._can_cancel = self._read(CANCEL) == NO_REQUEST
+            self._write(Register.CANCEL, NO_REQUEST)
+            self._can_cancel = self._read(Register.CANCEL) == NO_REQUEST
         if not self._can_cancel:
             raise DriverError("this accelerator cannot cancel requests")
         number = self._submitted - ((self._submitted - handle.number) & WORD)
@@ -310,8 +308,8 @@ class Device:
             flags = self.transport.read_memory(plan.entry_address(number) + FLAGS_OFFSET, 4)
             flags = int.from_bytes(flags, "little") | Flags.CANCELLED
             self.transport.write_memory(plan.entry_address(number) + FLAGS_OFFSET, words([flags]))
-        self._probe("CANCEL_BUSY stays set", lambda: not self._read(CANCEL_BUSY))
-        self._write(CANCEL, handle.number)
+        self._probe("CANCEL_BUSY stays set", lambda: not self._read(Register.CANCEL_BUSY))
+        self._write(Register.CANCEL, handle.number)
         return True
 
     # Waiting

@@ -6,16 +6,11 @@ from dataclasses import dataclass, field
 
 from .registers import FAULT_TEXTS, FaultCode
 
-__all__ = ["CANCELLED", "Event", "Fault", "Handle", "Limits", "Stats", "fault_text"]
-
-CANCELLED = 0x49
-"""Status of a request that was cancelled."""
+__all__ = ["Event", "Fault", "Handle", "Limits", "Stats", "fault_text"]
 
 
 def fault_text(code: int) -> str:
     """A fault code for people."""
-    if code == CANCELLED:
-        return "REQUEST_CANCELLED: the request was cancelled"
     if code in FAULT_TEXTS:
         return f"{FaultCode(code).name}: {FAULT_TEXTS[FaultCode(code)]}"
     return f"fault {code:#04x}"
@@ -62,7 +57,7 @@ class Handle:
     @property
     def cancelled(self) -> bool:
         """Whether it ended because it was cancelled."""
-        return self.status == CANCELLED
+        return self.status == FaultCode.REQUEST_CANCELLED
 
     @property
     def error(self) -> str | None:

@@ -65,6 +65,8 @@ class Register(IntEnum):
     KV_PEAK = 0x118
     KV_BUFFER_LO = 0x120
     KV_BUFFER_HI = 0x124
+    CANCEL = 0x128
+    CANCEL_BUSY = 0x12C
     COUNTER_CYCLES_LO = 0x200
     COUNTER_CYCLES_HI = 0x204
     COUNTER_STEPS_LO = 0x208
@@ -181,6 +183,7 @@ class FaultCode(IntEnum):
     REQUEST_FLAGS = 0x46
     REQUEST_SEQUENCE = 0x47
     REQUEST_CHANGED = 0x48
+    REQUEST_CANCELLED = 0x49
 
 
 FAULT_TEXTS = {
@@ -207,6 +210,7 @@ FAULT_TEXTS = {
     FaultCode.REQUEST_ADDRESS: "the prompt's address is not a multiple of 4",
     FaultCode.REQUEST_RING: "the completion ring is too small for the request",
     FaultCode.REQUEST_FLAGS: "a flag that means nothing is set",
-    FaultCode.REQUEST_SEQUENCE: "the adopted sequence does not exist, has reserved slots, or has all of the prompt",
+    FaultCode.REQUEST_SEQUENCE: "the adopted sequence is missing, in use, has reserved slots, or all of the prompt",
     FaultCode.REQUEST_CHANGED: "the sequence of a request was closed or changed by another command between two steps",
+    FaultCode.REQUEST_CANCELLED: "the host has cancelled the request",
 }

@@ -83,13 +83,20 @@ class Decoder:
         """Ends a sequence and frees its blocks."""
         self.kv.close(sequence)
 
-    def step(self, tokens: ArrayLike, sequence: int = 0, sample: bool = True) -> Int:
+    def step(
+        self, tokens: ArrayLike, sequence: int = 0, sample: bool = True, rows: Sequence[int] | None = None
+    ) -> Int:
         """One step with the next tokens of one sequence, which is opened if need be. See `step_batch`."""
         if not self.kv.is_open(sequence):
             self.open(sequence)
-        return self.step_batch([(sequence, tokens)], sample)
+        return self.step_batch([(sequence, tokens)], sample, rows)
 
-    def step_batch(self, parts: Sequence[tuple[int, ArrayLike]], sample: bool = True) -> Int:
+    def step_batch(
+        self,
+        parts: Sequence[tuple[int, ArrayLike]],
+        sample: bool = True,
+        rows: Sequence[int] | None = None,
+    ) -> Int:
         """One step.
 
         Parameters
@@ -98,11 +105,13 @@ class Decoder:
             Pairs of an open sequence and its next tokens [count]; each sequence at most once.
         sample
             Whether the head runs.
+        rows
+            Rows whose logits are wanted, if not those of all.
 
         Returns
         -------
         logits
-            [rows, vocab], rows in the order of `parts`; [0, vocab] if the head does not run.
+            [rows, vocab], in the order of `parts`, or of `rows`; [0, vocab] if the head does not run.
 
         Raises
         ------
@@ -129,7 +138,7 @@ class Decoder:
         ]
         for index in range(len(self.model.layers)):
             x = self._layer(index, x, at, spans)
-        logits = self._head(x) if sample else np.zeros((0, self.model.vocab), dtype=np.int64)
+        logits = self._head(x, rows) if sample else np.zeros((0, self.model.vocab), dtype=np.int64)
         for sequence, own in parts:
             self.kv.commit(sequence, len(own))
         return logits
@@ -231,9 +240,13 @@ class Decoder:
         self._report(packet, Opcode.MATMUL, layer, x)
         return x
 
-    def _head(self, x: Int) -> Int:
+    def _head(self, x: Int, rows: Sequence[int] | None) -> Int:
         packet = 1 + 7 * len(self.model.layers)
-        logits = self._linear(packet + 1, *self._norm(packet, NO_LAYER, x), self.model.head)
+        codes, s = self._norm(packet, NO_LAYER, x)
+        if rows is not None:
+            chosen = np.array(rows, dtype=np.int64)
+            codes, s = codes[chosen], s[chosen]
+        logits = self._linear(packet + 1, codes, s, self.model.head)
         self._report(packet + 1, Opcode.MATMUL, NO_LAYER, logits)
         self._report(packet + 2, Opcode.SAMPLE, NO_LAYER, greedy(logits))
         return logits

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run against the golden model: every traced tensor, every token, every committed byte of KV memory."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,21 +22,16 @@ from .figures import check_counters
 from .job import KVCommand, Phase, PhaseResult
 from .layout import Completion, Request, kv_noise
 from .mirror import Admission, Mirror, command_text, status_text
+from .schedule import Schedule
 from .simulate import JobResult
-from .trace import Kind, Step
+from .trace import SAMPLED, Admit, End, Event, Kind, Step
 
 __all__ = ["Agreement", "Difference", "Progress", "Verdict", "agree", "check"]
 
 Progress = Callable[[int, int], None]
 
-# Refused before the first command to the KV controller. A bus error without a step is one of the prompt.
-NOT_ADMITTED = (
-    FaultCode.REQUEST_FLAGS.value,
-    FaultCode.REQUEST_EMPTY.value,
-    FaultCode.REQUEST_LENGTH.value,
-    FaultCode.REQUEST_ADDRESS.value,
-    FaultCode.REQUEST_RING.value,
-)
+# Refused after commands to the KV controller, whose answers say so.
+FROM_KV = (FaultCode.REQUEST_SPACE.value, FaultCode.KV_COMMAND.value)
 KINDS = {
     Opcode.EMBED: Kind.RESIDUAL,
     Opcode.NORM: Kind.CODES,
@@ -64,11 +61,13 @@ class Result:
 class Difference:
     """The first place where hardware and golden model differ.
 
+    ``row`` is that of the step, ``request`` and ``position`` whose row it is and which of its tokens.
     ``element`` counts as in the golden model's result, without padding; ``what`` says which it is. A value
     that is ``None`` is missing.
     """
 
     step: int
+    request: int
     position: int
     packet: int
     name: str
@@ -82,7 +81,10 @@ class Difference:
         def value(number: int | None) -> str:
             return "nothing" if number is None else str(number)
 
-        place = f"step {self.step} (position {self.position}), packet {self.packet} ({self.name})"
+        place = (
+            f"step {self.step} (request {self.request}, position {self.position}),"
+            f" packet {self.packet} ({self.name})"
+        )
         if self.expected is None and self.found is None:
             return f"{place}: {self.what}"
         values = f"expected {value(self.expected)}, found {value(self.found)}"
@@ -107,7 +109,7 @@ class Verdict:
     tokens : list of list of :class:`int`
         The golden model's tokens of each request, as far as the hardware committed steps.
     steps : list of list of :class:`~serrano_sim.top.trace.Step`
-        Committed steps of each request.
+        Committed steps with rows of each request.
     admissions : list of :class:`~serrano_sim.top.mirror.Admission` or ``None``
         What each request began with.
     elements_compared, logits_compared, kv_bytes_compared, answers_compared : :class:`int`
@@ -130,6 +132,10 @@ class Verdict:
     def bit_exact(self) -> bool:
         """Whether all is equal, and something was compared."""
         return not self.difference and not self.problems and self.logits_compared > 0
+
+    def parts(self, request: int) -> list[Step]:
+        """The steps of a request with its rows alone."""
+        return [step.part(request) for step in self.steps[request]]
 
     @property
     def errors(self) -> list[str]:
@@ -207,26 +213,33 @@ class _StepCheck:
         return self._structure(min(shown), "results of a packet that has none") if shown else None
 
     def _structure(self, packet: int, what: str) -> Difference:
-        return Difference(self.step.index, self.step.position, packet, "order", 0, 0, what, None, None)
+        span = self.step.spans[0]
+        place = (self.step.index, span.number, span.position)
+        return Difference(*place, packet, "order", 0, 0, what, None, None)
 
     def _differ(
         self, result: Result, row: int, element: int, what: str, expected: int | None, found: int | None
     ) -> Difference:
         step = self.step
-        return Difference(
-            step.index, step.position, result.packet, result.name, row, element, what, expected, found
-        )
+        if self.shapes.kind(result) in SAMPLED:
+            row = step.sampled_rows[row]
+        span = next(span for span in step.spans if row < span.row + span.rows)
+        place = (step.index, span.number, span.position + row - span.row)
+        return Difference(*place, result.packet, result.name, row, element, what, expected, found)
 
     def _packet(self, result: Result, beats: NDArray) -> Difference | None:
         kind = self.shapes.kind(result)
+        rows = self.step.sampled if kind in SAMPLED else self.step.rows
         strange = np.flatnonzero(beats["kind"] != kind)
         if len(strange):
             found = int(beats["kind"][strange[0]])
             return self._differ(result, 0, 0, f"kind of beat ({kind.name})", int(kind), found)
-        expected = np.asarray(result.values).reshape(self.step.rows, -1)
+        if (beats["row"] >= rows).any():
+            return self._differ(result, rows - 1, 0, "rows behind it", 0, int(beats["row"].max()) + 1 - rows)
+        expected = np.asarray(result.values).reshape(rows, -1)
         columns = self.shapes.columns(result, expected.shape[1])
         width = round_up(int(columns[-1]) + 1, self.shapes.n)
-        values, count = _assemble(beats, self.step.rows, width)
+        values, count = _assemble(beats, rows, width)
         wrong = (count[:, columns] != 1) | (values[:, columns] != expected)
         if wrong.any():
             row, element = (int(index) for index in np.argwhere(wrong)[0])
@@ -247,8 +260,33 @@ class _StepCheck:
         return None
 
 
+@dataclass
+class _Served:
+    """A request, and what has become of it. ``fed`` are its prompt and the tokens made."""
+
+    number: int
+    request: Request
+    fed: list[int]
+    tokens: list[int]
+    steps: list[Step]
+    admission: Admission | None = None
+    status: int | None = None
+    """Why it has ended; ``None`` as long as it has not."""
+    dropped: bool = False
+    """Whether a step with rows of it was given up."""
+
+    @property
+    def running(self) -> bool:
+        """Whether it has a sequence."""
+        return self.admission is not None and self.status is None
+
+
+class _Stop(Exception):
+    """Nothing more can be compared; the verdict says why."""
+
+
 class _Check:
-    """The comparison of a whole run, request after request, with a mirror of the KV controller."""
+    """The comparison of a whole run, event after event, with a mirror of the KV controller."""
 
     def __init__(self, result: JobResult, model: Model, progress: Progress):
         self.result, self.model, self.progress = result, model, progress
@@ -260,6 +298,8 @@ class _Check:
         self.decoder = Decoder(model, self.n, layout.kv_blocks, trace=self._keep)
         records = len(model.layers) * model.kv_heads
         self.mirror = Mirror(config, layout.kv_blocks, records, self._move)
+        self.schedule = Schedule(config.rows_max, config.sequences_max, layout.complete_size)
+        self.served: list[_Served] = []
         # Bytes that some request has committed; zeros that a copy has left; blocks ever used.
         self.mask = np.zeros(self.decoder.kv.image.shape, dtype=bool)
         self.blank = np.zeros(self.decoder.kv.image.shape, dtype=bool)
@@ -294,29 +334,120 @@ class _Check:
     def run(self) -> Verdict:
         verdict = self.verdict
         try:
-            steps = self.result.recording.steps()
+            events = self.result.recording.events()
+            self.total = sum(isinstance(event, Step) and event.committed for event in events)
+            phases = zip(self.result.job.phases, self.result.phases, strict=True)
+            for index, (phase, found) in enumerate(phases):
+                own = [event for event in events if event.cycle <= found.end]
+                events = events[len(own) :]
+                self._serve(index, phase, found, own)
         except ValueError as error:
             verdict.problems.append(str(error))
             return verdict
-        number, self.total = 0, len(steps)
-        phases = zip(self.result.job.phases, self.result.phases, strict=True)
-        for index, (phase, found) in enumerate(phases):
-            if phase.load:
-                self.mirror.load()
-            self._answers(index, phase, found)
-            for request in phase.requests:
-                ends = [c for c, record in found.completions if record.id == number and record.ended]
-                end = ends[0] if ends else found.end
-                own = [step for step in steps if step.begin < end]
-                steps = steps[len(own) :]
-                if not self._request(number, request, own, found.of(number)):
-                    return verdict
-                number += 1
-            self._phase(index, phase, found)
-        if steps:
-            verdict.problems.append(f"the trace has {len(steps)} steps behind the end of the last request")
+        except _Stop:
+            return verdict
+        finally:
+            verdict.violations += self.schedule.problems
+        if events:
+            verdict.problems.append(f"the trace has {len(events)} events behind the end of the last request")
         self._memory()
         return verdict
+
+    def _stop(self, problem: str) -> NoReturn:
+        self.verdict.problems.append(problem)
+        raise _Stop
+
+    def _serve(self, index: int, phase: Phase, found: PhaseResult, events: Sequence[Event]) -> None:
+        """One phase."""
+        verdict, first = self.verdict, len(self.served)
+        if phase.load:
+            self.mirror.load()
+        self._answers(index, phase, found)
+        for number, request in enumerate(phase.requests, first):
+            served = _Served(number, request, list(request.prompt), [], [])
+            self.served.append(served)
+            verdict.steps.append(served.steps)
+            verdict.tokens.append(served.tokens)
+            verdict.admissions.append(None)
+        steps = [event for event in events if isinstance(event, Step) and event.committed]
+        verdict.violations += check_counters(steps)
+        self.schedule.submit(phase.requests)
+        for place, event in enumerate(events):
+            match event:
+                case Admit():
+                    self._admit(event)
+                case End():
+                    self.schedule.end(event, self.mirror.must_wait)
+                    self._end(event)
+                case Step():
+                    later = itertools.islice(events, place + 1, None)
+                    self.schedule.step(event, later, self.mirror.must_wait)
+                    self._step(event)
+        self.schedule.finish()
+        for served in self.served[first:]:
+            self._records(served, found.of(served.number))
+        self._phase(index, phase, found)
+
+    def _of(self, number: int, what: str) -> _Served:
+        """The request of an event."""
+        if number >= len(self.served) or self.served[number].status is not None:
+            self._stop(f"{what}: there is no request {number} to be served")
+        return self.served[number]
+
+    def _admit(self, event: Admit) -> None:
+        where = f"request {event.number}, admission"
+        served = self._of(event.number, where)
+        request = served.request
+        if served.admission is not None:
+            self._stop(f"{where}: it has been admitted already")
+        if request.adopt and event.sequence != request.sequence:
+            self._stop(f"{where}: sequence {event.sequence}, it adopts {request.sequence}")
+        if any(one.running and one.admission.sequence == event.sequence for one in self.served):
+            self._stop(f"{where}: another request is using sequence {event.sequence}")
+        taken = set(self.mirror.manager.sequences)
+        admission = self.mirror.admit(request, event.sequence)
+        if not isinstance(admission, Admission):
+            self._stop(f"{where}: with sequence {event.sequence} it must be refused with {admission.name}")
+        self.schedule.admit(event, admission.length, taken)
+        served.admission = self.verdict.admissions[event.number] = admission
+        new = [block for block in admission.allocated if block not in admission.copied]
+        self.mask[new] = self.blank[new] = False
+        self.used[list(admission.allocated)] = True
+        self.decoder.open(admission.sequence, admission.table, admission.length)
+
+    def _end(self, event: End) -> None:
+        where = f"request {event.number}, end"
+        served = self._of(event.number, where)
+        admission = served.admission
+        has = None if admission is None else admission.sequence
+        if event.sequence != has:
+            self._stop(f"{where}: sequence {event.sequence}, it has {has}")
+        served.status = event.status
+        if admission is None:
+            self._refused(served)
+            return
+        self.mask |= self.decoder.kv.written()
+        if served.dropped:
+            # A step that was given up may have written what was not committed.
+            self.blank[list(admission.copied)] = False
+        self.decoder.close(admission.sequence)
+        self.mirror.end(served.request, admission.sequence)
+
+    def _refused(self, served: _Served) -> None:
+        """What the KV controller says is to be true; a copy that fails leaves its traces."""
+        where = f"request {served.number}"
+        if served.status == 0:
+            self._stop(f"{where}: it has ended well without a sequence")
+        if served.status not in FROM_KV:
+            return
+        self.refused = served.status == FaultCode.KV_COMMAND.value
+        found = self.mirror.admit(served.request)
+        self.refused = False
+        if isinstance(found, Admission):
+            self._stop(f"{where}: it was refused, and can be served")
+        if found.value != served.status:
+            told = fault_name(served.status)
+            self._stop(f"{where}: it was refused with {told}, not with {found.name}")
 
     def _answers(self, index: int, phase: Phase, found: PhaseResult) -> None:
         """Answers to the host's KV commands; the first that is wrong is told, as others follow from it."""
@@ -357,92 +488,100 @@ class _Check:
                 f"phase {index}: {found.registers['KV_USED']} KV blocks are in use at its end, not {used}"
             )
 
-    def _request(self, number: int, request: Request, steps: list[Step], records: list[Completion]) -> bool:
-        """One request; False if nothing more can be compared."""
-        verdict = self.verdict
-        committed = [step for step in steps if step.length is not None]
-        verdict.steps.append(committed)
-        verdict.violations += check_counters(committed)
-        verdict.admissions.append(None)
-        status = records[-1].status if records else 0
-        tokens: list[int] = []
-        verdict.tokens.append(tokens)
-        if steps or (records and status not in NOT_ADMITTED):
-            self.refused = not steps and status == FaultCode.KV_COMMAND.value
-            verdict.admissions[-1] = admission = self.mirror.admit(request)
-            self.refused = False
-            if admission is not None and not self._admitted(number, request, admission, steps, tokens):
-                return False
-        self._records(number, request, tokens, records)
-        return True
+    def _step(self, step: Step) -> None:
+        """A step: its form, its results, and what they leave."""
+        if not step.committed:
+            for span in step.spans:
+                self._of(span.number, f"step {step.index}").dropped = True
+            return
+        self.done += 1
+        self.progress(self.done, self.total)
+        self._form(step)
+        results = self._results(step)
+        check = _StepCheck(step, self.shapes)
+        self.verdict.difference = check.first_difference(results)
+        self.verdict.elements_compared += check.elements
+        self.verdict.logits_compared += check.logits
+        if self.verdict.difference:
+            raise _Stop
+        for span in step.spans:
+            served = self.served[span.number]
+            served.steps.append(step)
+            status = self.mirror.step(served.request, span.sequence, span.rows)
+            if status is not Status.OK:
+                self._stop(f"step {step.index}: rows of request {span.number} cannot be: {status.name}")
 
-    def _admitted(
-        self, number: int, request: Request, admission: Admission, steps: list[Step], tokens: list[int]
-    ) -> bool:
-        new = [block for block in admission.allocated if block not in admission.copied]
-        self.mask[new] = self.blank[new] = False
-        self.used[list(admission.allocated)] = True
-        sequence, kv = admission.sequence, self.decoder.kv
-        self.decoder.open(sequence, admission.table, admission.length)
-        committed = [step for step in steps if step.length is not None]
-        going = self._steps(number, request, sequence, committed, tokens)
-        self.mask |= kv.written()
-        if len(committed) != len(steps):
-            # A step that was given up may have written what was not committed.
-            self.blank[list(admission.copied)] = False
-        self.decoder.close(sequence)
-        self.mirror.end(request)
-        return going
-
-    def _steps(
-        self, number: int, request: Request, sequence: int, steps: list[Step], tokens: list[int]
-    ) -> bool:
-        fed, verdict = list(request.prompt), self.verdict
-        for step in steps:
-            where = f"request {number}, step {step.index}"
-            length = self.decoder.kv.length(sequence)
-            if step.position != length or not 0 < step.rows <= len(fed) - length:
-                verdict.problems.append(
-                    f"{where}: positions {step.position} to {step.length}, the sequence has {length} tokens"
-                    f" and {len(fed) - length} to come"
+    def _form(self, step: Step) -> None:
+        """The rows of a step are those that come next, each once."""
+        row = 0
+        for place, span in enumerate(step.spans):
+            where = f"request {span.number}, step {step.index}"
+            served = self._of(span.number, where)
+            if not served.running or served.admission.sequence != span.sequence:
+                self._stop(f"{where}: it does not have sequence {span.sequence}")
+            if span.number in step.numbers[:place]:
+                self._stop(f"{where}: it has two spans")
+            length = self.decoder.kv.length(span.sequence)
+            if span.position != length or not 0 < span.rows <= len(served.fed) - length:
+                self._stop(
+                    f"{where}: positions {span.position} to {span.end}, the sequence has {length} tokens"
+                    f" and {len(served.fed) - length} to come"
                 )
-                return False
-            end = step.position + step.rows
-            sample = end >= len(request.prompt)
-            if step.sample != sample:
-                verdict.problems.append(f"{where}: it {'must' if sample else 'must not'} sample")
-                return False
-            self.mirror.step(request, step.rows)
-            self.golden.clear()
-            self.done += 1
-            self.progress(self.done, self.total)
-            logits = self.decoder.step(fed[step.position : end], sequence, sample)
-            check = _StepCheck(step, self.shapes)
-            verdict.difference = check.first_difference(self.golden)
-            verdict.elements_compared += check.elements
-            verdict.logits_compared += check.logits
-            if verdict.difference:
-                return False
-            if sample:
-                tokens.append(int(greedy(logits)[-1]))
-                fed.append(tokens[-1])
-        return True
+            if span.row != row:
+                self._stop(f"{where}: its first row is {span.row}, not {row}")
+            row += span.rows
+            sample = span.end >= len(served.request.prompt)
+            if sample != (place < step.sampled):
+                self._stop(f"{where}: it {'must' if sample else 'must not'} sample")
+        if row != step.rows or step.sampled > len(step.spans):
+            self._stop(
+                f"step {step.index}: {step.rows} rows, {step.sampled} of them sampled;"
+                f" {len(step.spans)} spans have {row}"
+            )
 
-    def _records(self, number: int, request: Request, tokens: list[int], records: list[Completion]) -> None:
+    def _results(self, step: Step) -> list[Result]:
+        """The golden model's results, sequence by sequence; tokens are added to what is fed."""
+        merged: dict[int, list[Result]] = {}
+        for place, span in enumerate(step.spans):
+            served = self.served[span.number]
+            self.golden.clear()
+            sampled = [span.rows - 1] if place < step.sampled else []
+            tokens = served.fed[span.position : span.end]
+            logits = self.decoder.step(tokens, span.sequence, step.sampled > 0, sampled)
+            for result in self.golden:
+                merged.setdefault(result.packet, []).append(result)
+            if sampled:
+                served.tokens.append(int(greedy(logits)[0]))
+                served.fed.append(served.tokens[-1])
+        return [
+            Result(packet, parts[0].opcode, parts[0].layer, np.concatenate([part.values for part in parts]))
+            for packet, parts in sorted(merged.items())
+        ]
+
+    def _records(self, served: _Served, records: list[Completion]) -> None:
         """Completion records against the golden model's tokens."""
-        problems = self.verdict.problems
+        problems, where = self.verdict.problems, f"request {served.number}"
+        request, tokens = served.request, served.tokens
         found = [record.token for record in records if record.token is not None]
         if found != tokens:
-            problems.append(f"request {number}: tokens {found} in memory, {tokens} by the golden model")
+            problems.append(f"{where}: tokens {found} in memory, {tokens} by the golden model")
         if [record.ended for record in records] != [False] * (len(records) - 1) + [True]:
-            problems.append(f"request {number}: the end flag is not on its last record, and there alone")
+            problems.append(f"{where}: the end flag is not on its last record, and there alone")
             return
-        last = records[-1]
-        if last.status:
-            if last.token is not None:
-                problems.append(f"request {number}: the record with status {last.status:#x} has a token")
+        sequence = served.admission.sequence if served.admission else None
+        if wrong := {record.sequence for record in records} - {sequence}:
+            problems.append(f"{where}: sequence {wrong.pop()} in its records, it has {sequence}")
+        status = records[-1].status
+        if status != served.status:
+            told = "no end" if served.status is None else f"the end {fault_name(served.status)}"
+            problems.append(f"{where}: status {fault_name(status)} in memory, {told} in the trace")
+        if status:
+            if records[-1].token is not None:
+                problems.append(f"{where}: the record with status {status:#x} has a token")
         elif len(tokens) != request.max_new and (not tokens or tokens[-1] != request.eos):
-            problems.append(f"request {number}: ended after {len(tokens)} tokens without reason")
+            problems.append(f"{where}: ended after {len(tokens)} tokens without reason")
+        if request.eos in tokens[:-1]:
+            problems.append(f"{where}: it went on after its last token")
 
     def _memory(self) -> None:
         """KV memory, and what must not have changed."""
@@ -464,6 +603,12 @@ class _Check:
         poked = any(phase.pokes for phase in self.result.job.phases)
         if not poked and memory.read(layout.tape_address, layout.tape_bytes) != self.result.tape:
             verdict.problems.append("the tape was written to")
+
+
+def fault_name(code: int) -> str:
+    """A fault for people."""
+    names = {fault.value: fault.name for fault in FaultCode}
+    return names.get(code, f"{code:#04x}")
 
 
 def kv_place(model: Model, n: int, offset: int) -> str:
@@ -522,9 +667,12 @@ def _by_position(steps: Sequence[Step]) -> dict[int, tuple[Step, NDArray]]:
     """Step and beats of each position, the beats in the order of packets and columns."""
     rows = {}
     for step in steps:
+        (span,) = step.spans
         beats = step.beats[np.lexsort((step.beats["column"], step.beats["packet"]))]
-        for row in range(step.rows):
-            rows[step.position + row] = step, beats[beats["row"] == row]
+        place = beats["row"].astype(np.int64)
+        place[np.isin(beats["kind"], SAMPLED)] += span.rows - 1
+        for row in range(span.rows):
+            rows[span.position + row] = step, beats[place == row]
     return rows
 
 
@@ -534,7 +682,7 @@ def agree(one: Sequence[Step], two: Sequence[Step], vocab: int) -> Agreement:
     Parameters
     ----------
     one, two : sequence of :class:`~serrano_sim.top.trace.Step`
-        Committed steps.
+        Committed steps, of one request alone: :meth:`Verdict.parts`.
     vocab : :class:`int`
         Logits behind these are padding.
     """
@@ -543,11 +691,12 @@ def agree(one: Sequence[Step], two: Sequence[Step], vocab: int) -> Agreement:
     for position in sorted(rows.keys() & others.keys()):
         (step, left), (other, right) = rows[position], others[position]
         where = f"position {position} (steps {step.index} and {other.index})"
-        if step.sample != other.sample:
-            # Only one of them ran the head.
-            packets = np.intersect1d(left["packet"], right["packet"])
+        # Rows that are not sampled may be in a step that runs the head.
+        packets = np.intersect1d(left["packet"], right["packet"])
+        sampled = [np.isin(beats["kind"], SAMPLED).any() for beats in (left, right)]
+        if sampled[0] == sampled[1]:
             left, right = (beats[np.isin(beats["packet"], packets)] for beats in (left, right))
-        same = len(left) == len(right)
+        same = len(left) == len(right) > 0
         if not same or any((left[name] != right[name]).any() for name in ("kind", "packet", "column")):
             found.problems.append(f"{where}: the results are not of the same form")
             return found

@@ -216,6 +216,7 @@ class Device:
     async def _serve(self, phase: Phase) -> tuple[int, int, int, bool]:
         """Submits requests and waits for their ends: cycles of doorbell and end, handshakes, interrupt."""
         waiting, before_all, commands = len(phase.requests), self._completed, list(phase.meanwhile)
+        first, cancels, spent = self._submitted, list(phase.cancel), 0
         for request in phase.requests:
             number = self._submitted
             self.layout.submit(self.memory, number, request, self.layout.prompts[number])
@@ -226,25 +227,45 @@ class Device:
         self._seen = (begin, trace_length(TRACE))
         alarm = int(self._alarm.value)
         while (waiting := waiting - self._take_completions()) > 0:
-            if commands and self._completed - before_all >= commands[0][0]:
+            came, own = self._completed - before_all, int(self._handshakes.value)
+            if cancels and came >= cancels[0][0]:
+                await self._cancel(first + cancels.pop(0)[1])
+                spent += await self._passed(own)
+                continue
+            if commands and came >= commands[0][0]:
                 given = self.memory.cycles
                 status, aux = await self._command(commands.pop(0)[1])
                 self._report("meanwhile", status=status, aux=aux, begin=given)
+                spent += await self._passed(own)
                 continue
             await First(ValueChange(self._event), ValueChange(self._alarm))
             if int(self._alarm.value) != alarm:
                 alarm = int(self._alarm.value)
                 await self._check_progress()
-        end, handshakes = self.memory.cycles, int(self._handshakes.value) - before
+        end, handshakes = self.memory.cycles, int(self._handshakes.value) - before - spent
         irq = await self._settle()
-        if commands:
-            raise AssertionError(f"the requests ended before the commands {commands} were given")
+        if commands or cancels:
+            raise AssertionError(f"the requests ended before the commands {[*commands, *cancels]} were given")
         for _ in range(SETTLE_CYCLES):
             if not await self._read("STATUS") & 1:
                 break
         else:
             raise AssertionError(f"STATUS.BUSY stays set after the last completion; {await self._state()}")
         return begin, end, handshakes, irq
+
+    async def _cancel(self, number: int) -> None:
+        """Cancels a request by the number of its entry."""
+        self.layout.cancel(self.memory, number)
+        while await self._read("CANCEL_BUSY"):
+            pass
+        await self._write("CANCEL", number)
+        self._report("cancel", number=number)
+
+    async def _passed(self, before: int) -> int:
+        """Handshakes since there were so many, the last one included."""
+        for _ in range(2):
+            await FallingEdge(self._clk)
+        return int(self._handshakes.value) - before
 
     def _take_completions(self) -> int:
         """Reports the records that are new; returns how many requests ended with them."""

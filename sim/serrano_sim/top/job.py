@@ -113,6 +113,9 @@ class Phase:
     meanwhile : sequence of (:class:`int`, :class:`KVCommand`)
         Commands given while the requests are served: each when so many of the phase's completion records
         have come and the command before it has been answered.
+    cancel : sequence of (:class:`int`, :class:`int`)
+        Requests that the host cancels, by their place in the phase: each when so many of the phase's
+        completion records have come.
     peeks : sequence of (address, size)
         Bytes of memory that are kept as they are at the end of the phase.
     """
@@ -124,6 +127,7 @@ class Phase:
     commands: tuple[KVCommand, ...] = ()
     requests: tuple[Request, ...] = ()
     meanwhile: tuple[tuple[int, KVCommand], ...] = ()
+    cancel: tuple[tuple[int, int], ...] = ()
     peeks: tuple[tuple[int, int], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -143,6 +147,7 @@ class Phase:
             commands=tuple(KVCommand(**command) for command in values["commands"]),
             requests=tuple(Request(**request) for request in values["requests"]),
             meanwhile=tuple((records, KVCommand(**command)) for records, command in values["meanwhile"]),
+            cancel=tuple((records, place) for records, place in values["cancel"]),
             peeks=tuple((address, size) for address, size in values["peeks"]),
         )
 
@@ -243,7 +248,8 @@ class PhaseResult:
     irq : :class:`bool`
         Whether the interrupt line was high when the last request had ended.
     axil_handshakes : :class:`int`
-        AXI4-Lite handshakes between the doorbell and the last completion, those of ``meanwhile`` included.
+        AXI4-Lite handshakes between the doorbell and the last completion, apart from those of ``meanwhile``
+        and ``cancel``.
     registers : mapping
         Registers by name at the end: STATUS, IRQ, the rings', FAULT_*, KV_USED, KV_PEAK; and the counters.
     begin, end : :class:`int`

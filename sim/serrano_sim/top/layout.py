@@ -17,7 +17,10 @@ __all__ = ["Completion", "MemoryLayout", "Request", "blocks_of", "kv_noise"]
 
 PAGE = 4096
 NO_TOKEN = 0xFFFFFFFF
+NO_SEQUENCE = 0xFFFF
+CANCELLED = 4
 _ENTRY = struct.Struct("<IIQIIIII28x")
+_FLAGS_OFFSET = 28
 _RECORD = struct.Struct("<IIBBHI")
 ENTRY_BYTES, RECORD_BYTES = _ENTRY.size, _RECORD.size
 _ENTRY_FIELDS = ("id", "tenant", "prompt", "prompt_tokens", "max_new", "eos", "flags", "sequence")
@@ -52,6 +55,8 @@ class Request:
         Owner.
     adopt, keep : :class:`bool`
         Whether the request goes on in a sequence that the host has opened, and whether that stays open.
+    cancelled : :class:`bool`
+        Whether it is cancelled before it is submitted.
     sequence : :class:`int`
         The sequence to adopt.
     fields : mapping of :class:`str` to :class:`int`
@@ -64,6 +69,7 @@ class Request:
     tenant: int = 0
     adopt: bool = False
     keep: bool = False
+    cancelled: bool = False
     sequence: int = 0
     fields: Mapping[str, int] = field(default_factory=dict)
 
@@ -87,7 +93,7 @@ class Request:
             "prompt_tokens": len(self.prompt),
             "max_new": self.max_new,
             "eos": NO_TOKEN if self.eos is None else self.eos,
-            "flags": self.adopt | self.keep << 1,
+            "flags": self.adopt | self.keep << 1 | self.cancelled * CANCELLED,
             "sequence": self.sequence,
         }
         values |= self.fields
@@ -96,24 +102,33 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """A completion record."""
+    """A completion record. What is ``None`` it does not have."""
 
     id: int
     token: int | None
     status: int
     ended: bool
     number: int
+    sequence: int | None = None
 
     @classmethod
     def unpack(cls, raw: bytes) -> "Completion":
         """Reads the 16 bytes of a record."""
-        identity, token, status, flags, _, number = _RECORD.unpack(raw)
-        return cls(identity, token if flags & 1 else None, status, bool(flags & 2), number)
+        identity, token, status, flags, sequence, number = _RECORD.unpack(raw)
+        return cls(
+            identity,
+            token if flags & 1 else None,
+            status,
+            bool(flags & 2),
+            number,
+            None if sequence == NO_SEQUENCE else sequence,
+        )
 
     def pack(self) -> bytes:
         """The 16 bytes of the record."""
         flags = (self.token is not None) | self.ended << 1
-        return _RECORD.pack(self.id, self.token or 0, self.status, flags, 0, self.number)
+        sequence = NO_SEQUENCE if self.sequence is None else self.sequence
+        return _RECORD.pack(self.id, self.token or 0, self.status, flags, sequence, self.number)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,6 +258,11 @@ class MemoryLayout:
         """Writes ring entry ``number``, counted from 0 since reset; the number is the request's id."""
         address = self.submit_address + number % self.submit_size * ENTRY_BYTES
         memory.write(address, request.entry(number, prompt))
+
+    def cancel(self, memory: AxiMemory, number: int) -> None:
+        """Sets the flag that cancels the request of ring entry ``number``."""
+        address = self.submit_address + number % self.submit_size * ENTRY_BYTES + _FLAGS_OFFSET
+        memory.write(address, bytes([memory.read(address, 1)[0] | CANCELLED]))
 
     def completion(self, memory: AxiMemory, number: int) -> Completion | None:
         """Completion record ``number``, counted from 1 since reset, if it has been written."""

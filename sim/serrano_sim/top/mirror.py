@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The golden block manager, led through the commands that host and scheduler give the KV controller."""
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from serrano.config import AcceleratorConfig
+from serrano.faults import FaultCode
 
 from ..golden.block_manager import BlockManager, Kind, Move, Opcode, Status
 from .job import KVCommand
-from .layout import Request
+from .layout import Request, blocks_of
 
 __all__ = ["Admission", "Mirror", "command_text"]
-
-OWN_SEQUENCE = 0
-"""The sequence that the scheduler opens for a request that brings none."""
 
 
 @dataclass(frozen=True)
@@ -101,60 +100,102 @@ class Mirror:
     def _held(self) -> set[int]:
         return {block for sequence in self.manager.sequences.values() for block in sequence.held}
 
-    def admit(self, request: Request) -> Admission | None:
-        """Opens a request's sequence, or takes the one it adopts, and gives it its blocks.
+    def unused(self) -> int | None:
+        """The lowest sequence that is not open; ``None`` if all are."""
+        numbers = (number for number in range(self.manager.limit) if number not in self.manager.sequences)
+        return next(numbers, None)
 
-        Returns ``None`` if it cannot be served; it is over then.
+    def admit(self, request: Request, sequence: int | None = None) -> Admission | FaultCode:
+        """Opens a sequence for a request, or takes the one it adopts, and gives it its blocks.
+
+        Returns why not if it cannot be served. Without ``sequence`` the lowest one is opened that is not.
         """
-        number = request.sequence if request.adopt else OWN_SEQUENCE
         before = self._held()
         self._copied.clear()
-        found = self.manager.sequences.get(number)
-        if request.adopt and found and (found.reserved or found.length >= len(request.prompt)):
-            return None
-        if not request.adopt and self._of(request, Opcode.OPEN) is not Status.OK:
-            return None
-        length = self.length(number)
-        if self._of(request, Opcode.APPEND, 1) is not Status.OK:
-            if not request.adopt:
-                self.end(request)
-            return None
-        self._of(request, Opcode.ABORT)
-        if self._of(request, Opcode.ALLOC, request.tokens - length) is not Status.OK:
-            # What was adopted stays as it was.
-            self.end(replace(request, keep=request.keep or request.adopt))
-            return None
-        table = tuple(self.manager.sequences[number].table)
+        if request.adopt:
+            number = request.sequence
+            refused = self._take_over(request)
+        else:
+            number = self.unused() if sequence is None else sequence
+            refused = FaultCode.KV_COMMAND if number is None else self._open(request, number)
+        if refused is not FaultCode.NONE:
+            return refused
+        found = self.manager.sequences[number]
         return Admission(
             sequence=number,
-            table=table,
-            length=length,
-            shared=tuple(block for block in table if self.manager.states[block].references > 1),
+            table=tuple(found.table),
+            length=found.length,
+            shared=tuple(block for block in found.table if self.manager.states[block].references > 1),
             copied=tuple(self._copied),
-            allocated=tuple(block for block in table if block not in before),
+            allocated=tuple(block for block in found.table if block not in before),
         )
 
-    def step(self, request: Request, rows: int) -> None:
-        """A step that is committed."""
-        self._of(request, Opcode.APPEND, rows)
-        self._of(request, Opcode.COMMIT, rows)
+    def _open(self, request: Request, number: int) -> FaultCode:
+        if self._of(request, number, Opcode.OPEN) is not Status.OK:
+            return FaultCode.KV_COMMAND
+        status = self._of(request, number, Opcode.ALLOC, request.tokens)
+        if status is not Status.OK:
+            self._of(request, number, Opcode.FREE)
+        return _refusal(status)
 
-    def end(self, request: Request) -> None:
+    def _take_over(self, request: Request) -> FaultCode:
+        number, found = request.sequence, self.manager.sequences.get(request.sequence)
+        if self._of(request, number, Opcode.APPEND, 0) is not Status.OK:
+            return FaultCode.KV_COMMAND
+        if found.reserved or found.length >= len(request.prompt):
+            return FaultCode.REQUEST_SEQUENCE
+        # This replaces what is shared or sealed; the slots are given back, the blocks stay.
+        status = self._of(request, number, Opcode.APPEND, request.tokens - found.length)
+        self._of(request, number, Opcode.ABORT)
+        return _refusal(status)
+
+    def must_wait(self, request: Request) -> bool:
+        """Whether a request lacks a sequence or blocks now that it can have when others give them back."""
+        manager = self.manager
+        if not request.adopt:
+            blocks = blocks_of(request.tokens)
+            if self.unused() is None:
+                return True
+            return len(manager.free) < blocks <= min(manager.blocks - 1, manager.entries)
+        found = manager.sequences.get(request.sequence)
+        if not found or found.tenant != request.tenant or found.length >= len(request.prompt):
+            return False
+        trial = copy.copy(manager)
+        trial.mover = None
+        parts = (manager.states, manager.free, manager.sequences)
+        trial.states, trial.free, trial.sequences = copy.deepcopy(parts)
+        rest = request.tokens - found.length
+        status = trial.execute(Opcode.APPEND, request.sequence, request.tenant, rest)[0]
+        return status is Status.NO_SPACE
+
+    def step(self, request: Request, sequence: int, rows: int) -> Status:
+        """Rows of a request in a step that is committed."""
+        status = self._of(request, sequence, Opcode.APPEND, rows)
+        if status is Status.OK:
+            status = self._of(request, sequence, Opcode.COMMIT, rows)
+        return status
+
+    def end(self, request: Request, sequence: int) -> None:
         """The end of a request: its sequence is freed, or kept without the blocks behind its tokens."""
         if request.keep:
-            number = request.sequence if request.adopt else OWN_SEQUENCE
-            self._of(request, Opcode.TRIM, self.length(number))
+            self._of(request, sequence, Opcode.TRIM, self.length(sequence))
         else:
-            self._of(request, Opcode.FREE)
+            self._of(request, sequence, Opcode.FREE)
 
     def length(self, sequence: int) -> int:
         """Committed tokens of a sequence; 0 if there is none."""
         found = self.manager.sequences.get(sequence)
         return found.length if found else 0
 
-    def _of(self, request: Request, opcode: Opcode, argument: int = 0) -> Status:
-        number = request.sequence if request.adopt else OWN_SEQUENCE
-        return self.manager.execute(opcode, number, request.tenant, argument)[0]
+    def _of(self, request: Request, sequence: int, opcode: Opcode, argument: int = 0) -> Status:
+        return self.manager.execute(opcode, sequence, request.tenant, argument)[0]
+
+
+def _refusal(status: Status) -> FaultCode:
+    """What a request is refused with when the command that gives it blocks has this status."""
+    if status is Status.OK:
+        return FaultCode.NONE
+    return FaultCode.REQUEST_SPACE if status in (Status.NO_SPACE, Status.NEVER_FITS) else FaultCode.KV_COMMAND
 
 
 def command_text(command: KVCommand) -> str:

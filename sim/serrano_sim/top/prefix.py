@@ -19,7 +19,7 @@ from ..golden.model import Model
 from ..golden.sample import greedy
 from .job import KVCommand, Phase
 from .layout import Request, blocks_of
-from .mirror import Mirror
+from .mirror import Admission, Mirror
 
 __all__ = [
     "ALONE",
@@ -243,7 +243,7 @@ def _share(host: _Host, sealed: Sequence[tuple[int, int]], reused: int) -> Metho
 def _serve(mirror: Mirror, request: Request, made: int) -> None:
     """A request as the scheduler serves it: the last token that it makes is not written."""
     admission = mirror.admit(request)
-    if admission is None:
-        raise ValueError(f"A request of {request.tokens} tokens is refused")
-    mirror.step(request, len(request.prompt) + made - 1 - admission.length)
-    mirror.end(request)
+    if not isinstance(admission, Admission):
+        raise ValueError(f"A request of {request.tokens} tokens is refused: {admission.name}")
+    mirror.step(request, admission.sequence, len(request.prompt) + made - 1 - admission.length)
+    mirror.end(request, admission.sequence)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading a recorded trace stream: docs/trace.md."""
 
+import dataclasses
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,8 +13,21 @@ from serrano.csr.table import COUNTERS
 
 from ..memory.handle import Trace
 from .job import TRACE
+from .layout import NO_SEQUENCE
 
-__all__ = ["Kind", "Recording", "Step", "last_beat", "record_bits", "record_dtype", "trace_length"]
+__all__ = [
+    "Admit",
+    "End",
+    "Event",
+    "Kind",
+    "Recording",
+    "Span",
+    "Step",
+    "last_beat",
+    "record_bits",
+    "record_dtype",
+    "trace_length",
+]
 
 
 class Kind(enum.IntEnum):
@@ -28,9 +42,14 @@ class Kind(enum.IntEnum):
     COMMIT = 7
     COUNTER = 8
     FAULT = 9
+    SPAN = 10
+    ADMIT = 11
+    END = 12
 
 
 RESULTS = (Kind.RESIDUAL, Kind.CODES, Kind.HEADS, Kind.LOGITS, Kind.TOKEN)
+SAMPLED = (Kind.LOGITS, Kind.TOKEN)
+"""Results whose row counts the rows that are sampled."""
 FIELDS = (("kind", 8), ("row", 8), ("packet", 16), ("column", 32))
 """Fields of a record before the values, lowest first, with the bits that each is padded to."""
 
@@ -72,6 +91,53 @@ def last_beat(lanes: int, name: str = TRACE, folder: Path | str = ".") -> str:
 
 
 @dataclass(frozen=True)
+class Span:
+    """Rows of a step that are consecutive tokens of one sequence.
+
+    Parameters
+    ----------
+    sequence : :class:`int`
+        The sequence.
+    number : :class:`int`
+        The request: number of its entry in the submission ring.
+    row, rows : :class:`int`
+        The first of the rows, and how many there are.
+    position : :class:`int`
+        Position of the first one.
+    """
+
+    sequence: int
+    number: int
+    row: int
+    rows: int
+    position: int
+
+    @property
+    def end(self) -> int:
+        """The sequence's length behind these rows."""
+        return self.position + self.rows
+
+
+@dataclass(frozen=True)
+class Admit:
+    """A request got its sequence and its blocks, in this cycle."""
+
+    cycle: int
+    sequence: int
+    number: int
+
+
+@dataclass(frozen=True)
+class End:
+    """A request has ended, in this cycle. ``sequence`` is ``None`` if it never got one."""
+
+    cycle: int
+    sequence: int | None
+    number: int
+    status: int
+
+
+@dataclass(frozen=True)
 class Step:
     """One execution of a step, whether it was committed or not.
 
@@ -79,16 +145,16 @@ class Step:
     ----------
     index : :class:`int`
         Number of the execution in the recording.
-    position : :class:`int`
-        Position of row 0.
-    sample : :class:`bool`
-        Whether it samples.
+    spans : tuple of :class:`Span`
+        Its rows.
+    rows : :class:`int`
+        How many there are.
+    sampled : :class:`int`
+        How many of them are sampled: the last row of so many spans, the first ones.
     begin : :class:`int`
         Cycle of BEGIN.
     commit : :class:`int` or ``None``
         Cycle of COMMIT; ``None`` if it was not committed.
-    length : :class:`int` or ``None``
-        The sequence's length after it.
     counters : dict or ``None``
         The counters at the commit.
     faults : tuple of (code, packet)
@@ -98,19 +164,51 @@ class Step:
     """
 
     index: int
-    position: int
-    sample: bool
+    spans: tuple[Span, ...]
+    rows: int
+    sampled: int
     begin: int
     commit: int | None
-    length: int | None
     counters: dict[str, int] | None
     faults: tuple[tuple[int, int], ...]
     beats: np.ndarray
 
     @property
-    def rows(self) -> int:
-        """Rows of a committed step."""
-        return 0 if self.length is None else self.length - self.position
+    def committed(self) -> bool:
+        """Whether it was committed."""
+        return self.commit is not None
+
+    @property
+    def cycle(self) -> int:
+        """When it ended as far as its sequences are concerned, or began if it was given up."""
+        return self.begin if self.commit is None else self.commit
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The requests that have rows in it."""
+        return tuple(span.number for span in self.spans)
+
+    @property
+    def sampled_rows(self) -> tuple[int, ...]:
+        """The rows that are sampled, in the order in which LOGITS and TOKEN count them."""
+        return tuple(span.row + span.rows - 1 for span in self.spans[: self.sampled])
+
+    def span(self, number: int) -> Span:
+        """The span of a request that has rows in it."""
+        return self.spans[self.numbers.index(number)]
+
+    def part(self, number: int) -> "Step":
+        """The step as it would look with the rows of one request alone; counters stay those of all."""
+        place = self.numbers.index(number)
+        span, sampled = self.spans[place], int(place < self.sampled)
+        beats = self.beats.copy()
+        heads = np.isin(beats["kind"], SAMPLED)
+        row = beats["row"].astype(np.int64)
+        first = np.where(heads, place, span.row)
+        own = (row >= first) & (row < first + np.where(heads, sampled, span.rows))
+        beats["row"] = row - first
+        spans = (dataclasses.replace(span, row=0),)
+        return dataclasses.replace(self, spans=spans, rows=span.rows, sampled=sampled, beats=beats[own])
 
     def packets(self) -> Iterator[tuple[int, np.ndarray]]:
         """Packets with results, in the order in which they came, each with its beats."""
@@ -118,6 +216,9 @@ class Step:
         for run in np.split(self.beats, edges):
             if len(run):
                 yield int(run["packet"][0]), run
+
+
+Event = Admit | End | Step
 
 
 @dataclass(frozen=True)
@@ -141,6 +242,32 @@ class Recording:
         ValueError
             If events are not where they belong.
         """
+        return [step for _, step in self._steps()]
+
+    def events(self) -> list[Event]:
+        """What became of requests and sequences, in order: admissions, ends, and steps.
+
+        A committed step is in the place of its COMMIT, one that was given up in that of its BEGIN.
+
+        Raises
+        ------
+        ValueError
+            If events are not where they belong.
+        """
+        found: list[tuple[int, Event]] = list(self._steps())
+        kinds = self.beats["kind"]
+        for place in np.flatnonzero((kinds == Kind.ADMIT) | (kinds == Kind.END)):
+            first, number = (int(value) & 0xFFFFFFFF for value in self.beats["values"][place, :2])
+            cycle = int(self.cycles[place])
+            if kinds[place] == Kind.ADMIT:
+                found.append((int(place), Admit(cycle, first, number)))
+            else:
+                sequence = None if first & 0xFFFF == NO_SEQUENCE else first & 0xFFFF
+                found.append((int(place), End(cycle, sequence, number, first >> 16)))
+        return [event for _, event in sorted(found, key=lambda pair: pair[0])]
+
+    def _steps(self) -> Iterator[tuple[int, Step]]:
+        """Each execution of a step with its place in the recording."""
         kinds = self.beats["kind"]
         begins = np.flatnonzero(kinds == Kind.BEGIN)
         first = begins[0] if len(begins) else len(kinds)
@@ -149,7 +276,7 @@ class Recording:
             raise ValueError(f"Trace has a beat before the first step: {describe(self.beats[stray[0]])}")
         counters = self._counters()
         ends = [*begins, len(kinds)][1:]
-        steps = []
+        before = 0
         for index, (start, end) in enumerate(zip(begins, ends, strict=True)):
             beats, cycles = self.beats[start:end], self.cycles[start:end]
             commits = np.flatnonzero(beats["kind"] == Kind.COMMIT)
@@ -161,20 +288,19 @@ class Recording:
                 late = beats[commit + int(np.argmax(results[commit:]))]
                 raise ValueError(f"Trace has a result of step {index} after its commit: {describe(late)}")
             faults = beats[beats["kind"] == Kind.FAULT]["values"]
-            steps.append(
-                Step(
-                    index=index,
-                    position=int(beats["values"][0, 0]),
-                    sample=bool(beats["values"][0, 1]),
-                    begin=int(cycles[0]),
-                    commit=None if commit is None else int(cycles[commit]),
-                    length=None if commit is None else int(beats["values"][commit, 0]),
-                    counters=None if commit is None else next(counters, None),
-                    faults=tuple((int(fault[0]), int(fault[1])) for fault in faults),
-                    beats=beats[results],
-                )
+            step = Step(
+                index=index,
+                spans=_spans(self.beats[before:start]),
+                rows=int(beats["values"][0, 0]),
+                sampled=int(beats["values"][0, 1]),
+                begin=int(cycles[0]),
+                commit=None if commit is None else int(cycles[commit]),
+                counters=None if commit is None else next(counters, None),
+                faults=tuple((int(fault[0]), int(fault[1])) for fault in faults),
+                beats=beats[results],
             )
-        return steps
+            yield int(start) + (commit or 0), step
+            before = start
 
     def _counters(self) -> Iterator[dict[str, int]]:
         """The counters of each commit in turn. Their beats wait for free cycles, so may come much later."""
@@ -187,3 +313,12 @@ class Recording:
                 raise ValueError(f"Trace has the counters {columns.tolist()} in a row, not all in order")
             values = halves[start : start + len(names)]
             yield {name: int(low) | int(high) << 32 for name, (low, high) in zip(names, values, strict=True)}
+
+
+def _spans(beats: np.ndarray) -> tuple[Span, ...]:
+    """The spans that some beats tell of."""
+    found = []
+    for beat in beats[beats["kind"] == Kind.SPAN]:
+        first, number = (int(value) & 0xFFFFFFFF for value in beat["values"][:2])
+        found.append(Span(first & 0xFFFF, number, int(beat["row"]), first >> 16, int(beat["column"])))
+    return tuple(found)

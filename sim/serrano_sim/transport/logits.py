@@ -11,9 +11,6 @@ from ..top.trace import Kind, Recording
 
 __all__ = ["sampled_rows"]
 
-SPAN = 10
-"""Kind of a beat: rows of one request in the step that begins next."""
-
 
 def sampled_rows(recording: Recording) -> Iterator[tuple[int, int, np.ndarray]]:
     """Number of the request, position and logits of each sampled row, in order; committed steps only.
@@ -25,9 +22,11 @@ def sampled_rows(recording: Recording) -> Iterator[tuple[int, int, np.ndarray]]:
     TransportError
         If the trace does not tell whose logits they are.
     """
-    beats = recording.beats[np.isin(recording.beats["kind"], [Kind.LOGITS, Kind.BEGIN, Kind.COMMIT, SPAN])]
+    beats = recording.beats[
+        np.isin(recording.beats["kind"], [Kind.LOGITS, Kind.BEGIN, Kind.COMMIT, Kind.SPAN])
+    ]
     kinds = beats["kind"]
-    if (kinds == Kind.LOGITS).any() and not (kinds == SPAN).any():
+    if (kinds == Kind.LOGITS).any() and not (kinds == Kind.SPAN).any():
         raise TransportError("the trace of this accelerator does not tell whose logits they are")
     # Spans are shown before the step begins; the first ones are those that sample.
     coming: list[tuple[int, int]] = []
@@ -35,7 +34,7 @@ def sampled_rows(recording: Recording) -> Iterator[tuple[int, int, np.ndarray]]:
     rows: dict[int, list[np.void]] = {}
     for kind, beat in zip(kinds.tolist(), beats, strict=True):
         values = beat["values"]
-        if kind == SPAN:
+        if kind == Kind.SPAN:
             count = int(values[0]) >> 16 & 0xFFFF
             coming.append((int(values[1]) & 0xFFFFFFFF, int(beat["column"]) + count - 1))
         elif kind == Kind.BEGIN:

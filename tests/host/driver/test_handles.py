@@ -3,7 +3,7 @@
 
 import pytest
 
-from serrano_host.driver.handles import CANCELLED, Handle, fault_text
+from serrano_host.driver.handles import Handle, fault_text
 from serrano_host.driver.registers import FaultCode
 
 
@@ -11,7 +11,7 @@ from serrano_host.driver.registers import FaultCode
     ("status", "cancelled", "error"),
     [
         (0, False, None),
-        (CANCELLED, True, "REQUEST_CANCELLED: the request was cancelled"),
+        (FaultCode.REQUEST_CANCELLED, True, "REQUEST_CANCELLED: the host has cancelled the request"),
         (FaultCode.REQUEST_SPACE, False, "REQUEST_SPACE: there are not enough KV blocks"),
         (0xEE, False, "fault 0xee"),
     ],

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Forming a step: which rows it has, and reserving their slots."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from serrano.bus import ReadPort, WordReader
+from serrano.config import AcceleratorConfig
+from serrano.faults import FaultCode
+from serrano.kvcache.commands import Opcode, Status
+from serrano.kvcache.payloads import KVPort, sequence_bits
+from serrano.schedule.calls import kv_call
+from serrano.schedule.embed import EmbedCommand
+from serrano.schedule.slots import Served, Slot, one_of
+from serrano.schedule.spans import Span, StepCommand
+
+__all__ = ["Formation"]
+
+
+class Formation(wiring.Component):
+    """Puts the rows of the next step together: first one of every sequence that decodes, then a chunk of the
+    oldest prompt, with all rows that are left.
+
+    If there are too many sequences they take turns; while a prompt waits, one row is left to it. A sequence's
+    slots are reserved by APPEND; if it is not open any more, or not where the last step has left it, or a
+    token of the prompt is not in the vocabulary, its request fails, and the step goes without it.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    vocab : ``In(32)``
+        Size of the model's vocabulary.
+    start : ``In(1)``
+        Begin.
+    decoding, prompting : ``In(config.sequences_max)``
+        Sequences whose request is behind its prompt, or has some of it left.
+    commit : ``In(1)``
+        The step that was formed last is committed: the turn goes on.
+    slot_sequence : ``Out(range)``
+        A sequence whose request is wanted.
+    slot : ``In(Slot(config))``
+        It, a cycle later.
+    memory : ``Out(ReadPort(config))``
+        Port to memory, for prompts.
+    kv : ``Out(KVPort())``
+        Commands to the KV controller.
+    span, number : ``Out(stream.Signature(Span(config)))``, ``Out(32)``
+        The spans of the step, and whose they are.
+    reserved : ``Out(1)``
+        The slots of the present span are reserved in this cycle; its sequence is ``slot_sequence``.
+    row_en, row : ``Out(1)``, ``Out(EmbedCommand(config))``
+        A row of the step. One row may be told again, the last one counts.
+    failed : ``Out(Served(config))``
+        A request fails: its sequence and why.
+    detail : ``Out(8)``
+        Status of the KV controller, if that is the reason.
+    done : ``Out(1)``
+        The step is formed.
+    spans, step : ``Out(range)``, ``Out(StepCommand(config))``
+        Spans (count), and the step; it may have no rows.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        sequence, sequences = sequence_bits(config), config.sequences_max
+        super().__init__(
+            {
+                "vocab": In(32),
+                "start": In(1),
+                "decoding": In(sequences),
+                "prompting": In(sequences),
+                "commit": In(1),
+                "slot_sequence": Out(sequence),
+                "slot": In(Slot(config)),
+                "memory": Out(ReadPort(config)),
+                "kv": Out(KVPort()),
+                "span": Out(stream.Signature(Span(config))),
+                "number": Out(32),
+                "reserved": Out(1),
+                "row_en": Out(1),
+                "row": Out(EmbedCommand(config)),
+                "failed": Out(Served(config)),
+                "detail": Out(8),
+                "done": Out(1),
+                "spans": Out(range(config.rows_max + 1)),
+                "step": Out(StepCommand(config)),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        config, slot = self.config, self.slot
+        m.submodules.words = self._words = words = WordReader(config)
+        wiring.connect(m, words.memory, wiring.flipped(self.memory))
+        # Rows of the present span, and of those of a chunk the ones that have been read.
+        self._count, self._read = Signal.like(self.step.rows), Signal.like(self.step.rows)
+        self._left = Signal(config.sequences_max)
+        self._sequence, self._is_prompt, self._bad = Signal(sequence_bits(config)), Signal(), Signal()
+        # The prompt that was submitted first, among those looked at.
+        self._found, self._oldest, self._first = Signal(), Signal(sequence_bits(config)), Signal(32)
+        self._turn, self._next_turn = Signal(sequence_bits(config)), Signal(sequence_bits(config))
+        m.d.comb += [
+            words.command.payload.address.eq(slot.prompt + (slot.position << 2)),
+            words.command.payload.words.eq(self._count),
+            self.row.row.eq(self.step.rows + self._read),
+            self.row.sequence.eq(self._sequence),
+            self.row.position.eq(slot.position + self._read),
+            self.row.token.eq(Mux(self._is_prompt, words.words.payload.value, slot.token)),
+            self.span.payload.sequence.eq(self._sequence),
+            self.span.payload.row.eq(self.step.rows),
+            self.span.payload.rows.eq(self._count),
+            self.span.payload.position.eq(slot.position),
+            self.number.eq(slot.number),
+            self.slot_sequence.eq(self._sequence),
+            self.failed.has_sequence.eq(1),
+            self.failed.sequence.eq(self._sequence),
+            self.failed.number.eq(slot.number),
+        ]
+        with m.If(self.commit):
+            m.d.sync += self._turn.eq(self._next_turn)
+        self._chosen = one_of(m, self._left, self._turn, "chosen")
+        with m.FSM():
+            self._build_decoding(m)
+            self._build_prompt(m)
+            self._build_span(m)
+        return m
+
+    def _fail(self, m: Module, code: Any, detail: Any = 0) -> None:
+        m.d.comb += [self.failed.valid.eq(1), self.failed.code.eq(code), self.detail.eq(detail)]
+        self._go_on(m)
+
+    def _go_on(self, m: Module) -> None:
+        m.next = "DECODE"
+        with m.If(self._is_prompt):
+            m.next = "DONE"
+
+    def _build_decoding(self, m: Module) -> None:
+        step, rows_max = self.step, self.config.rows_max
+        chosen, limit = self._chosen, Signal.like(step.rows)
+        with m.State("IDLE"):
+            with m.If(self.start):
+                m.d.sync += [
+                    self.spans.eq(0),
+                    step.eq(0),
+                    limit.eq(rows_max - self.prompting.any()),
+                    self._left.eq(self.decoding),
+                    self._next_turn.eq(self._turn),
+                    self._is_prompt.eq(0),
+                    self._count.eq(1),
+                    self._read.eq(0),
+                ]
+                m.next = "DECODE"
+        with m.State("DECODE"):
+            m.d.sync += self._sequence.eq(chosen)
+            with m.If(self._left.any() & (step.rows != limit)):
+                m.d.sync += self._left.bit_select(chosen, 1).eq(0)
+                m.next = "ROW_SLOT"
+            with m.Else():
+                # Who has to wait is first next time.
+                with m.If(self._left.any()):
+                    m.d.sync += self._next_turn.eq(chosen)
+                m.d.sync += [self._left.eq(self.prompting), self._found.eq(0)]
+                m.next = "SEEK"
+        with m.State("ROW_SLOT"):
+            m.next = "ROW"
+        with m.State("ROW"):
+            m.d.comb += self.row_en.eq(1)
+            m.next = "RESERVE"
+
+    def _build_prompt(self, m: Module) -> None:
+        words, word, slot = self._words, self._words.words.payload, self.slot
+        rest, room = slot.prompt_tokens - slot.position, self.config.rows_max - self.step.rows
+        first, earlier = self._first, (slot.number - self._first)[31]
+        with m.State("SEEK"):
+            m.d.sync += [self._sequence.eq(self._chosen), self._bad.eq(0)]
+            with m.If(self._left.any()):
+                m.d.sync += self._left.bit_select(self._chosen, 1).eq(0)
+                m.next = "SEEK_SLOT"
+            with m.Elif(self._found):
+                m.d.sync += [self._sequence.eq(self._oldest), self._is_prompt.eq(1)]
+                m.next = "PROMPT_SLOT"
+            with m.Else():
+                m.next = "DONE"
+        with m.State("SEEK_SLOT"):
+            m.next = "COMPARE"
+        with m.State("COMPARE"):
+            with m.If(~self._found | earlier):
+                m.d.sync += [first.eq(slot.number), self._oldest.eq(self._sequence), self._found.eq(1)]
+            m.next = "SEEK"
+        with m.State("PROMPT_SLOT"):
+            m.next = "CHUNK"
+        with m.State("CHUNK"):
+            m.d.sync += self._count.eq(Mux(rest < room, rest, room))
+            m.next = "FETCH"
+        with m.State("FETCH"):
+            m.d.comb += words.command.valid.eq(1)
+            with m.If(words.command.ready):
+                m.next = "TOKENS"
+        with m.State("TOKENS"):
+            unknown = word.value >= self.vocab
+            m.d.comb += [words.words.ready.eq(1), self.row_en.eq(words.words.valid)]
+            with m.If(words.words.valid):
+                m.d.sync += [self._read.eq(self._read + 1), self._bad.eq(self._bad | unknown)]
+                with m.If(word.last):
+                    m.d.sync += self._read.eq(0)
+                    m.next = "RESERVE"
+                    with m.If(word.error):
+                        self._fail(m, FaultCode.BUS_SLVERR)
+                    with m.Elif(self._bad | unknown):
+                        self._fail(m, FaultCode.REQUEST_TOKEN)
+
+    def _build_span(self, m: Module) -> None:
+        step, slot = self.step, self.slot
+        with kv_call(
+            m, self.kv, "RESERVE", Opcode.APPEND, self._sequence, slot.tenant, self._count
+        ) as answer:
+            m.next = "SPAN"
+            with m.If((answer.status == Status.BAD_SEQ) | (answer.status == Status.TENANT)):
+                self._fail(m, FaultCode.REQUEST_CHANGED, answer.status)
+            with m.Elif((answer.status == Status.NO_SPACE) | (answer.status == Status.NEVER_FITS)):
+                self._fail(m, FaultCode.REQUEST_SPACE, answer.status)
+            with m.Elif(answer.status != Status.OK):
+                self._fail(m, FaultCode.KV_COMMAND, answer.status)
+            with m.Elif(answer.aux != slot.position):
+                self._fail(m, FaultCode.REQUEST_CHANGED)
+            with m.Else():
+                m.d.comb += self.reserved.eq(1)
+        with m.State("SPAN"):
+            m.d.comb += self.span.valid.eq(1)
+            with m.If(self.span.ready):
+                rows = step.rows + self._count
+                m.d.sync += [self.spans.eq(self.spans + 1), step.rows.eq(rows)]
+                with m.If(slot.position + self._count >= slot.prompt_tokens):
+                    m.d.sync += [step.sampled.eq(step.sampled + 1), step.last.eq(rows - 1)]
+                self._go_on(m)
+        with m.State("DONE"):
+            m.d.comb += self.done.eq(1)
+            m.next = "IDLE"
