@@ -25,8 +25,8 @@ from serrano.trace import ActivityWord, TraceBeat, Tracer
 
 __all__ = ["Accelerator"]
 
-KV, TAPE, EMBED, PROMPT, RING, DESCRIPTOR, MOVE = range(7)
-"""Clients of the read port, in descending priority."""
+KV, EMBED, PROMPT, RING, DESCRIPTOR, TAPE, MOVE = range(7)
+"""Clients of the read port, in descending priority: the tape takes all that others leave."""
 
 APPEND, COMPLETION, MOVE_WRITES = range(3)
 """Clients of the write port."""
@@ -122,11 +122,16 @@ class Accelerator(wiring.Component):
         small = max(1, 64 // config.port_bytes)
         return [
             ReadClient("kv", burst, 2 * burst),
-            ReadClient("tape", burst, config.tape_fifo_bytes // config.port_bytes),
             ReadClient("embed", burst, 2 * burst),
             ReadClient("prompt", small, 2 * small),
             ReadClient("ring", small, 2 * small),
             ReadClient("descriptor", small, 2 * small),
+            ReadClient(
+                "tape",
+                burst,
+                config.tape_fifo_bytes // config.port_bytes,
+                word_beats=config.load_beats,
+            ),
             ReadClient("move", 32, 128, apart=True),
         ]
 
@@ -312,7 +317,7 @@ class Accelerator(wiring.Component):
         activity, reads, running = self._datapath.activity, self._reads, self._scheduler.running
         width = self.config.port_bytes
         tile, attending = activity.wait_tile, activity.attending
-        others = reads.beats[EMBED:].any()
+        others = Cat(reads.beats[index] for index in range(MOVE + 1) if index not in (KV, TAPE)).any()
         beat = reads.beats.any()
         events = {
             "cycles": running,

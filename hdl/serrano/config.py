@@ -132,6 +132,11 @@ class AcceleratorConfig:
         return max(self.n, self.port_bytes)
 
     @property
+    def load_beats(self) -> int:
+        """Beats of the port in a unit of the load path."""
+        return self.load_bytes // self.port_bytes
+
+    @property
     def load_vectors(self) -> int:
         """Rows or columns of a tile that are written per cycle."""
         return self.load_bytes // self.n

@@ -139,7 +139,7 @@ class Datapath(wiring.Component):
                 "done": Out(1),
                 "packet": Out(32),
                 "kv_memory": Out(ReadPort(config)),
-                "tape_memory": Out(ReadPort(config)),
+                "tape_memory": Out(ReadPort(config, config.load_beats)),
                 "embed_memory": Out(ReadPort(config)),
                 "kv_writes": Out(WritePort(config)),
                 "translate": Out(TranslatePort(config)).array(2),
@@ -182,7 +182,7 @@ class Datapath(wiring.Component):
         m.submodules.runs = runs = StreamFIFO(ReadRequest(config), 2)
         wiring.connect(m, sequencer.runs, runs.i)
         wiring.connect(m, runs.o, wiring.flipped(self.tape_memory.request))
-        wiring.connect(m, wiring.flipped(self.tape_memory.data), reader.beats)
+        wiring.connect(m, wiring.flipped(self.tape_memory.data), reader.units)
         wiring.connect(m, reader.headers, issuer.headers)
         wiring.connect(m, issuer.packets, sequencer.packets)
         wiring.connect(m, issuer.unpack, unpacker.command)

@@ -35,7 +35,7 @@ def form(config, slots: dict[int, dict], steps: int, stall: float, refuse: dict[
         ctx.set(dut.vocab, VOCAB)
         for _ in range(steps):
             alive = {s: slot for s, slot in slots.items() if not slot.get("failed")}
-            prompts = [s for s, slot in alive.items() if slot["position"] < slot["prompt_tokens"]]
+            prompts = [s for s, slot in alive.items() if slot["position"] + 1 < slot["prompt_tokens"]]
             ctx.set(dut.prompting, sum(1 << s for s in prompts))
             ctx.set(dut.decoding, sum(1 << s for s in alive if s not in prompts))
             ctx.set(dut.start, 1)
@@ -105,17 +105,18 @@ def test_steps(name: str, stall: float) -> None:
         decodes = sequence % 3 == 1
         # Numbers go round.
         number = (7 * sequence - 20) % 2**32 if sequence % 2 else (sequence - 40) % 2**32
-        start = count if decodes else 0
+        # Of some only the last token of the prompt is left.
+        start = count - sequence % 2 if decodes else 0
         slots[sequence] = slot(4 * rng.randrange(500), count, start, rng.randrange(VOCAB), number)
     own = {s: dict(values) for s, values in slots.items()}
-    order = [s for s, values in own.items() if not values["position"]]
+    order = [s for s, values in own.items() if values["position"] + 1 < values["prompt_tokens"]]
     order.sort(key=lambda s: (own[s]["number"] + 2**31) % 2**32)
     turn = 0
     formed, failed = form(config, slots, 12, stall)
     assert not failed
     for rows, sampled, last, spans, given in formed:
-        prompts = [s for s in order if own[s]["position"] < own[s]["prompt_tokens"]]
-        decoding = [s for s in own if own[s]["position"] >= own[s]["prompt_tokens"]]
+        prompts = [s for s in order if own[s]["position"] + 1 < own[s]["prompt_tokens"]]
+        decoding = [s for s in own if own[s]["position"] + 1 >= own[s]["prompt_tokens"]]
         decoding = [s for s in decoding if s >= turn] + [s for s in decoding if s < turn]
         most = config.rows_max - bool(prompts)
         if len(decoding) > most:

@@ -271,13 +271,23 @@ def test_requests_share_steps(stall: float) -> None:
 
 def test_sequences_take_turns_and_a_prompt_is_not_starved() -> None:
     world = World()
-    requests = [request(id=index, prompt_tokens=1, max_new=9) for index in range(4)]
+    requests = [request(id=index, prompt_tokens=2, max_new=9) for index in range(4)]
     got = serve(world, [*requests, request(id=9, max_new=1)])
     assert all(len(tokens_of(got, index)) == 9 for index in range(4))
     # As long as a prompt waits it has a row.
-    for step, sampled in zip(world.steps[:3], world.sampled[:3], strict=True):
-        assert step[-1].position == 0 and sampled == len(step)
-    assert [len(step) for step in world.steps[:5]] == [1, 2, 3, 4, 4]
+    assert [len(step) for step in world.steps[:5]] == [2, 3, 4, 4, 4]
+    assert [step[-1].position for step in world.steps[:4]] == [1, 1, 1, 0]
+    assert world.sampled[:5] == [1, 2, 3, 3, 4]
+
+
+def test_the_last_token_of_a_prompt_joins_those_who_decode() -> None:
+    world = World()
+    requests = [request(id=index, prompt_tokens=1, max_new=3) for index in range(4)]
+    got = serve(world, requests)
+    assert all(len(tokens_of(got, index)) == 3 for index in range(4))
+    joins = [sum(row.position == 0 for row in step) for step in world.steps]
+    assert sum(joins) == 4 and max(joins) > 1
+    assert world.sampled == [len(step) for step in world.steps]
 
 
 @pytest.mark.parametrize(
@@ -377,7 +387,7 @@ def test_a_tape_fault_is_tried_once_more() -> None:
 def test_a_fault_that_stays_ends_all_of_the_step(failures: list) -> None:
     """Request 3 is admitted behind a step that failed, or waits for its turn."""
     world = World(fail=failures)
-    requests = [request(id=1), request(id=2), request(id=3, prompt_tokens=1, max_new=1)]
+    requests = [request(id=1), request(id=2), request(id=3, prompt_tokens=2, max_new=1)]
     got = serve(world, requests)
     code = failures[-1]["code"]
     # The prompt of request 1 is behind it when the fault comes, that of request 2 is in the step.
@@ -385,7 +395,7 @@ def test_a_fault_that_stays_ends_all_of_the_step(failures: list) -> None:
         (1, world.token(0, 2), FaultCode.NONE, 1, 0),
         (1, 0, code, 0, 1),
         (2, 0, code, 0, 1),
-        (3, world.token(2, 0), FaultCode.NONE, 1, 1),
+        (3, world.token(2, 1), FaultCode.NONE, 1, 1),
     ]
     assert world.manager.used == 0 and not world.manager.sequences
 

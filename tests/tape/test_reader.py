@@ -37,8 +37,8 @@ def offsets(config: AcceleratorConfig, parsed: Tape) -> list[int]:
     return starts
 
 
-def beats(config: AcceleratorConfig, content: bytes) -> list[dict]:
-    width = config.port_bytes
+def units(config: AcceleratorConfig, content: bytes) -> list[dict]:
+    width = config.load_bytes
     return [{"bytes": list(content[i : i + width])} for i in range(0, len(content), width)]
 
 
@@ -56,11 +56,11 @@ def test_headers_and_payloads(name: str, stall: float) -> None:
     content, parsed = program(config)
     dut = TapeReader(config)
     starts = offsets(config, parsed)
-    units = sum(packet.payload_bytes for packet in parsed.packets) // config.load_bytes
+    count = sum(packet.payload_bytes for packet in parsed.packets) // config.load_bytes
 
     async def feed(ctx) -> None:
         await begin(ctx, dut, parsed)
-        await send(ctx, dut.beats, beats(config, content), stall, 1)
+        await send(ctx, dut.units, units(config, content), stall, 1)
         await ctx.tick().repeat(4)
         assert ctx.get(dut.checked) == len(parsed.packets)
         assert not ctx.get(dut.fault.valid)
@@ -79,7 +79,7 @@ def test_headers_and_payloads(name: str, stall: float) -> None:
         ]
 
     async def payload(ctx) -> None:
-        got = await collect(ctx, dut.payload, units, stall, 3, lambda p: (bytes(p.bytes), p.last))
+        got = await collect(ctx, dut.payload, count, stall, 3, lambda p: (bytes(p.bytes), p.last))
         expected, lasts = b"", []
         for start, packet in zip(starts, parsed.packets, strict=False):
             body = content[start + config.tape_align :][: packet.payload_bytes]
@@ -101,10 +101,10 @@ def test_no_pause_between_packets(name: str) -> None:
         await begin(ctx, dut, parsed)
         ctx.set(dut.headers.ready, 1)
         ctx.set(dut.payload.ready, 1)
-        for beat in beats(config, content):
-            ctx.set(dut.beats.payload, beat)
-            ctx.set(dut.beats.valid, 1)
-            assert ctx.get(dut.beats.ready)
+        for unit in units(config, content):
+            ctx.set(dut.units.payload, unit)
+            ctx.set(dut.units.valid, 1)
+            assert ctx.get(dut.units.ready)
             await ctx.tick()
 
     simulate(dut, bench)
@@ -141,9 +141,9 @@ def test_faults(name: str, packet: int, change: tuple[int, bytes], code: FaultCo
         await begin(ctx, dut, parsed)
         ctx.set(dut.headers.ready, 1)
         ctx.set(dut.payload.ready, 1)
-        for beat in beats(config, content):
-            ctx.set(dut.beats.payload, beat)
-            ctx.set(dut.beats.valid, 1)
+        for unit in units(config, content):
+            ctx.set(dut.units.payload, unit)
+            ctx.set(dut.units.valid, 1)
             await ctx.tick()
             if ctx.get(dut.fault.valid):
                 break
@@ -151,7 +151,7 @@ def test_faults(name: str, packet: int, change: tuple[int, bytes], code: FaultCo
         assert ctx.get(dut.fault.index) == packet
         # The check of the packet before may still be on its way.
         assert packet - 1 <= ctx.get(dut.checked) <= packet
-        assert not ctx.get(dut.beats.ready)
+        assert not ctx.get(dut.units.ready)
 
     simulate(dut, feed)
 
@@ -167,7 +167,7 @@ def test_the_head_may_be_skipped() -> None:
         await begin(ctx, dut, parsed)
         ctx.set(dut.headers.ready, 1)
         ctx.set(dut.payload.ready, 1)
-        await send(ctx, dut.beats, beats(config, skipped))
+        await send(ctx, dut.units, units(config, skipped))
         await ctx.tick().repeat(3)
         assert ctx.get(dut.checked) == len(parsed.packets) - 3
         assert not ctx.get(dut.fault.valid)
@@ -185,7 +185,7 @@ def test_an_end_of_another_program() -> None:
         ctx.set(dut.last_index, len(parsed.packets))
         ctx.set(dut.headers.ready, 1)
         ctx.set(dut.payload.ready, 1)
-        await send(ctx, dut.beats, beats(config, content))
+        await send(ctx, dut.units, units(config, content))
         await ctx.tick()
         assert ctx.get(dut.fault.valid)
         assert ctx.get(dut.fault.code) == FaultCode.PACKET_INDEX

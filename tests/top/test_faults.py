@@ -26,7 +26,7 @@ MODEL = random_model(4, dim=24, ffn=22, layers=2, heads=4, kv_heads=2, head_dim=
 TAPE = write_tape(MODEL, CONFIG.n, CONFIG.tape_align)
 PARSED: Tape = read_tape(TAPE)
 GOOD = Request((3, 1, 4), 3)
-TAPE_CLIENT, KV_CLIENT, EMBED_CLIENT, PROMPT_CLIENT, RING_CLIENT = 1, 0, 2, 3, 4
+TAPE_CLIENT, KV_CLIENT, EMBED_CLIENT, PROMPT_CLIENT, RING_CLIENT = 5, 0, 1, 2, 3
 WRITES = 0x80
 
 

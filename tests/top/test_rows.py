@@ -57,7 +57,12 @@ class Bench:
         self.dut = dut = Datapath(CONFIG)
         self.flush, self.stop = Signal(), Signal()
         self.reads = reads = ReadArbiter(
-            CONFIG, [ReadClient("kv", 16, 64), ReadClient("tape", 16, 64), ReadClient("embed", 16, 64)]
+            CONFIG,
+            [
+                ReadClient("kv", 16, 64),
+                ReadClient("tape", 16, 64, word_beats=CONFIG.load_beats),
+                ReadClient("embed", 16, 64),
+            ],
         )
         self.writes = writes = WriteArbiter(CONFIG, ["append"])
         self.top = m = Module()

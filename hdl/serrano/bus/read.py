@@ -23,20 +23,22 @@ OUTSTANDING = 16
 
 
 class ReadBeat(data.StructLayout):
-    """One beat of a run: its bytes, whether it is the last, and whether the memory reported an error."""
+    """A word of a run, of one beat or ``beats``: its bytes, whether it is the last, and whether the memory
+    reported an error."""
 
-    def __init__(self, config: AcceleratorConfig):
-        super().__init__({"bytes": data.ArrayLayout(unsigned(8), config.port_bytes), "last": 1, "error": 1})
+    def __init__(self, config: AcceleratorConfig, beats: int = 1):
+        width = config.port_bytes * beats
+        super().__init__({"bytes": data.ArrayLayout(unsigned(8), width), "last": 1, "error": 1})
 
 
 class ReadPort(wiring.Signature):
-    """A client's port: it requests runs of memory and gets their beats, in order."""
+    """A client's port: it requests runs of memory and gets their bytes, in order, ``beats`` at a time."""
 
-    def __init__(self, config: AcceleratorConfig):
+    def __init__(self, config: AcceleratorConfig, beats: int = 1):
         super().__init__(
             {
                 "request": Out(stream.Signature(ReadRequest(config))),
-                "data": In(stream.Signature(ReadBeat(config))),
+                "data": In(stream.Signature(ReadBeat(config, beats))),
             }
         )
 
@@ -55,17 +57,20 @@ class ReadClient:
         Beats buffered for it; at least two bursts, so that one can fly while the other is consumed.
     apart : :class:`bool`
         It is not part of a step: ``stop`` and ``flush`` of the arbiter leave it alone.
+    word_beats : :class:`int`
+        Beats that it gets at a time, so that it can catch up with the port; its runs are multiples of that.
 
     Raises
     ------
     ValueError
-        If the bursts are longer than AXI permits, or the buffer holds less than two.
+        If the bursts are longer than AXI permits, or the buffer holds less than two or no whole words.
     """
 
     name: str
     burst_beats: int
     fifo_beats: int
     apart: bool = False
+    word_beats: int = 1
 
     def __post_init__(self) -> None:
         if not 1 <= self.burst_beats <= 256:
@@ -74,6 +79,11 @@ class ReadClient:
             raise ValueError(
                 f"Buffer of {self.name!r} must hold two bursts ({2 * self.burst_beats} beats), "
                 f"not {self.fifo_beats!r}"
+            )
+        if self.word_beats < 1 or self.fifo_beats % self.word_beats:
+            raise ValueError(
+                f"Buffer of {self.name!r} must hold whole words of {self.word_beats!r} beats, "
+                f"not {self.fifo_beats!r} beats"
             )
 
 
@@ -169,8 +179,8 @@ class ReadArbiter(wiring.Component):
     -------
     axi : ``Out(AXI4Read)``
         Memory port.
-    ports : ``In(ReadPort(config)).array(len(clients))``
-        Port of each client, in the order of ``clients``.
+    <name>_port : ``In(ReadPort(config, word_beats))``
+        Port of the client of this name. ``ports`` lists all of them, in the order of ``clients``.
     stop : ``In(1)``
         No new bursts.
     flush : ``In(1)``
@@ -197,15 +207,16 @@ class ReadArbiter(wiring.Component):
         super().__init__(
             {
                 "axi": Out(AXI4Read(config.address_bits, config.port_bytes)),
-                "ports": In(ReadPort(config)).array(len(self.clients)),
                 "stop": In(1),
                 "flush": In(1),
                 "idle": Out(1),
                 "fault": Out(BusFault(config)),
                 "beats": Out(len(self.clients)),
                 "blocked": Out(1),
+                **{f"{client.name}_port": In(ReadPort(config, client.word_beats)) for client in self.clients},
             }
         )
+        self.ports = [getattr(self, f"{client.name}_port") for client in self.clients]
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -252,7 +263,8 @@ class ReadArbiter(wiring.Component):
         flush = Const(0) if client.apart else self.flush
         reset = ResetInserter(flush)
         splitter = BurstSplitter(self.config, client.burst_beats)
-        fifo = StreamFIFO(ReadBeat(self.config), client.fifo_beats)
+        word = ReadBeat(self.config, client.word_beats)
+        fifo = StreamFIFO(word, client.fifo_beats // client.word_beats)
         m.submodules[f"{client.name}_splitter"] = reset(splitter)
         m.submodules[f"{client.name}_fifo"] = reset(fifo)
         wiring.connect(m, wiring.flipped(port.request), splitter.request)
@@ -266,18 +278,44 @@ class ReadArbiter(wiring.Component):
         m.d.comb += [
             mine.eq(accepted & (arriving.client == index)),
             self.beats[index].eq(mine),
-            fifo.i.valid.eq(mine),
-            fifo.i.payload.bytes.eq(self.axi.rdata),
             fifo.i.payload.last.eq(arriving.last & self.axi.rlast),
-            fifo.i.payload.error.eq(self.axi.rresp[1]),
             left.eq(fifo.o.valid & fifo.o.ready),
             room.eq(claimed + burst.payload.beats <= client.fifo_beats),
             burst.ready.eq(issue[index]),
         ]
-        m.d.sync += claimed.eq(claimed + Mux(issue[index], burst.payload.beats, 0) - left)
+        words = Mux(left, client.word_beats, 0)
+        m.d.sync += claimed.eq(claimed + Mux(issue[index], burst.payload.beats, 0) - words)
+        self._build_words(m, client, mine, fifo, flush)
         with m.If(flush):
             m.d.sync += claimed.eq(0)
         return burst, room
+
+    def _build_words(
+        self, m: Module, client: ReadClient, mine: Value, fifo: StreamFIFO, flush: Value
+    ) -> None:
+        """A client's beats become words of its buffer."""
+        width, beats = 8 * self.config.port_bytes, client.word_beats
+        word, error = fifo.i.payload, self.axi.rresp[1]
+        if beats == 1:
+            m.d.comb += [fifo.i.valid.eq(mine), word.bytes.eq(self.axi.rdata), word.error.eq(error)]
+            return
+        before = Signal((beats - 1) * width, name=f"{client.name}_before", reset_less=True)
+        earlier, phase = Signal(name=f"{client.name}_earlier"), Signal(range(beats))
+        complete = phase == beats - 1
+        following = Cat(before, self.axi.rdata)
+        m.d.comb += [
+            fifo.i.valid.eq(mine & complete),
+            word.bytes.eq(following),
+            word.error.eq(error | earlier),
+        ]
+        with m.If(mine):
+            m.d.sync += [
+                before.eq(following[width:]),
+                phase.eq(Mux(complete, 0, phase + 1)),
+                earlier.eq(word.error & ~complete),
+            ]
+        with m.If(flush):
+            m.d.sync += [phase.eq(0), earlier.eq(0)]
 
     def _build_issue(self, m: Module, bursts: list[tuple], issue: Signal, order_fifo: StreamFIFO) -> None:
         free = Signal()

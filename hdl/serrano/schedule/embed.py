@@ -13,12 +13,15 @@ from serrano.config import AcceleratorConfig
 from serrano.kvcache.payloads import sequence_bits
 from serrano.layouts import EpilogueBeat, PackedScale, Scale
 from serrano.schedule.descriptor import ModelInfo
-from serrano.stream import ByteWord, Gearbox
+from serrano.stream import ByteWord, Gearbox, StreamFIFO
 from serrano.stream.pipeline import PipelineControl, delayed
 from serrano.vector.arithmetic import Scaler, unpack_scale
 from serrano.vector.payloads import RopeWrite
 
 __all__ = ["EmbedCommand", "Embedder", "EmbeddingDequantizer"]
+
+AHEAD = 4
+"""Rows asked for at a time."""
 
 
 class EmbedCommand(data.StructLayout):
@@ -51,7 +54,7 @@ class EmbeddingDequantizer(wiring.Component):
     dim : ``In(16)``
         Model dimension.
     row : ``In(range(rows_max))``
-        Row of the step; constant while a row passes.
+        Row of the step that the words belong to.
     words : ``In(stream.Signature(ByteWord(lanes)))``
         Rows, one after another.
     beats : ``Out(stream.Signature(EpilogueBeat(config)))``
@@ -92,7 +95,7 @@ class EmbeddingDequantizer(wiring.Component):
             self.beats.valid.eq(control.o_valid),
             control.o_ready.eq(self.beats.ready),
             self.busy.eq(control.stages.any()),
-            self.beats.payload.row.eq(self.row),
+            self.beats.payload.row.eq(delayed(m, self.row, Scaler.latency, enable=control.advance)),
             self.beats.payload.column.eq(delayed(m, column, Scaler.latency, enable=control.advance)),
         ]
         with m.If(self.words.valid & self.words.ready):
@@ -116,10 +119,10 @@ class EmbeddingDequantizer(wiring.Component):
 
 
 class Embedder(wiring.Component):
-    """Reads a token's embedding row, dequantizes it, and reads the RoPE row of its position.
+    """Reads tokens' embedding rows, dequantizes them, and reads the RoPE rows of their positions.
 
-    One command at a time; rows are read from the tables whose place the model descriptor gives. ``beats``
-    carries the embedding in Q16, ``lanes`` elements per beat, padded with zeros to a multiple of ``n``;
+    Rows are read from the tables whose place the model descriptor gives. Up to ``AHEAD`` of them are asked
+    for before the first has come, so that the memory's latency is paid once. ``beats`` carries the embedding in Q16, ``lanes`` elements per beat, padded with zeros to a multiple of ``n``;
     ``rope`` the pairs.
 
     Parameters
@@ -134,7 +137,7 @@ class Embedder(wiring.Component):
     model : ``In(ModelInfo)``
         The loaded model.
     command : ``In(stream.Signature(EmbedCommand(config)))``
-        Rows to fetch.
+        Rows to fetch, in this order.
     memory : ``Out(ReadPort(config))``
         Port to memory.
     beats : ``Out(stream.Signature(EpilogueBeat(config)))``
@@ -161,74 +164,82 @@ class Embedder(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        config, memory = self.config, self.memory
+        config, beat = self.config, self.memory.data
         m.submodules.codes = codes = Gearbox(config.port_bytes, config.lanes)
         m.submodules.pairs = pairs = Gearbox(config.port_bytes, 2 * config.lanes)
-        row = Signal(EmbedCommand(config))
-        embed_address = Signal(config.address_bits, reset_less=True)
-        rope_address = Signal(config.address_bits, reset_less=True)
-        reading, in_rope = Signal(), Signal()
-        beat = memory.data
+        # Rows on their way, as the elements and as the pairs see it.
+        row = ceil_log2(config.rows_max)
+        m.submodules.code_rows = code_rows = StreamFIFO(row, AHEAD)
+        m.submodules.pair_rows = pair_rows = StreamFIFO(row, AHEAD)
+        m.submodules.dequantizer = dequantizer = EmbeddingDequantizer(config)
+        self._build_requests(m, code_rows, pair_rows)
+        # The runs that come are an embedding and a RoPE row in turn.
+        in_rope = Signal()
         for gearbox, chosen in ((codes, ~in_rope), (pairs, in_rope)):
             m.d.comb += [
-                gearbox.i.valid.eq(beat.valid & reading & chosen),
+                gearbox.i.valid.eq(beat.valid & chosen),
                 gearbox.i.payload.bytes.eq(beat.payload.bytes),
                 gearbox.i.payload.last.eq(beat.payload.last),
             ]
-        m.d.comb += beat.ready.eq(reading & Mux(in_rope, pairs.i.ready, codes.i.ready))
-        m.submodules.dequantizer = dequantizer = EmbeddingDequantizer(config)
+        m.d.comb += beat.ready.eq(Mux(in_rope, pairs.i.ready, codes.i.ready))
+        with m.If(beat.valid & beat.ready & beat.payload.last):
+            m.d.sync += in_rope.eq(~in_rope)
         wiring.connect(m, codes.o, dequantizer.words)
         wiring.connect(m, dequantizer.beats, wiring.flipped(self.beats))
-        m.d.comb += [dequantizer.dim.eq(self.model.dim), dequantizer.row.eq(row.row)]
-        self._build_pairs(m, pairs, row)
+        m.d.comb += [
+            dequantizer.dim.eq(self.model.dim),
+            dequantizer.row.eq(code_rows.o.payload),
+            code_rows.o.ready.eq(codes.o.valid & codes.o.ready & codes.o.payload.last),
+            pair_rows.o.ready.eq(pairs.o.valid & pairs.o.ready & pairs.o.payload.last),
+            self.idle.eq(
+                ~(self._asking | (code_rows.level != 0) | (pair_rows.level != 0) | dequantizer.busy)
+            ),
+        ]
+        self._build_pairs(m, pairs, pair_rows.o.payload)
+        return m
 
-        with m.FSM():
+    def _build_requests(self, m: Module, code_rows: StreamFIFO, pair_rows: StreamFIFO) -> None:
+        """Two runs for each command."""
+        config, model, request = self.config, self.model, self.memory.request
+        row = Signal(EmbedCommand(config))
+        embed_address = Signal(config.address_bits, reset_less=True)
+        rope_address = Signal(config.address_bits, reset_less=True)
+        with m.FSM() as fsm:
             with m.State("IDLE"):
-                m.d.comb += [self.command.ready.eq(1), self.idle.eq(~dequantizer.busy)]
+                m.d.comb += self.command.ready.eq(1)
                 m.d.sync += row.eq(self.command.payload)
                 with m.If(self.command.valid):
                     m.next = "ADDRESS"
             with m.State("ADDRESS"):
                 m.d.sync += [
-                    embed_address.eq(row.token * self.model.embed_stride),
-                    rope_address.eq(row.position * self.model.rope_stride),
+                    embed_address.eq(row.token * model.embed_stride),
+                    rope_address.eq(row.position * model.rope_stride),
                 ]
                 m.next = "OFFSET"
             with m.State("OFFSET"):
                 m.d.sync += [
-                    embed_address.eq(embed_address + self.tape + self.model.embed_offset),
-                    rope_address.eq(rope_address + self.tape + self.model.rope_offset),
+                    embed_address.eq(embed_address + self.tape + model.embed_offset),
+                    rope_address.eq(rope_address + self.tape + model.rope_offset),
                 ]
-                m.next = "REQUEST_EMBEDDING"
-            with m.State("REQUEST_EMBEDDING"):
-                m.d.comb += [
-                    memory.request.valid.eq(1),
-                    memory.request.payload.address.eq(embed_address),
-                    memory.request.payload.bytes.eq(self.model.embed_stride),
-                ]
-                with m.If(memory.request.ready):
-                    m.next = "REQUEST_ROPE"
-            with m.State("REQUEST_ROPE"):
-                m.d.comb += [
-                    memory.request.valid.eq(1),
-                    memory.request.payload.address.eq(rope_address),
-                    memory.request.payload.bytes.eq(self.model.rope_stride),
-                ]
-                m.d.sync += in_rope.eq(0)
-                with m.If(memory.request.ready):
-                    m.next = "READ"
-            with m.State("READ"):
-                m.d.comb += reading.eq(1)
-                with m.If(beat.valid & beat.ready & beat.payload.last):
-                    m.d.sync += in_rope.eq(1)
-                    with m.If(in_rope):
-                        m.next = "FINISH"
-            with m.State("FINISH"):
-                with m.If(~codes.o.valid & ~pairs.o.valid & ~dequantizer.busy):
-                    m.next = "IDLE"
-        return m
+                m.next = "EMBEDDING"
+            for state, address, size, rows, following in (
+                ("EMBEDDING", embed_address, model.embed_stride, code_rows, "ROPE"),
+                ("ROPE", rope_address, model.rope_stride, pair_rows, "IDLE"),
+            ):
+                with m.State(state):
+                    asked = request.ready & rows.i.ready
+                    m.d.comb += [
+                        request.valid.eq(rows.i.ready),
+                        request.payload.address.eq(address),
+                        request.payload.bytes.eq(size),
+                        rows.i.valid.eq(asked),
+                        rows.i.payload.eq(row.row),
+                    ]
+                    with m.If(asked):
+                        m.next = following
+        self._asking = ~fsm.ongoing("IDLE")
 
-    def _build_pairs(self, m: Module, pairs: Gearbox, row: Any) -> None:
+    def _build_pairs(self, m: Module, pairs: Gearbox, row: Value) -> None:
         """Give out the pairs of the channels that a head has, drop the padding of the row."""
         config = self.config
         count = Signal(16)
@@ -236,7 +247,7 @@ class Embedder(wiring.Component):
         m.d.comb += [
             self.rope.valid.eq(pairs.o.valid & wanted),
             pairs.o.ready.eq(self.rope.ready | ~wanted),
-            self.rope.payload.row.eq(row.row),
+            self.rope.payload.row.eq(row),
             self.rope.payload.word.eq(count),
             Value.cast(self.rope.payload.pairs).eq(pairs.o.payload.bytes),
         ]

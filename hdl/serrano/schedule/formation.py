@@ -22,7 +22,8 @@ __all__ = ["Formation"]
 
 class Formation(wiring.Component):
     """Puts the rows of the next step together: first one of every sequence that decodes, then a chunk of the
-    oldest prompt, with all rows that are left.
+    oldest prompt, with all rows that are left. The last token of a prompt, if no other is left, counts as
+    decoding: it is one row, and sampled.
 
     If there are too many sequences they take turns; while a prompt waits, one row is left to it. A sequence's
     slots are reserved by APPEND; if it is not open any more, or not where the last step has left it, or a
@@ -40,7 +41,7 @@ class Formation(wiring.Component):
     start : ``In(1)``
         Begin.
     decoding, prompting : ``In(config.sequences_max)``
-        Sequences whose request is behind its prompt, or has some of it left.
+        Sequences whose request needs one row, or more than one for the rest of its prompt.
     commit : ``In(1)``
         The step that was formed last is committed: the turn goes on.
     slot_sequence : ``Out(range)``
@@ -112,7 +113,7 @@ class Formation(wiring.Component):
             self.row.row.eq(self.step.rows + self._read),
             self.row.sequence.eq(self._sequence),
             self.row.position.eq(slot.position + self._read),
-            self.row.token.eq(Mux(self._is_prompt, words.words.payload.value, slot.token)),
+            self.row.token.eq(Mux(slot.in_prompt, words.words.payload.value, slot.token)),
             self.span.payload.sequence.eq(self._sequence),
             self.span.payload.row.eq(self.step.rows),
             self.span.payload.rows.eq(self._count),
@@ -158,7 +159,7 @@ class Formation(wiring.Component):
                 ]
                 m.next = "DECODE"
         with m.State("DECODE"):
-            m.d.sync += self._sequence.eq(chosen)
+            m.d.sync += [self._sequence.eq(chosen), self._bad.eq(0)]
             with m.If(self._left.any() & (step.rows != limit)):
                 m.d.sync += self._left.bit_select(chosen, 1).eq(0)
                 m.next = "ROW_SLOT"
@@ -171,8 +172,10 @@ class Formation(wiring.Component):
         with m.State("ROW_SLOT"):
             m.next = "ROW"
         with m.State("ROW"):
-            m.d.comb += self.row_en.eq(1)
+            m.d.comb += self.row_en.eq(~self.slot.in_prompt)
             m.next = "RESERVE"
+            with m.If(self.slot.in_prompt):
+                m.next = "FETCH"
 
     def _build_prompt(self, m: Module) -> None:
         words, word, slot = self._words, self._words.words.payload, self.slot

@@ -153,7 +153,7 @@ class Scheduler(wiring.Component):
         m.submodules.admission = self._admission = Admission(config)
         m.submodules.formation = self._formation = Formation(config)
         m.submodules.search = self._search = CancelSearch(config)
-        # Sequences with a request; behind its prompt; to be ended for a reason, or cancelled.
+        # Sequences with a request; of one row in each step from now on; to be ended for a reason, or cancelled.
         self._active, self._decoding = Signal(config.sequences_max), Signal(config.sequences_max)
         self._failing, self._cancels = Signal(config.sequences_max), Signal(config.sequences_max)
         # The request that has been taken and not been decided on; it has to wait until something ends.
@@ -367,7 +367,7 @@ class Scheduler(wiring.Component):
                     ]
                     m.d.sync += [
                         self._active.bit_select(admission.sequence, 1).eq(1),
-                        self._decoding.bit_select(admission.sequence, 1).eq(0),
+                        self._decoding.bit_select(admission.sequence, 1).eq(admission.slot.decoding),
                         self._taken.eq(0),
                     ]
                 with m.Elif(admission.wait):
@@ -493,8 +493,9 @@ class Scheduler(wiring.Component):
             m.d.comb += [self._slots.w_en.eq(1), self._slots.w_data.eq(after)]
             m.d.sync += [self._ends.eq(last), self._alone.eq(0), self._status.eq(FaultCode.NONE)]
             m.next = "NEXT"
-            with m.If(sampled):
+            with m.If(after.decoding):
                 m.d.sync += self._decoding.bit_select(sequence, 1).eq(1)
+            with m.If(sampled):
                 m.next = "UPDATED"
         with m.State("UPDATED"):
             m.next = "RECORD"

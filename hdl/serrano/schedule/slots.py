@@ -15,6 +15,20 @@ from serrano.primitives.memory import OnChipMemory
 __all__ = ["CancelSearch", "Served", "Slot", "one_of"]
 
 
+class SlotView(data.View):
+    """What follows from the fields of a slot."""
+
+    @property
+    def in_prompt(self) -> Value:
+        """The next token fed is one of the prompt."""
+        return self.position < self.prompt_tokens
+
+    @property
+    def decoding(self) -> Value:
+        """It needs one row in its next step: at most the last token of its prompt is left."""
+        return self.position + 1 >= self.prompt_tokens
+
+
 class Slot(data.StructLayout):
     """A request that is being served.
 
@@ -38,6 +52,9 @@ class Slot(data.StructLayout):
                 "keep": 1,
             }
         )
+
+    def __call__(self, target: Any) -> SlotView:
+        return SlotView(self, target)
 
 
 class Served(data.StructLayout):

@@ -22,9 +22,9 @@ CRC_FIELD = 28
 class TapeReader(wiring.Component):
     """Splits a run of tape into packet headers and payload units, and checks every packet.
 
-    Takes one beat per cycle, with no pause between packets. A header is given out when it is complete, its
-    payload while it passes; the CRC is compared two cycles after the packet's last beat. ``checked``
-    counts the packets whose check has passed since ``start``; whoever commits a step waits for it. After a
+    Takes a unit of the load path in every cycle, with no pause between packets: where that is wider than the
+    port, it catches up after a wait. A header is given out when it is complete, its payload while it passes;
+    the CRC is compared two cycles after the packet's last unit. ``checked`` counts the packets whose check has passed since ``start``; whoever commits a step waits for it. After a
     fault nothing more is taken until the block is reset.
 
     Parameters
@@ -35,10 +35,10 @@ class TapeReader(wiring.Component):
     Members
     -------
     start : ``In(1)``
-        The next beat is the first one of packet 0. Packets follow in order; only END may come early.
+        The next unit is the first one of packet 0. Packets follow in order; only END may come early.
     last_index : ``In(32)``
         Index of the END packet, wherever in a run it stands.
-    beats : ``In(stream.Signature(ReadBeat(config)))``
+    units : ``In(stream.Signature(ReadBeat(config, load_beats)))``
         Bytes of the tape.
     headers : ``Out(stream.Signature(Header))``
         Header of each packet.
@@ -57,7 +57,7 @@ class TapeReader(wiring.Component):
             {
                 "start": In(1),
                 "last_index": In(32),
-                "beats": In(stream.Signature(ReadBeat(config))),
+                "units": In(stream.Signature(ReadBeat(config, config.load_beats))),
                 "headers": Out(stream.Signature(Header)),
                 "payload": Out(stream.Signature(PayloadUnit(config))),
                 "checked": Out(32),
@@ -67,27 +67,27 @@ class TapeReader(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        width = self.config.port_bytes
-        header_beats = max(1, self.config.tape_align // width)
-        used_beats = max(1, HEADER_BYTES // width)
+        width = self.config.load_bytes
+        header_units = self.config.tape_align // width
+        used_units = max(1, HEADER_BYTES // width)
 
-        position = Signal(range(header_beats))
+        position = Signal(range(header_units))
         header = Signal(Header)
         merged = Signal(Header)
         left = Signal(32)
         in_payload, take, header_end, packet_end = Signal(), Signal(), Signal(), Signal()
-        content = Value.cast(self.beats.payload.bytes)
+        content = Value.cast(self.units.payload.bytes)
         has_payload = Signal()
 
         m.d.comb += [
             merged.eq(header),
             has_payload.eq(merged.payload_bytes != 0),
-            header_end.eq(~in_payload & (position == header_beats - 1)),
+            header_end.eq(~in_payload & (position == header_units - 1)),
             packet_end.eq(Mux(in_payload, left == width, header_end & ~has_payload)),
         ]
-        for beat in range(used_beats):
-            with m.If(~in_payload & (position == beat)):
-                low = 8 * width * beat
+        for unit in range(used_units):
+            with m.If(~in_payload & (position == unit)):
+                low = 8 * width * unit
                 m.d.comb += Value.cast(merged)[low : low + 8 * width].eq(content)
         self._build_flow(m, take, header_end, packet_end, in_payload, merged)
         with m.If(take):
@@ -132,39 +132,29 @@ class TapeReader(wiring.Component):
         in_payload: Signal,
         merged: Any,
     ) -> None:
-        """Beats go on while the header register and the unit register can take what they bring."""
-        width = self.config.port_bytes
-        beats_per_unit = self.config.load_bytes // width
-        phase = Signal(range(max(2, beats_per_unit)))
-        unit_end = phase == beats_per_unit - 1
+        """Units go on while the header register or the payload register can take what they bring."""
         header_free = ~self.headers.valid | self.headers.ready
-        unit_free = ~self.payload.valid | self.payload.ready
+        payload_free = ~self.payload.valid | self.payload.ready
         m.d.comb += [
             take.eq(
-                self.beats.valid
+                self.units.valid
                 & ~self.fault.valid
-                & Mux(in_payload, ~unit_end | unit_free, ~header_end | header_free)
+                & Mux(in_payload, payload_free, ~header_end | header_free)
             ),
-            self.beats.ready.eq(take),
+            self.units.ready.eq(take),
         ]
         with m.If(self.headers.ready):
             m.d.sync += self.headers.valid.eq(0)
         with m.If(take & header_end):
             m.d.sync += [self.headers.valid.eq(1), self.headers.payload.eq(merged)]
-
-        gathered = Signal(8 * self.config.load_bytes, reset_less=True)
-        following = Signal(8 * self.config.load_bytes)
-        m.d.comb += following.eq(Cat(gathered, self.beats.payload.bytes)[8 * width :])
         with m.If(self.payload.ready):
             m.d.sync += self.payload.valid.eq(0)
         with m.If(take & in_payload):
-            m.d.sync += [gathered.eq(following), phase.eq(Mux(unit_end, 0, phase + 1))]
-            with m.If(unit_end):
-                m.d.sync += [
-                    self.payload.valid.eq(1),
-                    self.payload.payload.bytes.eq(following),
-                    self.payload.payload.last.eq(packet_end),
-                ]
+            m.d.sync += [
+                self.payload.valid.eq(1),
+                self.payload.payload.bytes.eq(self.units.payload.bytes),
+                self.payload.payload.last.eq(packet_end),
+            ]
 
     def _build_header_check(
         self, m: Module, complete: Value, merged: Any, has_payload: Signal, expected: Signal
@@ -197,9 +187,9 @@ class TapeReader(wiring.Component):
         packet_end: Signal,
         merged: Any,
     ) -> Any:
-        width = self.config.port_bytes
-        whole_beats, rest = divmod(CRC_FIELD, width)
-        # Cycle 1: the beat, and how much of it counts.
+        width = self.config.load_bytes
+        whole_units, rest = divmod(CRC_FIELD, width)
+        # Cycle 1: the unit, and how much of it counts.
         stage = Signal(
             data.StructLayout(
                 {"valid": 1, "first": 1, "whole": 1, "partial": 1, "last": 1, "crc": 32, "index": 32}
@@ -209,10 +199,10 @@ class TapeReader(wiring.Component):
         m.d.sync += stage.valid.eq(take)
         with m.If(take):
             m.d.sync += [
-                content.eq(self.beats.payload.bytes),
+                content.eq(self.units.payload.bytes),
                 stage.first.eq(~in_payload & (position == 0)),
-                stage.whole.eq(in_payload | (position < whole_beats)),
-                stage.partial.eq(~in_payload & (position == whole_beats) & (rest != 0)),
+                stage.whole.eq(in_payload | (position < whole_units)),
+                stage.partial.eq(~in_payload & (position == whole_units) & (rest != 0)),
                 stage.last.eq(packet_end),
                 stage.crc.eq(merged.crc),
                 stage.index.eq(merged.index),

@@ -42,7 +42,8 @@ class _Running:
 
     @property
     def decoding(self) -> bool:
-        return self.position >= self.prompt
+        """Its next step is one row: it is behind its prompt, or at the last token of it."""
+        return self.position + 1 >= self.prompt
 
     @property
     def claim(self) -> int:
@@ -269,6 +270,6 @@ class Schedule:
         for span in spans:
             running = self._running[span.sequence]
             running.position = span.end
-            if running.decoding:
+            if running.position >= running.prompt:
                 running.made += 1
                 self._issued += 1
