@@ -122,8 +122,8 @@ class Embedder(wiring.Component):
     """Reads tokens' embedding rows, dequantizes them, and reads the RoPE rows of their positions.
 
     Rows are read from the tables whose place the model descriptor gives. Up to ``AHEAD`` of them are asked
-    for before the first has come, so that the memory's latency is paid once. ``beats`` carries the embedding in Q16, ``lanes`` elements per beat, padded with zeros to a multiple of ``n``;
-    ``rope`` the pairs.
+    for before the first has come, so that the memory's latency is paid once. ``beats`` carries the embedding
+    in Q16, ``lanes`` elements per beat, padded with zeros to a multiple of ``n``; ``rope`` the pairs.
 
     Parameters
     ----------
