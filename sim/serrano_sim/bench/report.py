@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table for people."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["show_packets", "show_rows"]
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def show_rows(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints all rows."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    names = ("shape", "preset", "phase", "rows", "context", "memory", "cycles", "per token")
+    for name in names:
+        table.add_column(name, justify="left" if name in ("shape", "preset", "phase", "memory") else "right")
+    for name in ("MBU %", "busy %", "MAC %", "bound %", "target", "", "golden"):
+        table.add_column(name, justify="left" if name in ("", "golden") else "right")
+    for row in rows:
+        state = Text("")
+        target = ""
+        if row["target"]:
+            target = f"{100 * row['target_value']:.1f}"
+            state = Text("met", "green") if row["met"] else Text("MISS", "bold red")
+        table.add_row(
+            *(row[name] for name in ("shape", "preset", "phase")),
+            str(row["batch"]),
+            str(row["context"]),
+            row["memory"],
+            f"{row['cycles']:,}" + ("*" if row["extrapolated"] else ""),
+            f"{row['cycles_per_token']:,.0f}",
+            *(_share(row[name]) for name in ("mbu", "port_busy", "mac_utilization", "bound_share")),
+            target,
+            state,
+            "=" if row["golden_checked"] else "",
+        )
+    console.print(table)
+    if any(row["extrapolated"] for row in rows):
+        console.print("* two layers and the LM head were simulated", style="dim", highlight=False)
+
+
+def show_packets(console: Console, row: Mapping[str, Any]) -> None:
+    """Prints where the cycles of a row went, packet by packet."""
+    case = " ".join(str(row[name]) for name in ("shape", "preset", "phase", "batch", "context", "memory"))
+    table = Table(box=None, padding=(0, 2, 0, 0), title=case, title_justify="left")
+    for name in ("packet", "times", "cycles", "bound", "over", "% of step", "array", "port"):
+        left = name in ("packet", "array", "port")
+        table.add_column(name, justify="left" if left else "right", overflow="fold")
+    for packet in row["packets"]:
+        over = packet["cycles"] - packet["bound_cycles"]
+        told = [
+            ", ".join(
+                f"{name} {value:,}" for name, value in sorted(packet[kind].items(), key=lambda item: -item[1])
+            )
+            for kind in ("array_cycles", "port_cycles")
+        ]
+        table.add_row(
+            packet["packet"],
+            str(packet["times"]),
+            f"{packet['cycles']:,}",
+            f"{packet['bound_cycles']:,}",
+            f"{over:,}",
+            f"{100 * over / row['cycles']:.2f}",
+            *told,
+        )
+    console.print(table)
