@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +28,29 @@ from serrano_host.presets import MACHINES
 
 from ..runner import SimulationError, build_root
 from ..top.design import top_design
-from .cases import SHAPES, WHOLE_CYCLES, Case, Piece, Plan, chosen, compile_error, full_plan, pieces_of
-from .cases import quick_plan, read_shape, shape_misfits
+from .cases import (
+    SHAPES,
+    WHOLE_CYCLES,
+    Case,
+    Piece,
+    Plan,
+    chosen,
+    full_plan,
+    pieces_of,
+    problems_of,
+    quick_plan,
+    read_shape,
+)
 from .cycles import PartitionError
 from .piece import Measured, measure_piece
-from .report import show_packets, show_rows
-from .rows import build_row
+from .report import show_packets, show_rows, show_sums
+from .rows import build_row, throughput
 
 __all__ = ["arguments", "bench", "main"]
 
 LINE_SECONDS = 15
+CHECKED = ("decode", 1, 0)
+"""Phase, batch and context of the step of 15m that shows what an extrapolation is worth."""
 USAGE, FAILED, INTERRUPTED = 2, 1, 130
 
 
@@ -91,18 +104,7 @@ def plan_of(args: argparse.Namespace) -> tuple[dict[str, Shape], list[Case], lis
     cases = quick_plan(list(shapes)) if args.quick else full_plan(list(shapes), args.presets)
     kept, left = [], []
     for case in chosen(cases, args.only):
-        shape, config = shapes[case.shape], preset(case.preset)
-        problems = shape_misfits(shape, config, case.context + 4 * config.rows_max)
-        if error := compile_error(shape, case.preset):
-            problems.append(error)
-        tokens = case.context + 4 * config.rows_max
-        if tokens > config.context_max:
-            problems.append(f"a context of {tokens} tokens, context_max is {config.context_max}")
-        blocks = -(-tokens // 16) * len(case.spans()) + 1
-        if blocks > config.blocks_max:
-            problems.append(f"{blocks} KV blocks, blocks_max is {config.blocks_max}")
-        if len(case.spans()) > config.sequences_max:
-            problems.append(f"{len(case.spans())} sequences, sequences_max is {config.sequences_max}")
+        problems = problems_of(case, shapes[case.shape])
         if problems:
             left.append(f"{case}: {'; '.join(problems)}")
         else:
@@ -112,12 +114,20 @@ def plan_of(args: argparse.Namespace) -> tuple[dict[str, Shape], list[Case], lis
     return shapes, kept, left
 
 
+Measurements = Mapping[Piece, Measured]
+
+
+class _Stopped(Exception):
+    """The bench is to end."""
+
+
 class Show:
     """Bars where somebody watches, else a line now and then."""
 
     def __init__(self, console: Console, count: int):
         self._console, self._count, self._done = console, count, 0
         self._lock, self._next = threading.Lock(), time.monotonic()
+        self.stop = threading.Event()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -142,6 +152,8 @@ class Show:
         task: TaskID = self._progress.add_task(name, total=1.0, doing="")
 
         def tell(doing: str, share: float) -> None:
+            if self.stop.is_set():
+                raise _Stopped
             self._progress.update(task, completed=share, doing=doing)
             with self._lock:
                 if not self._console.is_terminal and time.monotonic() >= self._next:
@@ -162,10 +174,10 @@ class Show:
 
 
 def bench(
-    plans: dict[Case, Plan], jobs: int, folder: Path, console: Console
+    plans: Sequence[Plan], jobs: int, folder: Path, console: Console
 ) -> tuple[dict[Piece, Measured], dict[Piece, str]]:
     """Simulates all pieces: what was measured, and what broke down."""
-    pieces = list(dict.fromkeys(p for plan in plans.values() for p in (plan.body, plan.head) if p))
+    pieces = list(dict.fromkeys(piece for plan in plans for piece in plan.pieces))
     designs = {}
     for name in dict.fromkeys(piece.preset for piece in pieces):
         waiting = lambda name=name: console.print(f"making the Verilog of {name}", highlight=False)  # noqa: E731
@@ -175,16 +187,16 @@ def bench(
     with Show(console, len(pieces)) as show:
 
         def run(number: int, piece: Piece) -> None:
-            with show.piece(piece.name) as tell:
+            with contextlib.suppress(_Stopped), show.piece(piece.name) as tell:
                 try:
                     found = measure_piece(piece, designs[piece.preset], folder / str(number), tell)
                 except (SimulationError, PartitionError, ValueError) as error:
                     failed[piece] = str(error)
                     show.tell(f"{piece.name}: {error}", "red")
                     return
-            measured[piece] = found
-            rate = found.simulated / max(found.seconds, 0.001)
-            show.tell(f"{piece.name}: {found.cycles:,} cycles ({rate:,.0f} simulated in a second)")
+                measured[piece] = found
+                rate = found.simulated / max(found.seconds, 0.001)
+                show.tell(f"{piece.name}: {found.cycles:,} cycles ({rate:,.0f} simulated in a second)")
 
         # The longest ones first, so that the last ones end together.
         order = sorted(enumerate(pieces), key=lambda item: -item[1].cycles() * (1 + item[1].settle))
@@ -194,20 +206,27 @@ def bench(
                 for future in concurrent.futures.as_completed(futures):
                     future.result()
             except BaseException:
+                show.stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
     return measured, failed
 
 
-def _extrapolation(
-    shapes: dict[str, Shape], case: Case, measured: dict[Piece, Measured], whole: Plan, parts: Plan
-) -> dict[str, Any] | None:
+def check_plan(shapes: Mapping[str, Shape], plans: Mapping[Case, Plan]) -> dict[Case, Plan]:
+    """Steps that are simulated whole, and once more as if they were too large for it."""
+    found = {}
+    for case, plan in plans.items():
+        if case.shape == "15m" and case.memory == "fixed60" and not plan.extrapolated:
+            parts = pieces_of(case, shapes[case.shape], 0)
+            if (case.phase, case.batch, case.context) == CHECKED and parts.extrapolated:
+                found[case] = parts
+    return found
+
+
+def _extrapolation(case: Case, shape: Shape, plans: Sequence[Plan], measured: Measurements) -> dict[str, Any]:
     """A step that was simulated whole against what is made of its parts."""
-    if not {whole.body, parts.body, parts.head} <= set(measured):
-        return None
-    cycles = [build_row(case, shapes[case.shape], plan, measured)["cycles"] for plan in (whole, parts)]
-    error = cycles[1] / cycles[0] - 1
-    return {"case": str(case), "whole": cycles[0], "extrapolated": cycles[1], "error": error}
+    whole, made = (build_row(case, shape, plan, measured)["cycles"] for plan in plans)
+    return {"case": str(case), "whole": whole, "extrapolated": made, "error": made / whole - 1}
 
 
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
@@ -227,6 +246,7 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
             console.print(str(case), highlight=False)
         return 0
     plans = {case: pieces_of(case, shapes[case.shape], args.whole) for case in cases}
+    checks = check_plan(shapes, plans)
     root, began = build_root(), time.monotonic()
     runs = root / "sim" / "runs"
     runs.mkdir(parents=True, exist_ok=True)
@@ -234,16 +254,22 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
     with contextlib.suppress(OSError):
         os.nice(10 - os.nice(0))
     try:
-        measured, failed = bench(plans, args.jobs, folder, console)
+        measured, failed = bench([*plans.values(), *checks.values()], args.jobs, folder, console)
     except KeyboardInterrupt:
+        shutil.rmtree(folder, ignore_errors=True)
         console.print("interrupted", style="red")
         return INTERRUPTED
-    rows = []
-    for case, plan in plans.items():
-        if {plan.body, plan.head} - {None} <= set(measured):
-            rows.append(build_row(case, shapes[case.shape], plan, measured))
+    there = {case: plan for case, plan in plans.items() if set(plan.pieces) <= set(measured)}
+    rows = [build_row(case, shapes[case.shape], plan, measured) for case, plan in there.items()]
+    checked = [
+        _extrapolation(case, shapes[case.shape], (plans[case], parts), measured)
+        for case, parts in checks.items()
+        if case in there and set(parts.pieces) <= set(measured)
+    ]
     report = {
         "rows": rows,
+        "extrapolation": checked,
+        "throughput": throughput(rows),
         "shapes": {name: vars(shapes[name]) for name in dict.fromkeys(case.shape for case in cases)},
         "failed": {piece.name: error for piece, error in failed.items()},
         "left_out": left,
@@ -254,6 +280,7 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(report, indent=1) + "\n")
     show_rows(console, rows)
+    show_sums(console, report)
     if args.packets:
         for row in rows:
             show_packets(console, row)

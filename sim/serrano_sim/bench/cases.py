@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from serrano.config import AcceleratorConfig, preset
@@ -15,6 +16,7 @@ from serrano_host.presets import MACHINES
 from serrano_host.tape import head_pad, round_up
 
 from ..top.job import MemorySettings
+from ..top.layout import blocks_of
 from ..top.limits import limits_of, misfits
 
 __all__ = [
@@ -25,9 +27,9 @@ __all__ = [
     "chosen",
     "full_plan",
     "pieces_of",
+    "problems_of",
     "quick_plan",
     "read_shape",
-    "shape_misfits",
 ]
 
 SHAPES = {
@@ -43,15 +45,16 @@ MEMORIES = {
     "fixed60": MemorySettings(read_latency=60, write_latency=60, max_writes=64),
     "dram": MemorySettings(read_latency=30, write_latency=30, max_writes=64, dram=PART),
 }
-"""Memories: a fixed latency; and a DRAM that is 30 cycles away. Both take as many writes as are on their way."""
+"""Memories: a fixed latency; a DRAM that is 30 cycles away. Both take as many writes as can be under way."""
 
 PHASES = ("decode", "prefill", "mixed")
 WHOLE_CYCLES = 1_000_000
 """Steps that are estimated to take no longer are simulated whole."""
 SMALL_VOCAB = 128
 LAYERS = 2
+SETTLE = 1
 FFN_BUFFERS = 8
-"""The FFN of a model for its LM head is so large that its last weights are so many times the tape's buffer."""
+"""So many times the last weights of a model for its LM head fill the tape's buffer."""
 DECODING = 4
 """Rows that decode in a mixed step; all others are of one prompt."""
 
@@ -128,7 +131,7 @@ class Piece:
     golden : :class:`bool`
         Whether its results are compared with the golden model's.
     settle : :class:`int`
-        Steps of the same form before it.
+        Steps before it, of the same form where there are committed tokens.
     name : :class:`str`
         For people.
     """
@@ -169,6 +172,11 @@ class Plan:
     head: Piece | None = None
     extrapolated: bool = False
 
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """Its pieces."""
+        return (self.body,) if self.head is None else (self.body, self.head)
+
 
 def pieces_of(case: Case, shape: Shape, whole: float = WHOLE_CYCLES) -> Plan:
     """What is simulated for a case.
@@ -180,14 +188,18 @@ def pieces_of(case: Case, shape: Shape, whole: float = WHOLE_CYCLES) -> Plan:
     piece = Piece(shape=shape, spans=case.spans(), sampled=case.sampled, **common)
     cycles = piece.cycles()
     if cycles <= whole or shape.layers <= LAYERS:
-        # Where the step before matters, there is one.
-        settle = int(cycles <= whole / 4)
-        return Plan(dataclasses.replace(piece, settle=settle, golden=_cheap(shape)))
+        return Plan(_settled(piece))
     few = dataclasses.replace(shape, layers=LAYERS, vocab=min(shape.vocab, SMALL_VOCAB))
-    body = dataclasses.replace(piece, shape=few, golden=_cheap(few))
+    body = _settled(dataclasses.replace(piece, shape=few))
     if not case.sampled:
         return Plan(body, extrapolated=True)
     return Plan(body, _head(case, shape), True)
+
+
+def _settled(piece: Piece) -> Piece:
+    """With a step of the same form before it, and compared, each where it does not take long."""
+    settle = SETTLE * (piece.cycles() <= WHOLE_CYCLES)
+    return dataclasses.replace(piece, settle=settle, golden=_cheap(piece.shape))
 
 
 def _cheap(shape: Shape) -> bool:
@@ -232,18 +244,29 @@ def read_shape(path: Path) -> tuple[str, Shape]:
     return str(name).replace(",", "_").replace(" ", "_"), Shape.of(values)
 
 
-def shape_misfits(shape: Shape, config: AcceleratorConfig, context: int) -> list[str]:
-    """Why a model does not fit an accelerator."""
-
-    class Fields:
-        n, align = config.n, config.tape_align
-        head_pad = globals()["head_pad"](shape.head_dim, config.n)
-
-    fields = Fields()
-    for name, value in vars(shape).items():
-        setattr(fields, name, value)
-    fields.context = context
-    return misfits(fields, limits_of(config))
+def problems_of(case: Case, shape: Shape) -> list[str]:
+    """Why a case cannot be measured."""
+    config = preset(case.preset)
+    try:
+        Piece(case.preset, case.memory, shape, case.spans(), case.sampled).cycles()
+    except CompileError as error:
+        return [str(error)]
+    # What requests for it ask for at most.
+    tokens = case.context + (SETTLE + 2) * config.rows_max + SETTLE + 4
+    settled = SimpleNamespace(
+        **vars(shape), n=config.n, align=config.tape_align, head_pad=head_pad(shape.head_dim, config.n)
+    )
+    found = misfits(settled, limits_of(config))
+    count = len(case.spans())
+    for name, value in (
+        ("context_max", tokens),
+        ("sequences_max", count),
+        ("blocks_max", 1 + count * blocks_of(tokens)),
+        ("rows_max", case.batch),
+    ):
+        if value > getattr(config, name):
+            found.append(f"it takes {value}, {name} is {getattr(config, name)}")
+    return found
 
 
 # Plans
@@ -314,12 +337,3 @@ def chosen(cases: Sequence[Case], filters: Sequence[str]) -> list[Case]:
             raise ValueError(f"--only {text}: {why}")
         found |= dict.fromkeys(fitting)
     return [case for case in cases if case in found]
-
-
-def compile_error(shape: Shape, name: str) -> str | None:
-    """Why there is no tape of a model for a preset."""
-    try:
-        estimate(MACHINES[name], shape, [Span(0)])
-    except CompileError as error:
-        return str(error)
-    return None

@@ -21,7 +21,7 @@ from ..top.job import Job, KVCommand, Phase
 from ..top.layout import Request, blocks_of
 from ..top.mirror import Mirror
 from ..top.simulate import JobResult, Options, Simulation, load_result, plan_job, prepare
-from ..top.trace import Admit, Step
+from ..top.trace import Admit, End, Step
 from .cases import MEMORIES, Piece
 from .content import kv_content, synthetic_model
 from .cycles import Section, check_activity, sections_of
@@ -64,46 +64,50 @@ class Measured:
         return sum(section.cycles for section in self.sections)
 
 
-def requests_of(piece: Piece) -> tuple[list[KVCommand], list[Request], int]:
-    """Commands, requests and the model's context by which the step comes about.
+def requests_of(piece: Piece) -> tuple[list[KVCommand], list[Request], list[Request]]:
+    """Commands, requests before the others, and requests by which the step comes about.
 
     Sequences with committed tokens are opened by the host and adopted; what they have to run of their
-    prompts is one token, or more than a step takes. Those that decode have made ``settle`` tokens when it is
-    the step's turn.
+    prompts is one token, or more than a step takes. Steps before are of the same requests, which have fewer
+    committed tokens then; where there are none yet, they are of a request of its own.
     """
     rng = np.random.default_rng(1)
-    commands, requests = [], []
-    rows_max = piece.config.rows_max
-    chunks = piece.settle + 2
+    commands, before, requests = [], [], []
+    fresh = all(span.position == 0 for span in piece.spans)
+    settle = 0 if fresh else piece.settle
+    if fresh and piece.settle:
+        before.append(Request(rng.integers(0, piece.shape.vocab, piece.settle), 1))
     for sequence, span in enumerate(piece.spans):
-        settled = piece.settle * span.rows
-        length = max(0, span.position - settled)
         single = span.rows == 1
+        length = max(0, span.position - settle * span.rows)
         # Requests that are not admitted at once decode meanwhile.
-        new = len(piece.spans) + piece.settle + 4 if single else 1
-        size = length + (1 if single else chunks * rows_max)
+        new = len(piece.spans) + settle + 4 if single else 1
+        size = length + (1 if single else (settle + 2) * piece.config.rows_max)
         prompt = rng.integers(0, piece.shape.vocab, size)
         requests.append(Request(prompt, new, adopt=length > 0, sequence=sequence if length else 0))
         if length:
             commands.append(KVCommand(Opcode.OPEN, sequence))
             commands.append(KVCommand(Opcode.APPEND, sequence, argument0=length))
             commands.append(KVCommand(Opcode.COMMIT, sequence, argument0=length))
-    return commands, requests, max(request.tokens for request in requests)
+    return commands, before, requests
 
 
 def _job(piece: Piece, tape: bytes, expected: float) -> Job:
-    commands, requests, _ = requests_of(piece)
-    blocks = 1 + sum(blocks_of(request.tokens) for request in requests)
-    phase = Phase(load=True, commands=tuple(commands), requests=tuple(requests))
+    commands, before, requests = requests_of(piece)
+    phases = [Phase(load=True, commands=tuple(commands), requests=tuple(before or requests))]
+    if before:
+        phases.append(Phase(requests=tuple(requests)))
+    # Those before may look like what is waited for.
+    alike = sum(request.max_new for request in before if piece.rows == 1)
     return plan_job(
         piece.config,
         tape,
-        requests,
-        phases=(phase,),
+        [*before, *requests],
+        phases=phases,
         memory=MEMORIES[piece.memory],
-        kv_blocks=blocks,
+        kv_blocks=1 + sum(blocks_of(request.tokens) for request in [*before, *requests]),
         activity=True,
-        enough=(piece.rows, piece.settle + 1),
+        enough=(piece.rows, 1 + (alike if before else piece.settle)),
         alarm_period=int(min(20_000, max(500, expected / 20))),
     )
 
@@ -132,7 +136,8 @@ def measure_piece(piece: Piece, design: Design, folder: Path, progress: Progress
         If the step's results are not the golden model's.
     """
     progress("weights", 0)
-    model = synthetic_model(piece.shape, requests_of(piece)[2])
+    _, before, requests = requests_of(piece)
+    model = synthetic_model(piece.shape, max(request.tokens for request in [*before, *requests]))
     tape = write_tape(model, piece.config.n, piece.config.tape_align)
     if not piece.golden:
         # Large ones are in the way.
@@ -144,13 +149,14 @@ def measure_piece(piece: Piece, design: Design, folder: Path, progress: Progress
     memory.write(job.layout.kv_address, kv_content(piece.shape, job.layout.kv_blocks))
     del memory
     with Simulation(design, path, Options()) as simulation:
+        told: tuple[str, float] = ("starting", 0.0)
         for event in simulation.events(0.2):
-            if event is None:
-                continue
-            if event["event"] == "stage":
-                progress("building the simulator" if event["stage"] == "build" else "simulating", 0)
-            elif event["event"] == "progress":
-                progress("simulating", min(1.0, event["cycle"] / (expected * (1 + piece.settle))))
+            if event is not None and event["event"] == "stage":
+                told = ("building the simulator" if event["stage"] == "build" else "simulating", 0.0)
+            elif event is not None and event["event"] == "progress":
+                told = ("simulating", min(1.0, event["cycle"] / (expected * (1 + piece.settle))))
+            # Whoever listens may end it.
+            progress(*told)
         if failure := simulation.failure():
             raise SimulationError(f"{piece.name}: {failure}")
     measured = _take(load_result(path, tape), piece, model, progress)
@@ -178,15 +184,16 @@ def _take(result: JobResult, piece: Piece, model: Model | None, progress: Progre
 
 
 def _place(steps: list[Step], piece: Piece) -> int:
-    """The first step of the form that is wanted, behind as many as it shall have before it."""
+    """The first step of the form that is wanted, behind those that shall be before it."""
     shape = sorted(span.rows for span in piece.spans)
-    run = 0
+    _, before, requests = requests_of(piece)
+    wanted, run = 1 if before else 1 + piece.settle, 0
     for place, step in enumerate(steps[:-1]):
         fits = sorted(span.rows for span in step.spans) == shape and step.sampled == piece.sampled
-        run = run + 1 if fits else 0
-        if run > piece.settle:
+        run = run + 1 if fits and min(step.numbers) >= len(before) else 0
+        if run == wanted:
             return place
-    forms = [f"{step.rows} rows of {len(step.spans)} sequences" for step in steps]
+    forms = [f"{step.rows} rows of {len(step.spans)} of {len(requests)} sequences" for step in steps]
     raise SimulationError(f"{piece.name}: there was no step with {piece.rows} rows, only {', '.join(forms)}")
 
 
@@ -216,6 +223,9 @@ def _compare(result: JobResult, piece: Piece, model: Model, steps: list[Step]) -
         if isinstance(event, Admit):
             admission = mirror.admit(requests[event.number], event.sequence)
             decoder.open(event.sequence, admission.table, admission.length)
+        elif isinstance(event, End) and event.sequence is not None:
+            mirror.end(requests[event.number], event.sequence)
+            decoder.close(event.sequence)
         elif isinstance(event, Step) and event.index <= last:
             found.clear()
             parts = [(span.sequence, fed[span.number][span.position : span.end]) for span in event.spans]

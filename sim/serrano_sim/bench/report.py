@@ -8,7 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["show_packets", "show_rows"]
+from ..top.figures import PORT_BUSY
+
+__all__ = ["show_packets", "show_rows", "show_sums"]
 
 
 def _share(value: float) -> str:
@@ -46,20 +48,45 @@ def show_rows(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
         console.print("* two layers and the LM head were simulated", style="dim", highlight=False)
 
 
+def show_sums(console: Console, report: Mapping[str, Any]) -> None:
+    """Prints what follows from several rows."""
+    for found in report["extrapolation"]:
+        console.print(
+            f"{found['case']}: {found['whole']:,} cycles whole, {found['extrapolated']:,} extrapolated,"
+            f" {100 * found['error']:+.2f} %",
+            highlight=False,
+        )
+    for found in report["throughput"]:
+        case = " ".join(str(found[name]) for name in ("shape", "preset", "context", "memory"))
+        target = f", at least {found['target_value']}" if found["target_value"] else ""
+        console.print(
+            f"{case}: 16 sequences give {found['times']:.1f} times the tokens of one{target}",
+            style="" if found["met"] is not False else "red",
+            highlight=False,
+        )
+
+
 def show_packets(console: Console, row: Mapping[str, Any]) -> None:
-    """Prints where the cycles of a row went, packet by packet."""
+    """Prints where the cycles of a row went, packet by packet: of array and port only what was in the way."""
     case = " ".join(str(row[name]) for name in ("shape", "preset", "phase", "batch", "context", "memory"))
     table = Table(box=None, padding=(0, 2, 0, 0), title=case, title_justify="left")
-    for name in ("packet", "times", "cycles", "bound", "over", "% of step", "array", "port"):
-        left = name in ("packet", "array", "port")
+    for name in (
+        "packet",
+        "times",
+        "cycles",
+        "bound",
+        "over",
+        "% of step",
+        "array not busy",
+        "port not busy",
+    ):
+        left = name in ("packet", "array not busy", "port not busy")
         table.add_column(name, justify="left" if left else "right", overflow="fold")
     for packet in row["packets"]:
         over = packet["cycles"] - packet["bound_cycles"]
-        told = [
-            ", ".join(
-                f"{name} {value:,}" for name, value in sorted(packet[kind].items(), key=lambda item: -item[1])
-            )
-            for kind in ("array_cycles", "port_cycles")
+        lost = [
+            {name: value for name, value in packet[kind].items() if name not in useful}
+            for kind, useful in (("array_cycles", ("busy",)), ("port_cycles", PORT_BUSY))
         ]
         table.add_row(
             packet["packet"],
@@ -68,6 +95,9 @@ def show_packets(console: Console, row: Mapping[str, Any]) -> None:
             f"{packet['bound_cycles']:,}",
             f"{over:,}",
             f"{100 * over / row['cycles']:.2f}",
-            *told,
+            *(
+                ", ".join(f"{name} {value:,}" for name, value in sorted(part.items(), key=lambda i: -i[1]))
+                for part in lost
+            ),
         )
     console.print(table)

@@ -14,17 +14,28 @@ from .cases import MEMORIES, Case, Plan
 from .cycles import BETWEEN, Section, total
 from .piece import Measured
 
-__all__ = ["KEYS", "bound_cycles", "build_row", "compose", "packet_name", "peak_bytes", "target_of"]
+__all__ = [
+    "KEYS",
+    "bound_cycles",
+    "build_row",
+    "compose",
+    "packet_name",
+    "peak_bytes",
+    "target_of",
+    "throughput",
+]
 
 KEYS = (
-    "shape preset phase batch context memory cycles cycles_per_token mbu port_busy mac_utilization array_cycles"
-    " port_cycles extrapolated golden_checked bound_cycles bound_share target target_value met packets"
+    "shape preset phase batch context memory cycles cycles_per_token mbu port_busy mac_utilization"
+    " array_cycles port_cycles extrapolated golden_checked bound_cycles bound_share target target_value"
+    " met packets"
 ).split()
 """What a row has."""
 
 LAYER = ("NORM", "QKV", "ATTEND", "MATMUL o", "NORM", "GATE_UP", "MATMUL down")
 HEAD = ("NORM", "MATMUL logits", "SAMPLE", "END")
 LARGE = ("15m", "135m", "1.1b")
+MANY, THROUGHPUT = 16, 11.0
 PREFILL = {"15m": 0.82, "135m": 0.91, "1.1b": 0.96}
 
 
@@ -177,4 +188,25 @@ def packets_of(parts: Sequence[tuple[str, Section, int]], bound: Mapping[str, in
                 "port_cycles": {key: value for key, value in whole.port.items() if value},
             }
         )
+    return found
+
+
+def throughput(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """How many times the tokens of one sequence a batch of 16 gives in the same time."""
+    axes = ("shape", "preset", "context", "memory")
+    decode = {
+        (*(row[name] for name in axes), row["batch"]): row["cycles_per_token"]
+        for row in rows
+        if row["phase"] == "decode"
+    }
+    found = []
+    for key in decode:
+        *where, batch = key
+        if batch == MANY and (*where, 1) in decode:
+            times = decode[*where, 1] / decode[key]
+            case = dict(zip(axes, where, strict=True))
+            target = THROUGHPUT if (case["shape"], case["context"]) == ("135m", 256) else None
+            target = target if (case["preset"], case["memory"]) == ("base", "fixed60") else None
+            met = None if target is None else times >= target
+            found.append({**case, "times": times, "target_value": target, "met": met})
     return found
