@@ -26,7 +26,17 @@ from .schedule import Schedule
 from .simulate import JobResult
 from .trace import SAMPLED, Admit, End, Event, Kind, Step
 
-__all__ = ["Agreement", "Difference", "Progress", "Verdict", "agree", "check"]
+__all__ = [
+    "Agreement",
+    "Difference",
+    "Progress",
+    "Result",
+    "Verdict",
+    "agree",
+    "check",
+    "compare_step",
+    "keep_result",
+]
 
 Progress = Callable[[int, int], None]
 
@@ -260,6 +270,23 @@ class _StepCheck:
         return None
 
 
+def keep_result(results: list[Result], packet: int, opcode: Opcode, layer: int, values: NDArray) -> None:
+    """Adds what a golden decoder tells of a packet to the results before it, as the trace shows it."""
+    if opcode is Opcode.SAMPLE:
+        # The trace shows the token with its logit.
+        tokens, logits = np.asarray(values).reshape(-1), results[-1].values
+        values = np.stack((tokens, logits[np.arange(len(tokens)), tokens]), axis=1)
+    results.append(Result(packet, opcode, layer, np.array(values)))
+
+
+def compare_step(
+    step: Step, results: Sequence[Result], model: Model, n: int
+) -> tuple[Difference | None, int]:
+    """The first difference of a step from the golden model's results, and how many elements are equal."""
+    check = _StepCheck(step, _Shapes(model, n))
+    return check.first_difference(results), check.elements
+
+
 @dataclass
 class _Served:
     """A request, and what has become of it. ``fed`` are its prompt and the tokens made."""
@@ -325,11 +352,7 @@ class _Check:
         return True
 
     def _keep(self, packet: int, opcode: Opcode, layer: int, values: NDArray) -> None:
-        if opcode is Opcode.SAMPLE:
-            # The trace shows the token with its logit.
-            tokens, logits = np.asarray(values).reshape(-1), self.golden[-1].values
-            values = np.stack((tokens, logits[np.arange(len(tokens)), tokens]), axis=1)
-        self.golden.append(Result(packet, opcode, layer, np.array(values)))
+        keep_result(self.golden, packet, opcode, layer, values)
 
     def run(self) -> Verdict:
         verdict = self.verdict

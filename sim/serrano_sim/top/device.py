@@ -5,6 +5,7 @@ Between the doorbell and the last completion it touches no register: tokens are 
 the memory's event. The handshakes of the register port are counted in the bench, not here.
 """
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -23,7 +24,7 @@ from ..memory.handle import AxiMemory
 from .job import EVENTS_FILE, MEMORY, TRACE, Job, KVCommand, Phase
 from .layout import Completion
 from .limits import LIMITS, misfits
-from .trace import last_beat, trace_length
+from .trace import StepWatch, last_beat, trace_length
 
 __all__ = ["Device"]
 
@@ -34,6 +35,10 @@ END_REGISTERS = (
     "STATUS IRQ SUBMIT_HEAD COMPLETE_TAIL FAULT_CODE FAULT_PACKET FAULT_SEQUENCE FAULT_DETAIL"
     " FAULT_ADDRESS_LO FAULT_ADDRESS_HI FAULT_COUNT KV_USED KV_PEAK"
 ).split()
+
+
+class _Enough(Exception):
+    """The run has shown what it was made for."""
 
 
 class Device:
@@ -63,6 +68,7 @@ class Device:
         self._submitted = 0
         self._completed = 0
         self._seen = (0, 0)
+        self._watch = None if job.enough is None else StepWatch(job.config.lanes, *job.enough)
         self._events = Path(EVENTS_FILE).open("a", buffering=1)  # noqa: SIM115 - open as long as the run
 
     def _report(self, event: str, **values: Any) -> None:
@@ -98,8 +104,9 @@ class Device:
         self._report("reset")
         await self._check_identity()
         await self._configure()
-        for phase in self.job.phases:
-            await self._run_phase(phase)
+        with contextlib.suppress(_Enough):
+            for phase in self.job.phases:
+                await self._run_phase(phase)
         self._report("end")
 
     async def _check_identity(self) -> None:
@@ -282,6 +289,8 @@ class Device:
     async def _check_progress(self) -> None:
         cycle, length = self.memory.cycles, trace_length(TRACE)
         self._report("progress", beats=length)
+        if self._watch is not None and self._watch.seen(length):
+            raise _Enough
         if length != self._seen[1]:
             self._seen = (cycle, length)
         elif cycle - self._seen[0] > self.job.patience:

@@ -40,8 +40,11 @@ class MemorySettings:
     read_bandwidth: tuple[int, int] = (0, 0)
     write_bandwidth: tuple[int, int] = (0, 0)
     shared_port: bool = False
+    max_reads: int = 16
+    max_writes: int = 16
     stall: float | Mapping[str, float] = 0.0
     seed: int = 0
+    dram: str = ""
 
     def __post_init__(self):
         for name in ("read_bandwidth", "write_bandwidth"):
@@ -176,6 +179,9 @@ class Job:
         Whether the run fails if the accelerator's registers say that the tape does not fit.
     activity : :class:`bool`
         Whether it is recorded what each part does: :mod:`serrano_sim.timeline`.
+    enough : (:class:`int`, :class:`int`) or ``None``
+        Rows of a step, and a number of steps. The run is cut short behind the step that has so many rows for
+        that many times in a row, as soon as the next one has begun; its phase then has no result.
     """
 
     config: AcceleratorConfig
@@ -187,8 +193,11 @@ class Job:
     alarm_period: int = 20_000
     check_tape: bool = True
     activity: bool = False
+    enough: tuple[int, int] | None = None
 
     def __post_init__(self):
+        if self.enough is not None:
+            object.__setattr__(self, "enough", tuple(self.enough))
         count = sum(len(phase.requests) for phase in self.phases)
         if count != len(self.layout.prompts):
             raise ValueError(
@@ -224,7 +233,7 @@ class Job:
         )
 
 
-_PLAIN = ("watchdog", "patience", "alarm_period", "check_tape", "activity")
+_PLAIN = ("watchdog", "patience", "alarm_period", "check_tape", "activity", "enough")
 
 
 @dataclass(frozen=True, kw_only=True)

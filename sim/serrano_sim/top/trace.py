@@ -23,6 +23,7 @@ __all__ = [
     "Recording",
     "Span",
     "Step",
+    "StepWatch",
     "last_beat",
     "record_bits",
     "record_dtype",
@@ -54,6 +55,7 @@ FIELDS = (("kind", 8), ("row", 8), ("packet", 16), ("column", 32))
 """Fields of a record before the values, lowest first, with the bits that each is padded to."""
 
 _COUNT_OFFSET = 32
+_HEADER_BYTES = 64
 
 
 def record_dtype(lanes: int) -> np.dtype:
@@ -72,6 +74,39 @@ def trace_length(name: str = TRACE, folder: Path | str = ".") -> int:
     with (Path(folder) / f"{name}.trace").open("rb") as file:
         file.seek(_COUNT_OFFSET)
         return int.from_bytes(file.read(8), "little")
+
+
+class StepWatch:
+    """Looks through a recording that is being made for steps.
+
+    Parameters
+    ----------
+    lanes : :class:`int`
+        Lanes of the accelerator.
+    rows, steps : :class:`int`
+        What is waited for: that ``steps`` steps with ``rows`` rows have been executed, one after another.
+    """
+
+    def __init__(self, lanes: int, rows: int, steps: int, name: str = TRACE, folder: Path | str = "."):
+        self._dtype = np.dtype([("cycle", "<u8"), ("beat", record_dtype(lanes))])
+        self._file = Path(folder) / f"{name}.trace"
+        self._rows, self._steps = rows, steps
+        self._read = self._found = 0
+
+    def seen(self, length: int) -> bool:
+        """Whether the step behind them has begun in the first ``length`` beats."""
+        pad = -self._dtype["beat"].itemsize % 8
+        size = self._dtype.itemsize + pad
+        with self._file.open("rb") as file:
+            file.seek(_HEADER_BYTES + self._read * size)
+            raw = np.frombuffer(file.read((length - self._read) * size), np.uint8).reshape(-1, size)
+        self._read += len(raw)
+        beats = np.ascontiguousarray(raw[:, : size - pad]).view(self._dtype).reshape(-1)["beat"]
+        for beat in beats[beats["kind"] == Kind.BEGIN]:
+            if self._found == self._steps:
+                return True
+            self._found = self._found + 1 if beat["values"][0] == self._rows else 0
+        return False
 
 
 def describe(beat: np.void) -> str:
