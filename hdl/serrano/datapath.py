@@ -317,16 +317,11 @@ class Datapath(wiring.Component):
             self.activity.gathering.eq(gathers.o.valid | ~gather.idle),
             self.activity.appending.eq(appender.pending),
         ]
-        # Records asked for that have not begun to come.
-        promised, in_record = Signal(range(config.lookahead + 4)), Signal()
-        beat, begins = gather.records, Signal()
-        m.d.comb += begins.eq(beat.valid & beat.ready & ~in_record)
-        m.d.sync += promised.eq(promised + gather.claim - begins)
-        with m.If(beat.valid & beat.ready):
-            m.d.sync += in_record.eq(~beat.payload.last)
         m.d.comb += [
             gather.geometry.eq(self.geometry),
-            gather.room.eq(attention.free_records > promised),
+            # Records that attention cannot take yet wait in the buffer of the read port, which is asked for
+            # room before each burst: so many small ones are under way that memory's latency does not show.
+            gather.room.eq(1),
             attention.head_pad.eq(self.model.head_pad),
             appender.geometry.eq(self.geometry),
             appender.places.valid.eq(self._places.valid),

@@ -226,6 +226,11 @@ class ArrayModel:
                 unit = await self.take(ctx, port)
                 by_column = unit.by_column
                 vectors += [list(vector) for vector in unit.vectors]
+                if unit.ends:
+                    break
+            # What is not loaded may be anything.
+            left = self.config.n - len(vectors)
+            vectors += self.rng.integers(-128, 128, (left, self.config.n)).tolist()
             tile = np.array(vectors, dtype=np.int64)
             self.tiles.append(tile.T if by_column else tile)
 

@@ -28,8 +28,13 @@ def expected_units(config, command, order, memory, own):
             elif row < command["rows"]:
                 group[t, :head_dim] = own[item["head"]][values, row]
         for chunk in range(chunks):
-            for t in range(0, 16, vectors):
-                units.append((group[t : t + vectors, chunk * n : (chunk + 1) * n].tolist(), 1 - values))
+            for tile in range(0, 16, n):
+                # As far as there are tokens.
+                steps = range(tile, min(tile + n, 16), vectors)
+                steps = [t for t in steps if t < item["base"] + command["rows"]] or [tile]
+                for t in steps:
+                    vector = group[t : t + vectors, chunk * n : (chunk + 1) * n].tolist()
+                    units.append((vector, 1 - values, t == steps[-1]))
     return units
 
 
@@ -118,7 +123,7 @@ def test_units(n, port, head_dim, committed, rows, stall):
     async def take(ctx):
         def fields(unit):
             assert loaded[0] == 0
-            return ([list(vector) for vector in unit.vectors], unit.by_column)
+            return ([list(vector) for vector in unit.vectors], unit.by_column, unit.ends)
 
         found.extend(await collect(ctx, dut.tiles, len(units), stall, 1, fields))
 
@@ -145,7 +150,7 @@ def test_one_unit_per_cycle():
     async def take(ctx):
         ctx.set(dut.tiles.ready, 1)
         seen = []
-        while sum(seen) < len(order) * 4 * 8:
+        while sum(seen) < (len(order) - 2) * 4 * 8 + 2 * 4:
             _, _, valid = await ctx.tick().sample(dut.tiles.valid)
             seen.append(valid)
         first = seen.index(1)

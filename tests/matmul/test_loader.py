@@ -54,3 +54,18 @@ def test_not_loaded_before_the_last_unit() -> None:
         assert ctx.get(dut.loaded)
 
     simulate(dut, bench)
+
+
+def test_a_tile_may_end_early() -> None:
+    dut = TileLoader(CONFIG, 1)
+
+    async def bench(ctx) -> None:
+        ctx.set(dut.tiles.valid, 1)
+        ctx.set(dut.tiles.payload.ends, 1)
+        await ctx.tick()
+        assert ctx.get(dut.loaded) and ctx.get(dut.load_plane) == 1 and ctx.get(dut.unit) == 0
+        ctx.set(dut.tiles.payload.ends, 0)
+        await ctx.tick()
+        assert ctx.get(dut.load) and ctx.get(dut.unit) == 1
+
+    simulate(dut, bench)

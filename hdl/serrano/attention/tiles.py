@@ -24,8 +24,9 @@ class TileFeeder(wiring.Component):
     """Reads the tiles of each operation from records and from the step's own k and v.
 
     For each chunk, token tile: a tile whose vectors are tokens, columns for K and rows for V. In the last
-    chunk of a head, whose tokens are packed in a record, they are spread again; bytes beyond ``head_dim``,
-    and tokens that there are not, are zero.
+    chunk of a head, whose tokens are packed in a record, they are spread again; bytes beyond ``head_dim`` are
+    zero. Of a tile nothing is loaded behind the last token that there is, but at least one unit: what the
+    array has in its place is multiplied by zero, or masked.
 
     One unit per cycle, ``latency`` (3). A unit waits until its bytes of the record have come, the last one of
     V until all of the record has, which is then freed.
@@ -84,8 +85,11 @@ class TileFeeder(wiring.Component):
         # A unit is `vectors` tokens of a chunk; `index` counts the units of a chunk.
         index = Signal(exact_log2(GROUP_TOKENS // vectors))
         chunk = Signal.like(self.chunks)
-        start = Signal.like(self.records.unit)
-        taken, last_index, last_chunk, end = Signal(), Signal(), Signal(), Signal()
+        start, chunk_start = Signal.like(self.records.unit), Signal.like(self.records.unit)
+        taken, last_unit, last_index = Signal(), Signal(), Signal()
+        last_chunk, end = Signal(), Signal()
+        # Units of a tile are counted by the lower bits of the index.
+        in_tile = min(config.tile_units, 1 << len(index)) - 1
         waits = Signal()
         packed = Signal(range(exact_log2(config.n) + 1))
         token = Signal(range(GROUP_TOKENS))
@@ -100,14 +104,19 @@ class TileFeeder(wiring.Component):
             control.i_valid.eq(self.operations.valid & ~waits),
             self.wait_record.eq(self.operations.valid & waits),
             taken.eq(control.i_valid & control.i_ready),
-            last_index.eq(index.all()),
+            last_unit.eq(
+                (~index & in_tile == 0)
+                | (token + vectors >= item.base + self.command.skip + self.command.rows)
+            ),
+            last_index.eq(last_unit & (index | in_tile).all()),
             end.eq(taken & last_index & last_chunk),
             self.operations.ready.eq(end),
             self.free.eq(end & operation.values & item.memory),
             self.records.en.eq(taken & from_memory),
             self.records.slot.eq(item.slot),
             self.records.serial.eq(item.serial),
-            self.records.unit.eq(Mux(chunk == 0, self._run(operation.values), start) + (index >> packed)),
+            chunk_start.eq(Mux(chunk == 0, self._run(operation.values), start)),
+            self.records.unit.eq(chunk_start + (index >> packed)),
             self.forward.en.eq(taken),
             self.forward.values.eq(operation.values),
             self.forward.row.eq(self.command.row + token - item.base),
@@ -117,11 +126,12 @@ class TileFeeder(wiring.Component):
         with m.If(operation.values & item.memory & last_index & last_chunk & ~self.records.complete):
             m.d.comb += waits.eq(1)
         with m.If(taken):
-            m.d.sync += index.eq(index + 1)
+            m.d.sync += index.eq(Mux(last_unit, index | in_tile, index) + 1)
             with m.If(last_index):
-                m.d.sync += [chunk.eq(Mux(last_chunk, 0, chunk + 1)), start.eq(self.records.unit + 1)]
+                units = GROUP_TOKENS // vectors
+                m.d.sync += [chunk.eq(Mux(last_chunk, 0, chunk + 1)), start.eq(chunk_start + units)]
         final = end & operation.values & item.final
-        self._build_data(m, control, token, index, packed, Cat(~operation.values, final))
+        self._build_data(m, control, token, index, packed, Cat(~operation.values, last_unit, final))
         return m
 
     def _run(self, values: Value) -> Value:
@@ -174,5 +184,6 @@ class TileFeeder(wiring.Component):
             control.o_ready.eq(self.tiles.ready),
             self.tiles.payload.vectors.eq(unit),
             self.tiles.payload.by_column.eq(late_flags[0]),
-            self.loaded.eq(self.tiles.valid & self.tiles.ready & late_flags[1]),
+            self.tiles.payload.ends.eq(late_flags[1]),
+            self.loaded.eq(self.tiles.valid & self.tiles.ready & late_flags[2]),
         ]

@@ -35,7 +35,7 @@ class Engine(wiring.Component):
     Members
     -------
     tiles : ``In(stream.Signature(TileUnit(config)))``
-        Tiles, ``tile_units`` units each.
+        Tiles, ``tile_units`` units each, or as far as they are needed.
     rows : ``In(stream.Signature(RowBeat(config)))``
         Rows of the tiles, in order.
     results : ``Out(stream.Signature(ArrayLayout(signed(40), n)))``

@@ -68,7 +68,7 @@ class TileLoader(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         occupied, complete = Signal(2), Signal(2)
-        last = self.unit == self.config.tile_units - 1
+        last = (self.unit == self.config.tile_units - 1) | self.tiles.payload.ends
         freed = self.release
         # The release takes effect one cycle late by itself.
         for cycle in range(max(0, self.reload - 1)):

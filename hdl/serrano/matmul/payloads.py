@@ -13,6 +13,8 @@ __all__ = ["RowBeat", "TileUnit"]
 class TileUnit(data.StructLayout):
     """``load_vectors`` adjacent rows of a tile, or columns of it with ``by_column``.
 
+    With ``ends`` nothing more of the tile comes, and its other vectors stay what they were.
+
     Raises
     ------
     ValueError
@@ -26,7 +28,9 @@ class TileUnit(data.StructLayout):
                 f"not {config.load_vectors!r}"
             )
         vector = data.ArrayLayout(signed(8), config.n)
-        super().__init__({"vectors": data.ArrayLayout(vector, config.load_vectors), "by_column": 1})
+        super().__init__(
+            {"vectors": data.ArrayLayout(vector, config.load_vectors), "by_column": 1, "ends": 1}
+        )
 
 
 class RowBeat(data.StructLayout):
