@@ -29,7 +29,7 @@ class AcceleratorConfig:
     port_bytes : :class:`int`
         Width of the memory port in bytes (``W``). A power of two from 2 to 64.
     lanes : :class:`int`
-        Epilogue lanes (``L``): results handled per cycle. A power of two from 2 to ``n // 2``.
+        Epilogue lanes (``L``): results handled per cycle. A power of two from 2 to ``n // 2``, at most 16.
     rows_max : :class:`int`
         Rows (tokens) in a step (``M_max``).
     dim_max, ffn_max : :class:`int`
@@ -87,7 +87,7 @@ class AcceleratorConfig:
     multiplier_latency: int = 1
 
     def __post_init__(self) -> None:
-        for field, low, high in (("n", 4, 64), ("port_bytes", 2, 64), ("lanes", 2, self.n // 2)):
+        for field, low, high in (("n", 4, 64), ("port_bytes", 2, 64), ("lanes", 2, min(16, self.n // 2))):
             value = getattr(self, field)
             if not _power_of_two(value) or not low <= value <= high:
                 raise ValueError(f"{field} must be a power of two from {low} to {high}, not {value!r}")
@@ -167,6 +167,11 @@ class AcceleratorConfig:
         return -(-GROUP_TOKENS // self.n)
 
     @property
+    def tile_tokens(self) -> int:
+        """Tokens of a group in a tile; a larger array leaves the rest of it unused."""
+        return min(GROUP_TOKENS, self.n)
+
+    @property
     def table_entries(self) -> int:
         """Block-table entries per sequence."""
         return self.context_max // GROUP_TOKENS
@@ -190,6 +195,12 @@ PRESETS: dict[str, AcceleratorConfig] = {
             kv_width_max=1024, head_dim_max=128, vocab_max=1 << 18, context_max=4096, blocks_max=4096,
             sequences_max=32, attention_rows_max=16, address_bits=40, tape_fifo_bytes=8192,
             read_burst_bytes=2048,
+        ),
+        AcceleratorConfig(
+            name="wide", n=32, port_bytes=64, lanes=16, rows_max=64, dim_max=4096, ffn_max=16384,
+            heads_max=64, kv_width_max=1024, head_dim_max=128, vocab_max=1 << 18, context_max=4096,
+            blocks_max=8192, sequences_max=128, attention_rows_max=64, address_bits=40,
+            tape_fifo_bytes=32768, read_burst_bytes=4096,
         ),
     )
 }  # fmt: skip

@@ -47,5 +47,9 @@ MACHINES = {
         n=16, port_bytes=16, lanes=8, rows_max=16, attention_rows_max=16, tape_fifo_bytes=8192,
         read_burst_bytes=2048,
     ),
+    "wide": Machine(
+        n=32, port_bytes=64, lanes=16, rows_max=64, attention_rows_max=64, tape_fifo_bytes=32768,
+        read_burst_bytes=4096,
+    ),
 }  # fmt: skip
 """The presets."""

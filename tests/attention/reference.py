@@ -18,7 +18,7 @@ GROUP = 16
 
 def small(n: int, lanes: int, **fields) -> AcceleratorConfig:
     """A configuration for unit tests: the preset of this ``n`` with small buffers."""
-    base = preset({4: "tiny", 8: "ulx3s", 16: "base"}[n])
+    base = preset({4: "tiny", 8: "ulx3s", 16: "base", 32: "wide"}[n])
     sizes = {"dim_max": 128, "ffn_max": 256, "kv_width_max": 64, "head_dim_max": 64, "heads_max": 16}
     return dataclasses.replace(base, **{"name": "small", "lanes": lanes, **sizes, **fields})
 
@@ -105,7 +105,7 @@ def score_payloads(config: AcceleratorConfig, head: Head, item: Item) -> list[di
     beats = []
     for tile in range(config.group_tiles):
         for row in range(head.rows):
-            sums = item.sums[row, tile * config.n : (tile + 1) * config.n]
+            sums = np.resize(item.sums[row, tile * config.n : (tile + 1) * config.n], config.n)
             scale = {"mantissa": int(head.s_q.m[row]), "exponent": int(head.s_q.e[row])}
             beats.append({"sums": [int(s) for s in sums], "scale": scale})
     return beats
@@ -122,7 +122,8 @@ def check_weights(config: AcceleratorConfig, heads: list[Head], beats: list[dict
                     position += 1
                     assert (beat["row"], beat["tile"]) == (row, tile)
                     assert (beat["first"], beat["last"]) == (item.first, item.last)
-                    assert beat["p"] == item.p[row, tile * config.n : (tile + 1) * config.n].tolist()
+                    expected = item.p[row, tile * config.n : (tile + 1) * config.n].tolist()
+                    assert beat["p"] == expected + [0] * (config.n - len(expected))
                     if item.shift[row] >= 0:
                         assert beat["shift"] == item.shift[row]
     assert position == len(beats)

@@ -115,6 +115,13 @@ def test_n16(case):
     run(config, [step.make(rng, config, *case)], 0.3)
 
 
+@pytest.mark.parametrize("case", [(1, 2, 8, 37, 1), (1, 1, 48, 16, 3), (1, 2, 64, 5, 1)], ids=str)
+def test_n32(case):
+    """A group is half a tile."""
+    config = reference.small(32, 16, attention_rows_max=8, dim_max=384, kv_width_max=96)
+    run(config, [step.make(np.random.default_rng(sum(case)), config, *case)], 0.3)
+
+
 @pytest.mark.parametrize("stall", STALLS)
 def test_on_the_array(stall):
     """Several steps in a row on the real array, of different shapes; the ring of records goes round."""

@@ -28,7 +28,7 @@ def memory_of(config, head, item):
             )
         maxima[row] = []
         for tile in range(config.group_tiles):
-            chosen = [t for t in range(tile * config.n, (tile + 1) * config.n) if item.valid[row, t]]
+            chosen = [t for t in range(tile * config.n, tile * config.n + config.tile_tokens) if item.valid[row, t]]
             maxima[row].append(
                 {
                     "m": max((BIAS - (-int(w.z[row, t]) >> 12) for t in chosen), default=0),
@@ -40,7 +40,7 @@ def memory_of(config, head, item):
 
 @pytest.mark.parametrize("stall", STALLS)
 @pytest.mark.parametrize("rows", [1, 2, 5])
-@pytest.mark.parametrize(("n", "lanes"), [(4, 2), (8, 2), (16, 8)])
+@pytest.mark.parametrize(("n", "lanes"), [(4, 2), (8, 2), (16, 8), (32, 16), (32, 4)])
 def test_equals_golden(n, lanes, rows, stall):
     config = reference.small(n, lanes, attention_rows_max=5)
     rng = np.random.default_rng(rows)

@@ -8,7 +8,7 @@ from attention import reference
 from serrano.attention.softmax import OnlineSoftmax
 from support.streams import STALLS, collect, send, simulate
 
-SHAPES = [(4, 2), (8, 2), (16, 2), (16, 8)]
+SHAPES = [(4, 2), (8, 2), (16, 2), (16, 8), (32, 16), (32, 8)]
 
 
 def run(config, heads, stall=0.0, seed=0):

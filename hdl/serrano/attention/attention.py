@@ -42,7 +42,7 @@ class Attention(wiring.Component):
     Parameters
     ----------
     config : :class:`~serrano.config.AcceleratorConfig`
-        The accelerator; ``n`` is at most 16.
+        The accelerator.
 
     Members
     -------

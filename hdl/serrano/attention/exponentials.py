@@ -73,7 +73,7 @@ class Exponentials(wiring.Component):
     Parameters
     ----------
     config : :class:`~serrano.config.AcceleratorConfig`
-        The accelerator; ``n`` is at most 16.
+        The accelerator.
 
     Members
     -------
@@ -95,18 +95,11 @@ class Exponentials(wiring.Component):
         The last write of an item happens now.
     first, last : ``Out(1)``
         The flags of that item.
-
-    Raises
-    ------
-    ValueError
-        If ``n`` is larger than 16.
     """
 
     latency = ScaleProduct.latency + Scaler.latency + Exp2.latency + 2
 
     def __init__(self, config: AcceleratorConfig):
-        if config.n > GROUP_TOKENS:
-            raise ValueError(f"n must be at most {GROUP_TOKENS} for attention, not {config.n!r}")
         self.config = config
         super().__init__(
             {
@@ -127,7 +120,8 @@ class Exponentials(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config = self.config
-        part = Signal(ceil_log2(config.n // config.lanes))
+        parts = config.tile_tokens // config.lanes
+        part = Signal(ceil_log2(parts))
         tile = Signal(ceil_log2(config.group_tiles))
         row = Signal(item_row_bits(config))
         member, token = Signal.like(self.group), Signal.like(row)
@@ -137,7 +131,7 @@ class Exponentials(wiring.Component):
         m.d.comb += [
             taken.eq(self.items.valid & self.scores.valid & (inside | self.room)),
             self.claim.eq(taken & ~inside),
-            last_part.eq(part == config.n // config.lanes - 1),
+            last_part.eq(part == parts - 1),
             last_row.eq(row == self.rows - 1),
             last_tile.eq(tile == config.group_tiles - 1),
             self.scores.ready.eq(taken & last_part),
@@ -176,7 +170,7 @@ class Exponentials(wiring.Component):
         m.d.comb += [
             Value.cast(k_scale).eq(Array(Value.cast(item.k_scales[token]) for token in words)[word]),
             Value.cast(v_scale).eq(Array(Value.cast(item.v_scales[token]) for token in words)[word]),
-            total.eq(Array(self.scores.payload.sums[j] for j in range(lane, config.n, config.lanes))[part]),
+            total.eq(Array(self.scores.payload.sums[j] for j in range(lane, config.tile_tokens, config.lanes))[part]),
             product.enable.eq(one),
             product.a.eq(self.scores.payload.scale),
             product.b.eq(unpack_scale(k_scale)),
@@ -234,7 +228,7 @@ class Exponentials(wiring.Component):
             Cat(write.slot, write.row, write.word).eq(placed),
             *(write.data[lane].eq(weight) for lane, weight in enumerate(lanes)),
             Cat(late_write.slot, late_write.row, word, flagged).eq(late),
-            late_write.tile.eq(word[ceil_log2(self.config.n // self.config.lanes) :]),
+            late_write.tile.eq(word[ceil_log2(self.config.tile_tokens // self.config.lanes) :]),
             late_write.en.eq(valid & last_part),
             late_write.data.eq(running),
             self.full.eq(valid & complete),

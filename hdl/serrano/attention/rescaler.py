@@ -144,6 +144,7 @@ class Rescaler(wiring.Component):
     def _build_maxima(self, m: Module, control: Any, place: list[Any]) -> tuple[Any, Any]:
         """Cycles 1 and 2: the maxima before and after the item, as they are after cycle 2."""
         config, enable = self.config, control.advance
+        last = GROUP_TOKENS // config.lanes - 1
         m.submodules.state = state = OnChipMemory(
             GroupMaxima, max(2, config.attention_rows_max), transparent=False
         )
@@ -153,7 +154,7 @@ class Rescaler(wiring.Component):
             state.r_en.eq(enable),
             state.r_addr.eq(place[0].row),
             Value.cast(before).eq(Mux(place[1].first, 0, Value.cast(state.r_data))),
-            state.w_en.eq(enable & control.stages[1] & place[2].word.all()),
+            state.w_en.eq(enable & control.stages[1] & (place[2].word == last)),
             state.w_addr.eq(place[2].row),
             state.w_data.eq(new),
         ]
@@ -214,6 +215,7 @@ class Rescaler(wiring.Component):
     ) -> Value:
         """Cycles 3 to 6: the row's l so far."""
         enable = control.advance
+        last = GROUP_TOKENS // self.config.lanes - 1
         m.submodules.totals_memory = memory = OnChipMemory(
             unsigned(40), max(2, self.config.attention_rows_max), transparent=False
         )
@@ -230,7 +232,7 @@ class Rescaler(wiring.Component):
             memory.r_addr.eq(place[2].row),
             before.eq(Mux(place[3].first, 0, memory.r_data)),
             following.eq(Mux(place[5].word == 0, late, total) + part),
-            memory.w_en.eq(enable & control.stages[4] & place[5].word.all()),
+            memory.w_en.eq(enable & control.stages[4] & (place[5].word == last)),
             memory.w_addr.eq(place[5].row),
             memory.w_data.eq(following),
         ]
@@ -257,11 +259,11 @@ class Rescaler(wiring.Component):
         new: Any,
     ) -> None:
         config, enable, end = self.config, control.advance, place[6]
-        part_bits = ceil_log2(config.n // config.lanes)
+        part_bits = ceil_log2(config.tile_tokens // config.lanes)
         growth = Signal(MAXIMUM_BITS)
         shift = Signal(6, reset_less=True)
         lanes = delayed(m, Cat(weights), 1, enable=enable, name="weights")
-        gathered = Signal(16 * config.n, reset_less=True)
+        gathered = Signal(16 * config.tile_tokens, reset_less=True)
         whole, final, weights_done, total_done = Signal(), Signal(), Signal(), Signal()
         weights_given, total_given = Signal(), Signal()
         beat = self.weights.payload
@@ -271,8 +273,8 @@ class Rescaler(wiring.Component):
         with m.If(enable & control.stages[4]):
             m.d.sync += gathered.eq(Cat(gathered, lanes)[len(lanes) :])
         m.d.comb += [
-            whole.eq(end.word[:part_bits].all()),
-            final.eq(end.last & end.word.all()),
+            whole.eq(end.word[:part_bits] == (1 << part_bits) - 1),
+            final.eq(end.last & (end.word == GROUP_TOKENS // config.lanes - 1)),
             # Each output takes its part when it can; the pipeline moves on when both have.
             self.weights.valid.eq(control.o_valid & whole & ~weights_given),
             self.totals.valid.eq(control.o_valid & final & ~total_given),

@@ -43,7 +43,7 @@ class OnlineSoftmax(wiring.Component):
     Parameters
     ----------
     config : :class:`~serrano.config.AcceleratorConfig`
-        The accelerator; ``n`` is at most 16.
+        The accelerator.
 
     Members
     -------
