@@ -93,7 +93,7 @@ sim: $(VENV)/.stamp ## a trained model generates text on the RTL, checked bit fo
 #> PROMPT=          the text to go on from (default for the model in this repository: :kludge:)
 #> PROMPT2=         a second text, which uses the KV blocks of the first as far as both begin the same
 #> TOKENS=32        how many tokens to generate
-#> PRESET=base      hardware configuration: tiny, ulx3s, base
+#> PRESET=base      hardware configuration: tiny, ulx3s, base, wide
 #> LATENCY=60       cycles from a memory request to its answer
 #> SEED=            random stalls on the memory's channels, from this seed
 #> WAVES=1          write waveforms; another build, and much slower
@@ -117,7 +117,7 @@ accuracy: $(VENV)/.stamp ## the golden model against float64 on held-out text: p
 
 .PHONY: verilog
 verilog: $(VENV)/.stamp ## write the Verilog of a preset to build/verilog/PRESET
-#> PRESET=base      tiny, ulx3s, base
+#> PRESET=base      tiny, ulx3s, base, wide
 	@$(RUN) -m serrano.verilog "$(or $(PRESET),base)" -o "build/verilog/$(or $(PRESET),base)"
 
 ##@ Check

@@ -121,7 +121,8 @@ def draw(config: AcceleratorConfig, seed: int) -> Case:
     width = head_dim * (2 * heads + 2 * kv_heads)
     size = model["layers"] * model["dim"] * (width + 3 * model["ffn"]) + model["vocab"] * model["dim"]
     requests: list[Request] = []
-    rows = max(LENGTHS[0], CYCLES * config.port_bytes // size)
+    # A wide array takes longer to simulate.
+    rows = max(LENGTHS[0], CYCLES * min(config.port_bytes, 16) // size)
     for _ in range(rng.randrange(1, 4)):
         fitting = [length for length in LENGTHS if length <= rows]
         if not fitting:

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores to weights and group maxima against the golden model."""
 
-import re
 
 import numpy as np
 import pytest
 
 from attention import reference
 from serrano.attention.exponentials import Exponentials
-from serrano.config import AcceleratorConfig, preset
 from support.streams import STALLS, send, simulate
 
 BIAS = 1 << 20

@@ -28,7 +28,9 @@ def memory_of(config, head, item):
             )
         maxima[row] = []
         for tile in range(config.group_tiles):
-            chosen = [t for t in range(tile * config.n, tile * config.n + config.tile_tokens) if item.valid[row, t]]
+            chosen = [
+                t for t in range(tile * config.n, tile * config.n + config.tile_tokens) if item.valid[row, t]
+            ]
             maxima[row].append(
                 {
                     "m": max((BIAS - (-int(w.z[row, t]) >> 12) for t in chosen), default=0),

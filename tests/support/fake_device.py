@@ -320,6 +320,6 @@ def open_fake(preset, descriptor, options, progress, **sizes):
     """A transport for `serrano run`, with options of the stand-in."""
     progress("opening the stand-in")
     kind = WithLogits if options.pop("logits", "0") == "1" else FakeDevice
-    n = {"tiny": 4, "ulx3s": 8, "base": 16}[preset]
+    n = {"tiny": 4, "ulx3s": 8, "base": 16, "wide": 32}[preset]
     values = {name: int(value) for name, value in options.items()}
     return kind(n=n, memory_bytes=memory_needed(descriptor, 64, **sizes), **values)

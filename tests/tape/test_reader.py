@@ -1,22 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """TapeReader against the golden tape parser: headers, payloads, checks, rate."""
 
-import dataclasses
 from functools import cache
 
 import pytest
 
-from serrano.config import PRESETS, AcceleratorConfig, preset
+from serrano.config import PRESETS, AcceleratorConfig
 from serrano.faults import FaultCode
 from serrano.tape.reader import TapeReader
 from serrano_sim.golden.synthetic import random_model, write_tape
 from serrano_sim.golden.tape import Tape, read_tape
 from support.streams import STALLS, collect, send, simulate
 
-CONFIGS = {
-    **PRESETS,
-    "wide": dataclasses.replace(preset("base"), name="wide", n=32, port_bytes=64, lanes=16),
-}
+CONFIGS = PRESETS
 
 
 @cache

@@ -170,7 +170,11 @@ class Exponentials(wiring.Component):
         m.d.comb += [
             Value.cast(k_scale).eq(Array(Value.cast(item.k_scales[token]) for token in words)[word]),
             Value.cast(v_scale).eq(Array(Value.cast(item.v_scales[token]) for token in words)[word]),
-            total.eq(Array(self.scores.payload.sums[j] for j in range(lane, config.tile_tokens, config.lanes))[part]),
+            total.eq(
+                Array(self.scores.payload.sums[j] for j in range(lane, config.tile_tokens, config.lanes))[
+                    part
+                ]
+            ),
             product.enable.eq(one),
             product.a.eq(self.scores.payload.scale),
             product.b.eq(unpack_scale(k_scale)),

@@ -153,7 +153,7 @@ class Scheduler(wiring.Component):
         m.submodules.admission = self._admission = Admission(config)
         m.submodules.formation = self._formation = Formation(config)
         m.submodules.search = self._search = CancelSearch(config)
-        # Sequences with a request; with one row in each step from now on; to be ended for a reason; cancelled.
+        # Sequences with a request; of one row per step; to be ended for a reason; cancelled.
         self._active, self._decoding = Signal(config.sequences_max), Signal(config.sequences_max)
         self._failing, self._cancels = Signal(config.sequences_max), Signal(config.sequences_max)
         # The request that has been taken and not been decided on; it has to wait until something ends.

@@ -9,14 +9,14 @@ import matplotlib
 
 matplotlib.use("svg")
 
-from matplotlib import pyplot  # noqa: E402 - the backend comes first
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from serrano.config import preset  # noqa: E402
+from serrano.config import preset
 
-from ..top.figures import ARRAY, PORT  # noqa: E402
-from .rows import peak_bytes  # noqa: E402
+from ..top.figures import ARRAY, PORT
+from .rows import peak_bytes
 
 __all__ = ["PLOTS", "write_plots"]
 
