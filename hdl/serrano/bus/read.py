@@ -163,7 +163,7 @@ class ReadArbiter(wiring.Component):
     """Gives one AXI4 read port to several clients, the first one listed having priority.
 
     A burst is issued only when its client's buffer has room for all of it, so that no client can make another
-    one wait for data. Up to 16 bursts are in flight, under one id, answered in order. While ``stop`` is set
+    one wait for data; a client that has more to ask for, and room, is not interrupted by those behind it. Up to 16 bursts are in flight, under one id, answered in order. While ``stop`` is set
     no new burst is issued; ``idle`` tells that none is in flight. ``flush`` resets buffers and pending
     requests, and is to be used only while ``stop`` and ``idle``. All three are about the clients that are not
     ``apart``; those go on as if nothing happened.
@@ -288,7 +288,9 @@ class ReadArbiter(wiring.Component):
         self._build_words(m, client, mine, fifo, flush)
         with m.If(flush):
             m.d.sync += claimed.eq(0)
-        return burst, room
+        wanting = Signal(name=f"{client.name}_wanting")
+        m.d.comb += wanting.eq(port.request.valid | ~splitter.request.ready | burst.valid)
+        return burst, room, wanting
 
     def _build_words(
         self, m: Module, client: ReadClient, mine: Value, fifo: StreamFIFO, flush: Value
@@ -323,15 +325,19 @@ class ReadArbiter(wiring.Component):
         m.d.comb += free.eq((~self.axi.arvalid | self.axi.arready) & order_fifo.i.ready)
         with m.If(self.axi.arready):
             m.d.sync += self.axi.arvalid.eq(0)
-        chosen = Const(0)
-        for index, (burst, room) in enumerate(bursts):
+        # A client before has more to ask for, and room for it. Bursts of the others do not slip in between its
+        # own: of short ones, as KV records are, it would get too few.
+        chosen, held = Const(0), Const(0)
+        for index, (burst, room, wanting) in enumerate(bursts):
             apart = self.clients[index].apart
-            may = burst.valid & room if apart else burst.valid & room & ~self.stop
+            may = burst.valid & room if apart else burst.valid & room & ~self.stop & ~held
             m.d.comb += [
                 waiting[index].eq(burst.valid & ~room),
                 issue[index].eq(may & free & ~chosen),
             ]
             chosen = chosen | may
+            if not apart:
+                held = held | (wanting & ~waiting[index])
             with m.If(issue[index]):
                 m.d.comb += [
                     order_fifo.i.valid.eq(1),
