@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..top.figures import PORT_BUSY
+from .page import way_text
 
 __all__ = ["show_packets", "show_rows", "show_sums"]
 
@@ -49,7 +50,13 @@ def show_rows(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def show_sums(console: Console, report: Mapping[str, Any]) -> None:
-    """Prints what follows from several rows."""
+    """Prints what follows from several rows, and what is in the way where a figure is missed."""
+    for row in report["rows"]:
+        if row["met"] is False:
+            case = " ".join(
+                str(row[name]) for name in ("shape", "preset", "phase", "batch", "context", "memory")
+            )
+            console.print(f"{case}: {way_text(row)}", highlight=False)
     for found in report["extrapolation"]:
         console.print(
             f"{found['case']}: {found['whole']:,} cycles whole, {found['extrapolated']:,} extrapolated,"
