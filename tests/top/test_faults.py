@@ -132,7 +132,7 @@ TROUBLES = {
                 "response": "DECERR",
                 "on": "read",
                 "low": ("tape_address", PARSED.fields["embed_offset"]),
-                "high": ("tape_address", PARSED.fields["rope_offset"]),
+                "high": ("tape_address", len(TAPE)),
                 "limit": 0,
             },
         ),
