@@ -16,9 +16,9 @@ LEAST_SHARE = 0.001
 
 HEADER = [
     *("step", "rows", "context", "memory", "cycles", "per token"),
-    *("MBU", "port busy", "MACs", "of bound", "target", "bit exact"),
+    *("MBU", "port busy", "MACs", "of bound", "estimate", "target", "bit exact"),
 ]
-RIGHT = HEADER[1:3] + HEADER[4:10]
+RIGHT = HEADER[1:3] + HEADER[4:11]
 
 Row = Mapping[str, Any]
 
@@ -91,6 +91,7 @@ def _row_lines(rows: Sequence[Row]) -> Iterator[Sequence[str]]:
             f"{row['cycles']:,}{'*' if row['extrapolated'] else ''}",
             f"{row['cycles_per_token']:,.0f}",
             *(_percent(row[name]) for name in ("mbu", "port_busy", "mac_utilization", "bound_share")),
+            f"{100 * (row['estimated_cycles'] / row['cycles'] - 1):+.1f}",
             target,
             "yes" if row["golden_checked"] else "",
         )

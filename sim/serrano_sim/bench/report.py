@@ -24,7 +24,7 @@ def show_rows(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     names = ("shape", "preset", "phase", "rows", "context", "memory", "cycles", "per token")
     for name in names:
         table.add_column(name, justify="left" if name in ("shape", "preset", "phase", "memory") else "right")
-    for name in ("MBU %", "busy %", "MAC %", "bound %", "target", "", "golden"):
+    for name in ("MBU %", "busy %", "MAC %", "bound %", "est. %", "target", "", "golden"):
         table.add_column(name, justify="left" if name in ("", "golden") else "right")
     for row in rows:
         state = Text("")
@@ -40,6 +40,7 @@ def show_rows(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
             f"{row['cycles']:,}" + ("*" if row["extrapolated"] else ""),
             f"{row['cycles_per_token']:,.0f}",
             *(_share(row[name]) for name in ("mbu", "port_busy", "mac_utilization", "bound_share")),
+            f"{100 * (row['estimated_cycles'] / row['cycles'] - 1):+.2f}",
             target,
             state,
             "=" if row["golden_checked"] else "",

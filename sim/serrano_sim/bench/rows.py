@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from serrano.config import AcceleratorConfig, preset
-from serrano_host.estimate import Shape
+from serrano_host.estimate import Memory, Shape, Span, estimate
+from serrano_host.presets import MACHINES
 from serrano_host.tape import head_pad
 
 from ..memory.dram import PARTS
@@ -28,7 +29,7 @@ __all__ = [
 KEYS = (
     "shape preset phase batch context memory cycles cycles_per_token mbu port_busy mac_utilization"
     " array_cycles port_cycles extrapolated golden_checked bound_cycles bound_share target target_value"
-    " met packets"
+    " met estimated_cycles packets"
 ).split()
 """What a row has."""
 
@@ -144,6 +145,8 @@ def build_row(case: Case, shape: Shape, plan: Plan, measured: Mapping[Any, Measu
     whole = total((section, times) for _, section, times in parts)
     spans = measured[plan.body].spans
     size, macs = useful_bytes(shape, spans, case.sampled > 0), useful_macs(shape, spans, case.sampled)
+    rows = tuple(Span(position, count) for position, count in spans)
+    estimated = estimate(MACHINES[case.preset], shape, rows, case.sampled, Memory.of(case.memory))
     bound = bound_cycles(shape, config, spans, case.sampled)
     row = {
         **{name: getattr(case, name) for name in ("shape", "preset", "phase", "batch", "context", "memory")},
@@ -161,6 +164,7 @@ def build_row(case: Case, shape: Shape, plan: Plan, measured: Mapping[Any, Measu
         "target": None,
         "target_value": None,
         "met": None,
+        "estimated_cycles": round(estimated.cycles),
         "packets": packets_of(parts, bound),
     }
     if target := target_of(case):
