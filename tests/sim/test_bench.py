@@ -385,8 +385,10 @@ def test_watch_sees_each_step_once(tmp_path):
         Kind.BEGIN,
     ]
     beats["beat"]["values"][:, 0] = [4, 4, 1, 4, 4, 4, 1]
+    beats["beat"]["values"][:, 1] = 3
     (tmp_path / "trace.trace").write_bytes(bytes(64) + beats.tobytes())
-    watch = StepWatch(lanes, 4, 2, folder=tmp_path)
+    assert not StepWatch(lanes, 4, 2, 1, folder=tmp_path).seen(7)
+    watch = StepWatch(lanes, 4, 3, 2, folder=tmp_path)
     assert [watch.seen(length) for length in (0, 1, 4, 4, 6, 7)] == [False] * 5 + [True]
 
 

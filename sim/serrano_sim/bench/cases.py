@@ -51,6 +51,8 @@ PHASES = ("decode", "prefill", "mixed")
 WHOLE_CYCLES = 1_000_000
 """Steps that are estimated to take no longer are simulated whole."""
 SMALL_VOCAB = 128
+GOLDEN_WEIGHTS = 300_000_000
+"""Models of so many weights are compared with the golden one."""
 LAYERS = 2
 SETTLE = 1
 FFN_BUFFERS = 8
@@ -200,15 +202,17 @@ def pieces_of(case: Case, shape: Shape, whole: float = WHOLE_CYCLES) -> Plan:
 
 
 def _settled(piece: Piece) -> Piece:
-    """With a step of the same form before it, and compared, each where it does not take long."""
+    """With a step of the same form before it where that does not take long."""
     settle = SETTLE * (piece.cycles() <= WHOLE_CYCLES)
-    return dataclasses.replace(piece, settle=settle, golden=_cheap(piece.shape))
+    return _judged(dataclasses.replace(piece, settle=settle))
 
 
-def _cheap(shape: Shape) -> bool:
-    """Whether the golden model is done in seconds."""
+def _judged(piece: Piece) -> Piece:
+    """Compared with the golden model if that is done in seconds."""
+    shape = piece.shape
     layer = 3 * shape.dim * shape.ffn + 2 * shape.dim * (shape.heads + shape.kv_heads) * shape.head_dim
-    return layer * shape.layers + shape.dim * shape.vocab <= 30_000_000
+    golden = layer * shape.layers + shape.dim * shape.vocab <= GOLDEN_WEIGHTS
+    return dataclasses.replace(piece, golden=golden)
 
 
 def _head(case: Case, shape: Shape) -> Piece:
@@ -224,7 +228,7 @@ def _head(case: Case, shape: Shape) -> Piece:
         head_dim=machine.n,
         vocab=shape.vocab,
     )
-    return Piece(
+    piece = Piece(
         preset=case.preset,
         memory=case.memory,
         shape=small,
@@ -232,6 +236,7 @@ def _head(case: Case, shape: Shape) -> Piece:
         sampled=case.sampled,
         name=f"{case.shape} {case.preset} LM head b{case.sampled} {case.memory}",
     )
+    return _judged(piece)
 
 
 def read_shape(path: Path) -> tuple[str, Shape]:
