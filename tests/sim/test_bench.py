@@ -22,7 +22,15 @@ from serrano_sim.bench.cycles import BETWEEN, PartitionError, Section, check_act
 from serrano_sim.bench.piece import Measured, measure_piece, requests_of
 from serrano_sim.bench.plots import write_plots
 from serrano_sim.bench.report import show_packets, show_rows, show_sums
-from serrano_sim.bench.rows import KEYS, bound_cycles, build_row, target_of, throughput
+from serrano_sim.bench.rows import (
+    KEYS,
+    bound_cycles,
+    build_row,
+    figure_of,
+    figures_of,
+    target_of,
+    throughput,
+)
 from serrano_sim.golden.kvcache import KVCache
 from serrano_sim.golden.scale import unpack
 from serrano_sim.timeline import Activity
@@ -301,6 +309,18 @@ def test_throughput():
     assert throughput(rows[:1]) == []
 
 
+def test_figures():
+    rows = [report(met)["rows"][0] for met in (True, False)]
+    rows[1] |= {"batch": 4, "mbu": 0.98}
+    times = [{"shape": "135m", "context": 256, "times": 10.9, "target_value": 11.0, "met": False}]
+    first, second = figures_of(rows, [*times, {"shape": "15m", "target_value": None}])
+    assert first["figure"] == "15m, 135m, 1.1b decode, 1 and 4 rows: MBU" and first["rows"] == 2
+    assert first["least"] == 0.98 and first["at"] == "15m base decode b4 c0 fixed60" and not first["met"]
+    assert second["least"] == 10.9 and not second["met"]
+    assert figures_of(rows[:1], [])[0]["met"] and figures_of([], []) == []
+    assert {figure_of(case) is None for case in full_plan(list(SHAPES)) if target_of(case)} == {False}
+
+
 # The page
 
 
@@ -314,6 +334,7 @@ def report(met: bool) -> dict:
         "shapes": {"15m": vars(SHAPES["15m"])},
         "extrapolation": [{"case": str(case), "whole": 1000, "extrapolated": 1002, "error": 0.002}],
         "throughput": [],
+        "figures": figures_of([row], []),
     }
 
 
@@ -323,6 +344,7 @@ def test_page(tmp_path):
     text = page.measured_part(missed, ["plots/performance-roofline.svg"])
     assert "![roofline](plots/performance-roofline.svg)" in text
     assert "| decode | 1 | 0 | fixed60 | 1,000,039 | 1,000,039 |" in text
+    assert "| 15m, 135m, 1.1b decode, 1 and 4 rows: MBU | 99.0 | 95." in text
     assert "1,002 (+0.20 %)" in text and "**missed**" in text and "Where a figure is not reached" in text
     assert "Where a figure is not reached" not in page.measured_part(kept)
     before = f"above\n\n{page.BEGIN}\nold\n{page.END}\n\nbelow\n"
@@ -496,6 +518,7 @@ def test_a_piece_that_breaks_down(tmp_path, monkeypatch, capsys):
             raise ValueError("not the golden model's")
         return measured(piece, {0: 90_000, BETWEEN: 10})
 
+    monkeypatch.setenv("SERRANO_BUILD_DIR", str(tmp_path))
     monkeypatch.setattr(command, "measure_piece", measure)
     monkeypatch.setattr(command, "top_design", lambda *arguments: None)
     file = tmp_path / "bench.json"
@@ -516,8 +539,9 @@ def test_interrupted(tmp_path, monkeypatch):
         while True:
             progress("simulating", 0.5)
 
+    monkeypatch.setenv("SERRANO_BUILD_DIR", str(tmp_path))
     monkeypatch.setattr(command, "measure_piece", measure)
     monkeypatch.setattr(command, "top_design", lambda *arguments: None)
     file = tmp_path / "bench.json"
     assert command.main(["--only", "260k,base,b1", "--json", str(file)], Console(width=200)) == 130
-    assert not file.exists()
+    assert not file.exists() and list((tmp_path / "sim" / "runs").iterdir()) == []

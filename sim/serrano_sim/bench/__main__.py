@@ -46,7 +46,7 @@ from .page import write_page
 from .piece import Measured, measure_piece
 from .plots import write_plots
 from .report import show_packets, show_rows, show_sums
-from .rows import build_row, throughput
+from .rows import build_row, figures_of, throughput
 
 __all__ = ["arguments", "bench", "main"]
 
@@ -299,10 +299,12 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
         for case, parts in checks.items()
         if case in there and set(parts.pieces) <= set(measured)
     ]
+    times = throughput(rows)
     report = {
         "rows": rows,
+        "figures": figures_of(rows, times),
         "extrapolation": checked,
-        "throughput": throughput(rows),
+        "throughput": times,
         "shapes": {name: vars(shapes[name]) for name in dict.fromkeys(case.shape for case in cases)},
         "failed": {piece.name: error for piece, error in failed.items()},
         "left_out": left,

@@ -18,6 +18,7 @@ HEADER = [
     *("step", "rows", "context", "memory", "cycles", "per token"),
     *("MBU", "port busy", "MACs", "of bound", "estimate", "target", "bit exact"),
 ]
+HEADER_RIGHT = ("at least", "measured")
 RIGHT = HEADER[1:3] + HEADER[4:11]
 
 Row = Mapping[str, Any]
@@ -104,6 +105,11 @@ def measured_part(report: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
     for name in plots:
         title = Path(name).stem.removeprefix("performance-")
         lines += [f"![{title}]({name})", ""]
+    if report["figures"]:
+        lines += _table(
+            ("figure", "at least", "measured", ""), _figure_lines(report["figures"]), HEADER_RIGHT
+        )
+        lines.append("")
     for shape, name in dict.fromkeys((row["shape"], row["preset"]) for row in rows):
         own = [row for row in rows if (row["shape"], row["preset"]) == (shape, name)]
         dimensions = ", ".join(f"{key} {value:,}" for key, value in report["shapes"][shape].items())
@@ -122,6 +128,18 @@ def measured_part(report: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
         )
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _figure_lines(figures: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[str]]:
+    for figure in figures:
+        # A share, or how many times.
+        shown = _percent if figure["target_value"] <= 1 else "{:.2f}".format
+        yield (
+            figure["figure"],
+            shown(figure["target_value"]),
+            shown(figure["least"]),
+            "met" if figure["met"] else "**missed**",
+        )
 
 
 def _missed_line(row: Row) -> Sequence[str]:

@@ -52,6 +52,10 @@ def show_rows(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def show_sums(console: Console, report: Mapping[str, Any]) -> None:
     """Prints what follows from several rows, and what is in the way where a figure is missed."""
+    for figure in report["figures"]:
+        state = "[green]met[/]" if figure["met"] else "[bold red]MISSED[/]"
+        least, target = figure["least"], figure["target_value"]
+        console.print(f"{state} {figure['figure']}: {least:.4g}, at least {target:.4g}", highlight=False)
     for row in report["rows"]:
         if row["met"] is False:
             case = " ".join(
