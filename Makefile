@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # What the user gives is taken literally, dollar signs and quotes included, and goes to the recipes through the
 # environment: "$$PROMPT" in a recipe is safe for any text.
-USER_VARS := MODEL TOKENIZER PROMPT PROMPT2 TOKENS PRESET LATENCY SEED WAVES TRACE TEXT FILE ARGS TESTS OUT
+USER_VARS := MODEL TOKENIZER PROMPT PROMPT2 TOKENS PRESET LATENCY SEED WAVES TRACE TEXT FILE ARGS TESTS OUT SHAPE QUICK
 $(foreach v,$(USER_VARS),$(if $(filter-out undefined,$(origin $(v))),$(eval override $(v) := $$(value $(v)))$(eval export $(v))))
 
 # option,VARIABLE: the option with its value if the variable is not empty.
@@ -148,6 +148,14 @@ conformance: $(VENV)/.stamp ## replay recorded block-manager operations against 
 bench-kvcache: $(VENV)/.stamp ## measure the KV controller and its data path on the RTL: build/reports/kvcache.json
 #> ARGS=--quick     two minutes instead of a quarter of an hour
 	@$(RUN) -m serrano_sim.kv_bench $(ARGS)
+
+.PHONY: bench
+bench: $(VENV)/.stamp ## cycles of steps of models from 260 k to 1.1 G parameters on the RTL: build/reports/bench.json
+#> QUICK=1          at most a quarter of an hour; without it, about an hour, and docs/performance.md is written
+#> SHAPE=file.json  a model of one's own instead, by its dimensions
+#> ARGS="--only 15m,decode,b1 --packets"   further options: ARGS=--help
+	@$(RUN) -m serrano_sim.bench $(if $(filter-out 0,$(QUICK)),--quick) $(call option,--shape,SHAPE) \
+	  $(if $(filter-out 0,$(QUICK))$(SHAPE)$(ARGS),,--docs) $(ARGS)
 
 .PHONY: formal
 formal: $(VENV)/.stamp-formal ## prove the KV controller's invariants (installs YoWASP and z3 the first time)

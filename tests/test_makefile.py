@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = (
-    "help venv doctor sim demo accuracy verilog test lint format conformance bench-kvcache formal train clean"
-    " distclean"
+    "help venv doctor sim demo accuracy verilog test lint format conformance bench-kvcache bench formal"
+    " train clean distclean"
 ).split()
 
 
@@ -19,7 +19,7 @@ def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess:
     """Runs make without what a make around this test, or the user, has put into the environment."""
     ours = (
         "MAKEFLAGS MFLAGS MAKELEVEL MODEL TOKENIZER PROMPT PROMPT2 TOKENS PRESET LATENCY SEED WAVES TRACE"
-        " TEXT FILE ARGS TESTS"
+        " TEXT FILE ARGS TESTS SHAPE QUICK"
     )
     environment = {name: value for name, value in os.environ.items() if name not in ours.split()}
     command = ["make", "--no-print-directory", *arguments]
@@ -64,6 +64,8 @@ def test_help_names_every_target():
         "WAVES",
         "TRACE",
         "FILE",
+        "QUICK",
+        "SHAPE",
     ):
         assert f"{variable}=" in done.stdout
 
@@ -113,6 +115,17 @@ def test_recordings_and_measurements(shim):
     assert done.stdout.splitlines() == ["-m", "serrano_sim.conformance", "--file", "a b.jsonl"]
     assert dry_run("conformance").endswith("-m serrano_sim.conformance")
     assert dry_run("bench-kvcache", "ARGS=--quick").endswith("-m serrano_sim.kv_bench --quick")
+
+
+def test_bench(shim):
+    """Only a run of everything brings the page up to date."""
+    assert dry_run("bench").endswith("-m serrano_sim.bench --docs")
+    assert dry_run("bench", "QUICK=0").endswith("-m serrano_sim.bench --docs")
+    assert dry_run("bench", "QUICK=1").endswith("-m serrano_sim.bench --quick")
+    given = dry_run("bench", "ARGS=--only 15m,decode --packets")
+    assert given.endswith("-m serrano_sim.bench --only 15m,decode --packets")
+    done = make("bench", "SHAPE=a b.json", folder=shim)
+    assert done.stdout.splitlines() == ["-m", "serrano_sim.bench", "--shape", "a b.json"]
 
 
 def test_sim_needs_no_formal_tools():

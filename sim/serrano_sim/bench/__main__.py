@@ -42,13 +42,16 @@ from .cases import (
     read_shape,
 )
 from .cycles import PartitionError
+from .page import write_page
 from .piece import Measured, measure_piece
+from .plots import write_plots
 from .report import show_packets, show_rows, show_sums
-from .rows import build_row, throughput
+from .rows import build_row, figures_of, throughput
 
 __all__ = ["arguments", "bench", "main"]
 
 LINE_SECONDS = 15
+PAGE = "performance.md"
 CHECKED = ("decode", 1, 0)
 """Phase, batch and context of the step of 15m that shows what an extrapolation is worth."""
 USAGE, FAILED, INTERRUPTED = 2, 1, 130
@@ -59,7 +62,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m serrano_sim.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="at most a quarter of an hour")
     parser.add_argument("--shape", type=Path, help="a model of one's own: JSON with its dimensions, instead")
-    parser.add_argument("--presets", default="base", help="separated by commas (default: base)")
+    parser.add_argument(
+        "--presets", help="separated by commas (default: all, each with what is meant for it)"
+    )
     parser.add_argument(
         "--only",
         action="append",
@@ -77,13 +82,20 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="steps up to so many cycles are not extrapolated (default: %(default)s)",
     )
     parser.add_argument("--json", type=Path, help="the report (default: build/reports/bench.json)")
+    parser.add_argument("--from", dest="saved", type=Path, help="simulate nothing: show this report")
+    parser.add_argument("--docs", action="store_true", help="write plots and tables into docs/performance.md")
     args = parser.parse_args(argv)
-    args.presets = [name for name in args.presets.split(",") if name]
-    for name in args.presets:
-        if name not in PRESETS or name not in MACHINES:
-            parser.error(f"--presets: {name} is none of {', '.join(PRESETS)}")
-    if not args.presets:
-        parser.error("--presets: none is named")
+    if args.docs and args.shape is not None:
+        parser.error("--docs is for the models of the project, not for --shape")
+    if args.presets is not None:
+        args.presets = [name for name in args.presets.split(",") if name]
+        for name in args.presets:
+            if name not in PRESETS or name not in MACHINES:
+                parser.error(f"--presets: {name} is none of {', '.join(PRESETS)}")
+        if not args.presets:
+            parser.error("--presets: none is named")
+        if args.quick:
+            parser.error("--quick is for base; --presets needs --only to be quick")
     if args.jobs < 1:
         parser.error("--jobs must be at least 1")
     return args
@@ -229,11 +241,32 @@ def _extrapolation(case: Case, shape: Shape, plans: Sequence[Plan], measured: Me
     return {"case": str(case), "whole": whole, "extrapolated": made, "error": made / whole - 1}
 
 
+def present(report: Mapping[str, Any], args: argparse.Namespace, console: Console) -> None:
+    """Shows a report, and puts it into the page if that is wanted."""
+    show_rows(console, report["rows"])
+    show_sums(console, report)
+    if args.packets:
+        for row in report["rows"]:
+            show_packets(console, row)
+    if args.docs:
+        docs = Path(__file__).resolve().parents[3] / "docs"
+        write_page(report, docs / PAGE, write_plots(report, docs / "plots"))
+        console.print(f"{docs / PAGE} is up to date", highlight=False, soft_wrap=True)
+
+
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
     """Exit status: 0 if all was measured, whether or not targets are met."""
     args = arguments(argv)
     if console is None:
         console = Console() if sys.stdout.isatty() else Console(width=150)
+    if args.saved is not None:
+        try:
+            report = json.loads(args.saved.read_text())
+            present(report, args, console)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            console.print(f"bench: {args.saved}: no report ({error!r})", style="red", markup=False)
+            return USAGE
+        return 0
     try:
         shapes, cases, left = plan_of(args)
     except (CompileError, ValueError) as error:
@@ -266,10 +299,12 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
         for case, parts in checks.items()
         if case in there and set(parts.pieces) <= set(measured)
     ]
+    times = throughput(rows)
     report = {
         "rows": rows,
+        "figures": figures_of(rows, times),
         "extrapolation": checked,
-        "throughput": throughput(rows),
+        "throughput": times,
         "shapes": {name: vars(shapes[name]) for name in dict.fromkeys(case.shape for case in cases)},
         "failed": {piece.name: error for piece, error in failed.items()},
         "left_out": left,
@@ -279,11 +314,9 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
     file = args.json or root / "reports" / "bench.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(report, indent=1) + "\n")
-    show_rows(console, rows)
-    show_sums(console, report)
-    if args.packets:
-        for row in rows:
-            show_packets(console, row)
+    present(report, args, console)
+    if rows:
+        write_plots(report, file.parent, f"{file.stem}-")
     if failed:
         console.print(f"files of the runs: {folder}", highlight=False, soft_wrap=True)
     else:

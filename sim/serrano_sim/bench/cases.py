@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from serrano.config import AcceleratorConfig, preset
+from serrano.config import PRESETS, AcceleratorConfig, preset
 from serrano_host.errors import CompileError
 from serrano_host.estimate import Memory, Shape, Span, estimate, read_config
 from serrano_host.presets import MACHINES
@@ -51,12 +51,17 @@ PHASES = ("decode", "prefill", "mixed")
 WHOLE_CYCLES = 1_000_000
 """Steps that are estimated to take no longer are simulated whole."""
 SMALL_VOCAB = 128
+GOLDEN_WEIGHTS = 300_000_000
+"""Models of so many weights are compared with the golden one."""
 LAYERS = 2
 SETTLE = 1
 FFN_BUFFERS = 8
 """So many times the last weights of a model for its LM head fill the tape's buffer."""
+SMALL = ("260k",)
+MEANT = {"base": tuple(SHAPES), "wide": ("15m", "135m")}
+"""Models that are measured on a preset if nobody says otherwise; on others the small ones."""
 DECODING = 4
-"""Rows that decode in a mixed step; all others are of one prompt."""
+"""One in so many rows of a mixed step decodes; all others are of one prompt."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class Case:
         Names.
     phase : :class:`str`
         ``decode``: one row of each of ``batch`` sequences; ``prefill``: ``batch`` rows of one prompt, none
-        of them sampled; ``mixed``: four rows that decode, all others of one prompt.
+        of them sampled; ``mixed``: a quarter of the rows decodes, all others are of one prompt.
     batch : :class:`int`
         Rows of the step.
     context : :class:`int`
@@ -104,7 +109,7 @@ class Case:
             return (Span(self.context),) * self.batch
         if self.phase == "prefill":
             return (Span(self.context, self.batch),)
-        decoding = min(DECODING, self.batch - 1)
+        decoding = max(1, self.batch // DECODING)
         return (*(Span(self.context),) * decoding, Span(self.context, self.batch - decoding))
 
     @property
@@ -197,15 +202,17 @@ def pieces_of(case: Case, shape: Shape, whole: float = WHOLE_CYCLES) -> Plan:
 
 
 def _settled(piece: Piece) -> Piece:
-    """With a step of the same form before it, and compared, each where it does not take long."""
+    """With a step of the same form before it where that does not take long."""
     settle = SETTLE * (piece.cycles() <= WHOLE_CYCLES)
-    return dataclasses.replace(piece, settle=settle, golden=_cheap(piece.shape))
+    return _judged(dataclasses.replace(piece, settle=settle))
 
 
-def _cheap(shape: Shape) -> bool:
-    """Whether the golden model is done in seconds."""
+def _judged(piece: Piece) -> Piece:
+    """Compared with the golden model if that is done in seconds."""
+    shape = piece.shape
     layer = 3 * shape.dim * shape.ffn + 2 * shape.dim * (shape.heads + shape.kv_heads) * shape.head_dim
-    return layer * shape.layers + shape.dim * shape.vocab <= 30_000_000
+    golden = layer * shape.layers + shape.dim * shape.vocab <= GOLDEN_WEIGHTS
+    return dataclasses.replace(piece, golden=golden)
 
 
 def _head(case: Case, shape: Shape) -> Piece:
@@ -221,7 +228,7 @@ def _head(case: Case, shape: Shape) -> Piece:
         head_dim=machine.n,
         vocab=shape.vocab,
     )
-    return Piece(
+    piece = Piece(
         preset=case.preset,
         memory=case.memory,
         shape=small,
@@ -229,6 +236,7 @@ def _head(case: Case, shape: Shape) -> Piece:
         sampled=case.sampled,
         name=f"{case.shape} {case.preset} LM head b{case.sampled} {case.memory}",
     )
+    return _judged(piece)
 
 
 def read_shape(path: Path) -> tuple[str, Shape]:
@@ -262,7 +270,6 @@ def problems_of(case: Case, shape: Shape) -> list[str]:
         ("context_max", tokens),
         ("sequences_max", count),
         ("blocks_max", 1 + count * blocks_of(tokens)),
-        ("rows_max", case.batch),
     ):
         if value > getattr(config, name):
             found.append(f"it takes {value}, {name} is {getattr(config, name)}")
@@ -286,15 +293,18 @@ def _of(shape: str, name: str, rows_max: int, full: bool) -> Iterator[Case]:
     yield from _cases(shape, name, phases=["mixed"], batches=[rows_max], contexts=(256,))
 
 
-def full_plan(shapes: Sequence[str], presets: Sequence[str]) -> list[Case]:
-    """Everything for some shapes on some presets."""
+def full_plan(shapes: Sequence[str], presets: Sequence[str] | None = None) -> list[Case]:
+    """Everything for some shapes on some presets; by default on each one what is meant for it."""
     cases: list[Case] = []
-    for name in presets:
+    for name in PRESETS if presets is None else presets:
         config = preset(name)
         for shape in shapes:
-            cases += _of(shape, name, config.rows_max, name in ("base", "wide"))
-            if name == "base":
-                cases += _cases(shape, name, "dram", phases=["decode"], batches=[1, 16], contexts=[0, 256])
+            meant = MEANT.get(name, SMALL) if presets is None else None
+            if meant is None or shape in meant or shape not in SHAPES:
+                cases += _of(shape, name, config.rows_max, name == "base")
+                if name == "base":
+                    axes = {"phases": ["decode"], "batches": [1, 16], "contexts": [0, 256]}
+                    cases += _cases(shape, name, "dram", **axes)
     return cases
 
 
@@ -306,7 +316,8 @@ def quick_plan(shapes: Sequence[str]) -> list[Case]:
             cases += _cases(shape, "base", phases=["decode"], batches=[1, 16], contexts=[0, 256])
             cases += _cases(shape, "base", phases=["prefill"], batches=[16], contexts=[256])
         elif shape == "135m":
-            cases.append(Case(shape, "base", "prefill", 16, 256))
+            cases += _cases(shape, "base", phases=["decode"], batches=[1], contexts=[256])
+            cases += _cases(shape, "base", phases=["prefill"], batches=[16], contexts=[256])
         elif shape not in SHAPES:
             cases += _cases(shape, "base", phases=["decode"], batches=[1], contexts=[256])
     return cases

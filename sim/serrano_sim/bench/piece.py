@@ -107,7 +107,7 @@ def _job(piece: Piece, tape: bytes, expected: float) -> Job:
         memory=MEMORIES[piece.memory],
         kv_blocks=1 + sum(blocks_of(request.tokens) for request in [*before, *requests]),
         activity=True,
-        enough=(piece.rows, 1 + (alike if before else piece.settle)),
+        enough=(piece.rows, piece.sampled, 1 + (alike if before else piece.settle)),
         alarm_period=int(min(20_000, max(500, expected / 20))),
     )
 

@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("svg")
-
-from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, NullFormatter
 
 from serrano.config import preset
 
@@ -58,7 +55,8 @@ def roofline(rows: Rows) -> Figure:
     """MACs per cycle against MACs per byte, and what port and array allow, for each preset."""
     presets, shapes = _distinct(rows, "preset"), _distinct(rows, "shape")
     phases = _distinct(rows, "phase")
-    figure, axes = pyplot.subplots(1, len(presets), figsize=(6.4 * len(presets), 4.6), squeeze=False)
+    figure = Figure(figsize=(6.4 * len(presets), 4.6))
+    axes = figure.subplots(1, len(presets), squeeze=False)
     for axis, name in zip(axes[0], presets, strict=True):
         config = preset(name)
         top, width = config.n**2, config.port_bytes
@@ -68,8 +66,8 @@ def roofline(rows: Rows) -> Figure:
         high = max([x for x, _, _ in points] + [4 * top / width])
         axis.plot([low, top / width, 2 * high], [low * width, top, top], color="black", linewidth=1)
         axis.annotate(f"{top} MACs per cycle", (2 * high, top), ha="right", va="bottom", fontsize=8)
-        place = (1.3 * low, 1.3 * low * width)
-        axis.annotate(f"{width} bytes per cycle", place, ha="left", va="bottom", fontsize=8, rotation=38)
+        place = (0.45 * top / width, 0.6 * top)
+        axis.annotate(f"{width} bytes per cycle", place, ha="right", va="bottom", fontsize=8)
         for x, y, row in points:
             axis.plot(
                 x,
@@ -101,7 +99,9 @@ def _intensity(row: Mapping[str, Any]) -> float:
 
 def partitions(rows: Rows) -> Figure:
     """Both partitions of the cycles of every row, as shares."""
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 1.6 + 0.19 * len(rows)), sharey=True)
+    height = 1.6 + 0.19 * len(rows)
+    figure = Figure(figsize=(11, height))
+    axes = figure.subplots(1, 2, sharey=True)
     names = [
         " ".join(
             (
@@ -123,7 +123,7 @@ def partitions(rows: Rows) -> Figure:
             left = [a + b for a, b in zip(left, shares, strict=True)]
         axis.set(title=kind, xlabel="% of the cycles", xlim=(0, 100))
         axis.grid(False)
-        axis.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.6 / (1.6 + 0.19 * len(rows)) - 0.02))
+        axis.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.6 / height))
     axes[0].invert_yaxis()
     return figure
 
@@ -132,15 +132,13 @@ def tokens(rows: Rows) -> Figure:
     """Cycles per token of decoding sequences against context, and against batch."""
     own = [row for row in rows if row["phase"] == "decode" and row["memory"] != "dram"]
     kinds = list(dict.fromkeys((row["shape"], row["preset"]) for row in own))
-    figure, axes = pyplot.subplots(
-        2, max(1, len(kinds)), figsize=(3.1 * max(1, len(kinds)), 6), squeeze=False
-    )
+    figure = Figure(figsize=(3.1 * max(1, len(kinds)), 6), layout="constrained")
+    axes = figure.subplots(2, max(1, len(kinds)), squeeze=False)
     for column, kind in enumerate(kinds):
         mine = [row for row in own if (row["shape"], row["preset"]) == kind]
         _lines(axes[0][column], mine, "context", "batch")
         _lines(axes[1][column], mine, "batch", "context")
         axes[0][column].set(title=" on ".join(kind))
-        axes[1][column].set(xscale="log")
     for line in axes:
         line[0].set(ylabel="cycles per token")
     return figure
@@ -152,11 +150,20 @@ def _lines(axis: Axes, rows: Rows, along: str, series: str) -> None:
         color = SERIES[number % len(SERIES)]
         axis.plot(*zip(*points, strict=True), "o-", color=color, markersize=4, label=f"{series} {value}")
     axis.set(xlabel=along, yscale="log")
+    axis.yaxis.set_major_formatter(EngFormatter(sep=" "))
+    axis.yaxis.set_minor_formatter(EngFormatter(sep=" ") if _narrow(rows) else NullFormatter())
     if along == "batch":
+        axis.set(xscale="log")
         values = sorted(set(_distinct(rows, along)))
-        axis.set_xticks(values, [str(value) for value in values], minor=False)
-        axis.minorticks_off()
+        axis.set_xticks(values, [str(value) for value in values])
+        axis.set_xticks([], minor=True)
     axis.legend(fontsize=8)
+
+
+def _narrow(rows: Rows) -> bool:
+    """Whether the values lie so close together that a logarithmic axis has hardly a major tick."""
+    values = [row["cycles_per_token"] for row in rows]
+    return max(values) < 20 * min(values)
 
 
 PLOTS = {"roofline": roofline, "partitions": partitions, "tokens": tokens}
@@ -171,5 +178,4 @@ def write_plots(report: Mapping[str, Any], folder: Path, prefix: str = "performa
             figure = draw(report["rows"])
             files.append(folder / f"{prefix}{name}.svg")
             figure.savefig(files[-1], bbox_inches="tight", metadata={"Date": None, "Creator": None})
-            pyplot.close(figure)
     return files

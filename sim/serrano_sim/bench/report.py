@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..top.figures import PORT_BUSY
+from .page import way_text
 
 __all__ = ["show_packets", "show_rows", "show_sums"]
 
@@ -23,7 +24,7 @@ def show_rows(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     names = ("shape", "preset", "phase", "rows", "context", "memory", "cycles", "per token")
     for name in names:
         table.add_column(name, justify="left" if name in ("shape", "preset", "phase", "memory") else "right")
-    for name in ("MBU %", "busy %", "MAC %", "bound %", "target", "", "golden"):
+    for name in ("MBU %", "busy %", "MAC %", "bound %", "est. %", "target", "", "golden"):
         table.add_column(name, justify="left" if name in ("", "golden") else "right")
     for row in rows:
         state = Text("")
@@ -39,6 +40,7 @@ def show_rows(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
             f"{row['cycles']:,}" + ("*" if row["extrapolated"] else ""),
             f"{row['cycles_per_token']:,.0f}",
             *(_share(row[name]) for name in ("mbu", "port_busy", "mac_utilization", "bound_share")),
+            f"{100 * (row['estimated_cycles'] / row['cycles'] - 1):+.2f}",
             target,
             state,
             "=" if row["golden_checked"] else "",
@@ -49,7 +51,17 @@ def show_rows(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def show_sums(console: Console, report: Mapping[str, Any]) -> None:
-    """Prints what follows from several rows."""
+    """Prints what follows from several rows, and what is in the way where a figure is missed."""
+    for figure in report["figures"]:
+        state = "[green]met[/]" if figure["met"] else "[bold red]MISSED[/]"
+        least, target = figure["least"], figure["target_value"]
+        console.print(f"{state} {figure['figure']}: {least:.4g}, at least {target:.4g}", highlight=False)
+    for row in report["rows"]:
+        if row["met"] is False:
+            case = " ".join(
+                str(row[name]) for name in ("shape", "preset", "phase", "batch", "context", "memory")
+            )
+            console.print(f"{case}: {way_text(row)}", highlight=False)
     for found in report["extrapolation"]:
         console.print(
             f"{found['case']}: {found['whole']:,} cycles whole, {found['extrapolated']:,} extrapolated,"

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of the report, from what was measured: figures, extrapolation, bounds and targets."""
 
+import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from serrano.config import AcceleratorConfig, preset
-from serrano_host.estimate import Shape
+from serrano_host.estimate import Memory, Shape, Span, estimate
+from serrano_host.presets import MACHINES
 from serrano_host.tape import head_pad
 
 from ..memory.dram import PARTS
@@ -19,6 +22,8 @@ __all__ = [
     "bound_cycles",
     "build_row",
     "compose",
+    "figure_of",
+    "figures_of",
     "packet_name",
     "peak_bytes",
     "target_of",
@@ -28,7 +33,7 @@ __all__ = [
 KEYS = (
     "shape preset phase batch context memory cycles cycles_per_token mbu port_busy mac_utilization"
     " array_cycles port_cycles extrapolated golden_checked bound_cycles bound_share target target_value"
-    " met packets"
+    " met estimated_cycles packets"
 ).split()
 """What a row has."""
 
@@ -113,22 +118,56 @@ def peak_bytes(config: AcceleratorConfig, memory: str) -> int:
     return min(config.port_bytes, PARTS[part].bytes_per_cycle) if part else config.port_bytes
 
 
-def target_of(case: Case) -> tuple[str, float] | None:
-    """The figure that a row is held to, and what it has to be at least."""
+def figure_of(case: Case) -> tuple[str, str, float] | None:
+    """What a row is held to: for people, the row's key, and what that has to be at least."""
     if case.preset != "base":
         return None
     if case.memory == "dram":
-        return ("mbu", 0.90) if (case.shape, case.phase, case.batch) == ("135m", "decode", 1) else None
+        if (case.shape, case.phase, case.batch) == ("135m", "decode", 1):
+            return "135m decode, 1 row, DRAM: MBU of the part's peak", "mbu", 0.90
+        return None
     match case.phase:
+        case "decode" if case.shape in LARGE and case.batch <= 4:
+            return f"{', '.join(LARGE)} decode, 1 and 4 rows: MBU", "mbu", 0.99
         case "decode" if case.shape in LARGE:
-            return ("mbu", 0.99) if case.batch <= 4 else ("mbu or mac_utilization", 0.95)
+            text = f"{', '.join(LARGE)} decode, 16 rows: MBU or MAC utilization"
+            return text, "mbu or mac_utilization", 0.95
         case "decode" if case.shape == "260k" and case.batch == 1:
-            return ("mbu", 0.95)
+            return "260k decode, 1 row: MBU", "mbu", 0.95
         case "prefill" if case.context == 256 and case.shape in PREFILL:
-            return ("mac_utilization", PREFILL[case.shape])
+            text = f"{case.shape} prefill, 16 rows at context 256: MAC utilization"
+            return text, "mac_utilization", PREFILL[case.shape]
         case "mixed":
-            return ("bound_share", 1 / 1.05)
+            return "mixed steps: bound over cycles, at most 5 % more", "bound_share", 1 / 1.05
     return None
+
+
+def target_of(case: Case) -> tuple[str, float] | None:
+    """The figure that a row is held to, and what it has to be at least."""
+    found = figure_of(case)
+    return found and found[1:]
+
+
+def figures_of(rows: Sequence[Mapping[str, Any]], times: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each figure with the row that is worst at it, from rows and what :func:`throughput` gave."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        case = Case(*(row[field.name] for field in dataclasses.fields(Case)))
+        figure = figure_of(case)
+        if figure is None:
+            continue
+        text, name, target = figure
+        value = max(row[part] for part in name.split(" or "))
+        known = found.setdefault(text, {"figure": text, "rows": 0, "least": math.inf})
+        known["rows"] += 1
+        if value < known["least"]:
+            known |= {"least": value, "target_value": target, "met": value >= target, "at": str(case)}
+    for one in times:
+        if one["target_value"]:
+            text = f"{one['shape']} at context {one['context']}: tokens of 16 sequences over those of one"
+            kept = {"least": one["times"], "target_value": one["target_value"], "met": one["met"]}
+            found[text] = {"figure": text, "rows": 2, **kept, "at": ""}
+    return list(found.values())
 
 
 def build_row(case: Case, shape: Shape, plan: Plan, measured: Mapping[Any, Measured]) -> dict[str, Any]:
@@ -144,6 +183,8 @@ def build_row(case: Case, shape: Shape, plan: Plan, measured: Mapping[Any, Measu
     whole = total((section, times) for _, section, times in parts)
     spans = measured[plan.body].spans
     size, macs = useful_bytes(shape, spans, case.sampled > 0), useful_macs(shape, spans, case.sampled)
+    rows = tuple(Span(position, count) for position, count in spans)
+    estimated = estimate(MACHINES[case.preset], shape, rows, case.sampled, Memory.of(case.memory))
     bound = bound_cycles(shape, config, spans, case.sampled)
     row = {
         **{name: getattr(case, name) for name in ("shape", "preset", "phase", "batch", "context", "memory")},
@@ -155,12 +196,13 @@ def build_row(case: Case, shape: Shape, plan: Plan, measured: Mapping[Any, Measu
         "array_cycles": dict(whole.array),
         "port_cycles": dict(whole.port),
         "extrapolated": plan.extrapolated,
-        "golden_checked": measured[plan.body].golden is not None,
+        "golden_checked": all(measured[piece].golden is not None for piece in plan.pieces),
         "bound_cycles": sum(bound.values()),
         "bound_share": sum(bound.values()) / whole.cycles,
         "target": None,
         "target_value": None,
         "met": None,
+        "estimated_cycles": round(estimated.cycles),
         "packets": packets_of(parts, bound),
     }
     if target := target_of(case):

@@ -179,9 +179,9 @@ class Job:
         Whether the run fails if the accelerator's registers say that the tape does not fit.
     activity : :class:`bool`
         Whether it is recorded what each part does: :mod:`serrano_sim.timeline`.
-    enough : (:class:`int`, :class:`int`) or ``None``
-        Rows of a step, and a number of steps. The run is cut short behind the step that has so many rows for
-        that many times in a row, as soon as the next one has begun; its phase then has no result.
+    enough : (:class:`int`, :class:`int`, :class:`int`) or ``None``
+        Rows of a step, how many of them are sampled, and a number of steps. The run is cut short behind so
+        many such steps, one after another, as soon as the next one has begun; its phase then has no result.
     """
 
     config: AcceleratorConfig
@@ -193,7 +193,7 @@ class Job:
     alarm_period: int = 20_000
     check_tape: bool = True
     activity: bool = False
-    enough: tuple[int, int] | None = None
+    enough: tuple[int, int, int] | None = None
 
     def __post_init__(self):
         if self.enough is not None:

@@ -83,14 +83,23 @@ class StepWatch:
     ----------
     lanes : :class:`int`
         Lanes of the accelerator.
-    rows, steps : :class:`int`
-        What is waited for: that ``steps`` steps with ``rows`` rows have been executed, one after another.
+    rows, sampled, steps : :class:`int`
+        What is waited for: that ``steps`` steps with ``rows`` rows, ``sampled`` of them sampled, have been
+        executed, one after another.
     """
 
-    def __init__(self, lanes: int, rows: int, steps: int, name: str = TRACE, folder: Path | str = "."):
+    def __init__(
+        self,
+        lanes: int,
+        rows: int,
+        sampled: int,
+        steps: int,
+        name: str = TRACE,
+        folder: Path | str = ".",
+    ):
         self._dtype = np.dtype([("cycle", "<u8"), ("beat", record_dtype(lanes))])
         self._file = Path(folder) / f"{name}.trace"
-        self._rows, self._steps = rows, steps
+        self._form, self._steps = [rows, sampled], steps
         self._read = self._found = 0
 
     def seen(self, length: int) -> bool:
@@ -105,7 +114,7 @@ class StepWatch:
         for beat in beats[beats["kind"] == Kind.BEGIN]:
             if self._found == self._steps:
                 return True
-            self._found = self._found + 1 if beat["values"][0] == self._rows else 0
+            self._found = self._found + 1 if list(beat["values"][:2]) == self._form else 0
         return False
 
 
