@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores to weights and group maxima against the golden model."""
 
-
 import numpy as np
 import pytest
 

@@ -63,7 +63,7 @@ class Sequencer(wiring.Component):
     done : ``Out(1)``
         The step has been executed.
     packet : ``Out(32)``
-        Index of the packet being executed.
+        Index of the packet being executed, from the begin of a step on.
     attending : ``Out(1)``
         The packet being executed is an ATTEND.
     sampling : ``Out(1)``
@@ -226,6 +226,8 @@ class Sequencer(wiring.Component):
             ]
             m.d.sync += [self._current.eq(self.step.payload), self._count.eq(0), self._record.eq(0)]
             with m.If(self.step.valid):
+                # The embedding may come before the first header.
+                m.d.sync += self._header.index.eq(0)
                 m.next = "PROGRAM"
         with m.State("PROGRAM"):
             end = Mux(self._current.sampled != 0, model.program_end, model.head_offset)
