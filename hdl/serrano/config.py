@@ -193,7 +193,7 @@ PRESETS: dict[str, AcceleratorConfig] = {
         AcceleratorConfig(
             name="base", n=16, port_bytes=16, lanes=8, rows_max=16, dim_max=2048, ffn_max=8192, heads_max=64,
             kv_width_max=1024, head_dim_max=128, vocab_max=1 << 18, context_max=4096, blocks_max=4096,
-            sequences_max=32, attention_rows_max=16, address_bits=40, tape_fifo_bytes=8192,
+            sequences_max=32, attention_rows_max=16, address_bits=40, tape_fifo_bytes=16384,
             read_burst_bytes=2048,
         ),
         AcceleratorConfig(

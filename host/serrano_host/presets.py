@@ -44,7 +44,7 @@ MACHINES = {
         read_burst_bytes=512,
     ),
     "base": Machine(
-        n=16, port_bytes=16, lanes=8, rows_max=16, attention_rows_max=16, tape_fifo_bytes=8192,
+        n=16, port_bytes=16, lanes=8, rows_max=16, attention_rows_max=16, tape_fifo_bytes=16384,
         read_burst_bytes=2048,
     ),
     "wide": Machine(

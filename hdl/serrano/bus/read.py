@@ -325,8 +325,8 @@ class ReadArbiter(wiring.Component):
         m.d.comb += free.eq((~self.axi.arvalid | self.axi.arready) & order_fifo.i.ready)
         with m.If(self.axi.arready):
             m.d.sync += self.axi.arvalid.eq(0)
-        # A client before has more to ask for, and room for it. Bursts of the others do not slip in between its
-        # own: of short ones, as KV records are, it would get too few.
+        # A client before has more to ask for, and room for it. Bursts of the others do not slip in between
+        # its own: of short ones, as KV records are, it would get too few.
         chosen, held = Const(0), Const(0)
         for index, (burst, room, wanting) in enumerate(bursts):
             apart = self.clients[index].apart
