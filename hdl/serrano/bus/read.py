@@ -164,9 +164,10 @@ class ReadArbiter(wiring.Component):
 
     A burst is issued only when its client's buffer has room for all of it, so that no client can make another
     one wait for data; a client that has more to ask for, and room, is not interrupted by those behind it. Up
-    to 16 bursts are in flight, under one id, answered in order. While ``stop`` is set no new burst is issued; ``idle`` tells that none is in flight. ``flush`` resets buffers and pending
-    requests, and is to be used only while ``stop`` and ``idle``. All three are about the clients that are not
-    ``apart``; those go on as if nothing happened.
+    to 16 bursts are in flight, under one id, answered in order. While ``stop`` is set no new burst is issued;
+    ``idle`` tells that none is in flight. ``flush`` resets buffers and pending requests, and is to be used
+    only while ``stop`` and ``idle``. All three are about the clients that are not ``apart``; those go on as
+    if nothing happened.
 
     Parameters
     ----------
