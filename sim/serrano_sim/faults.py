@@ -96,7 +96,7 @@ CHANCES = {
     "kv read": 0.003,
     "kv write": 0.0008,
     "prompts": 0.04,
-    "entries": 0.12,
+    "entries": 0.08,
     "records": 0.006,
 }
 
@@ -202,10 +202,14 @@ def _flips(rng: random.Random, layout: MemoryLayout, tape: bytes, step: int, spa
         used.add(place)
         good, since = tape[place], rng.randrange(step, span)
         bad = bytes([good ^ 1 << rng.randrange(8)])
-        actions.append(Later(cycles=since, address=layout.tape_address + place, data=bad))
         # Most last for less than a step, some for several, and one may never be put back.
-        lasting = rng.choice((step // 3, step // 2, step, 4 * step))
-        if number or rng.random() < 0.75:
+        lasting, forever = (
+            rng.choice((step // 3, step // 2, step, 4 * step)),
+            not number and rng.random() < 0.25,
+        )
+        since = span if forever else since
+        actions.append(Later(cycles=since, address=layout.tape_address + place, data=bad))
+        if not forever:
             actions.append(
                 Later(cycles=since + lasting, address=layout.tape_address + place, data=bytes([good]))
             )
@@ -255,7 +259,8 @@ def draw(name: str, seed: int, count: int = 48) -> Case:
             low=area.low,
             high=area.high,
             limit=30,
-            chance=area.chance * rng.choice((0.5, 1, 1, 2)),
+            # Bursts of a wide port are fewer.
+            chance=min(0.5, area.chance * rng.choice((0.5, 1, 1, 2)) * (3 if name == "base" else 1)),
         )
         for area in areas(layout, tape).values()
     )
@@ -526,6 +531,13 @@ def alone(case: Case) -> Iterator[list[int]]:
         yield tokens[: tokens.index(request.eos) + 1] if request.eos in tokens else tokens
 
 
+def _corrupts(case: Case, action: Later) -> bool:
+    """Whether the host spoils a byte of the tape."""
+    if action.address is None:
+        return False
+    return case.tape[action.address - case.layout.tape_address :][:1] != action.data
+
+
 def judge(case: Case, result: JobResult) -> Outcome:
     """What has become of a run."""
     verdict = check(result, case.model)
@@ -556,7 +568,7 @@ def judge(case: Case, result: JobResult) -> Outcome:
         steps=sum(step.committed for step in result.recording.steps()),
         busiest=walk.busiest,
         injected=dict(injected),
-        flips=sum(case.phases[1].later[place].data != b"" for place, _ in result.phases[1].done),
+        flips=sum(_corrupts(case, case.phases[1].later[place]) for place, _ in result.phases[1].done),
         cancels=len(result.phases[1].cancels),
         ends=dict(ends),
         retried=walk.retried,
@@ -657,7 +669,7 @@ def _show(report: dict) -> None:
     rows = [(f"bus errors, {name}", count) for name, count in sorted(report["injected"].items())]
     rows += [
         ("bus errors", report["bus_errors"]),
-        ("changes of bytes of the tape", report["flips"]),
+        ("bytes of the tape flipped", report["flips"]),
         ("cancels", report["cancels"]),
         ("steps committed", report["steps"]),
         ("steps given up", report["given_up"]),
