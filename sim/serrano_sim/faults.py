@@ -194,7 +194,7 @@ def _flips(rng: random.Random, layout: MemoryLayout, tape: bytes, step: int, spa
         starts.append((at, align + packet.payload_bytes))
         at += align + packet.payload_bytes
     actions, used = [], set()
-    for number in range(rng.randrange(4, 8)):
+    for number in range(rng.randrange(5, 9)):
         start, size = rng.choice(starts)
         place = start + (rng.randrange(32) if rng.random() < 0.4 else rng.randrange(size))
         if place in used:
@@ -248,7 +248,7 @@ def draw(name: str, seed: int, count: int = 48) -> Case:
     # Some come at once, the others while they are served.
     early = rng.randrange(AT_ONCE, count + 1)
     arrivals = sorted([0] * early + [rng.randrange(span // 2) for _ in range(count - early)])
-    later = _flips(rng, layout, tape, step, span)
+    later = _flips(rng, layout, tape, step, span // 2)
     flips = tuple({action.address for action in later})
     for place in rng.sample(range(count), 6):
         later.append(Later(cycles=arrivals[place] + rng.randrange(span // 2), cancel=place))
@@ -538,10 +538,10 @@ def _corrupts(case: Case, action: Later) -> bool:
     return case.tape[action.address - case.layout.tape_address :][:1] != action.data
 
 
-def judge(case: Case, result: JobResult) -> Outcome:
-    """What has become of a run."""
+def judge(case: Case, result: JobResult, log: Sequence[ErrorBurst] | None = None) -> Outcome:
+    """What has become of a run. ``log`` are the bursts that got errors, if not those of the run's memory."""
     verdict = check(result, case.model)
-    log = result.memory.errors()
+    log = result.memory.errors() if log is None else log
     walk = _Walk(case, result, verdict, log)
     errors = list(verdict.errors)
     if not errors:

@@ -315,7 +315,7 @@ class Scheduler(wiring.Component):
             self._tell(m, failed.code, formation.detail)
 
     def _tell(self, m: Module, code: Any, detail: Any) -> None:
-        """Reports what is wrong with a request, to the fault registers. An error of the memory is known there."""
+        """Reports what is wrong with a request, to the fault registers; they know of errors of the memory."""
         m.d.comb += [
             self.refused.valid.eq(code != FaultCode.BUS_SLVERR),
             self.refused.code.eq(code),
