@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # What the user gives is taken literally, dollar signs and quotes included, and goes to the recipes through the
 # environment: "$$PROMPT" in a recipe is safe for any text.
-USER_VARS := MODEL TOKENIZER PROMPT PROMPT2 TOKENS PRESET LATENCY SEED WAVES TRACE TEXT FILE ARGS TESTS OUT SHAPE QUICK
+USER_VARS := MODEL TOKENIZER PROMPT PROMPT2 TOKENS PRESET LATENCY SEED RUNS WAVES TRACE TEXT FILE ARGS TESTS OUT SHAPE QUICK
 $(foreach v,$(USER_VARS),$(if $(filter-out undefined,$(origin $(v))),$(eval override $(v) := $$(value $(v)))$(eval export $(v))))
 
 # option,VARIABLE: the option with its value if the variable is not empty.
@@ -138,6 +138,19 @@ lint: $(VENV)/.stamp ## ruff: rules and format, changing nothing
 format: $(VENV)/.stamp ## ruff: mend what it can mend, and format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+.PHONY: faults
+faults: $(VENV)/.stamp ## many requests under hundreds of bus errors, corrupt packets and cancels: build/reports/faults.json
+#> PRESET=          one accelerator only: tiny (with 16 sequences), base
+#> SEED=1 RUNS=     the first seed, and how many runs of each (default: 16 of tiny, 4 of base)
+	@$(RUN) -m serrano_sim.faults $(call option,--preset,PRESET) $(call option,--seed,SEED) \
+	  $(call option,--runs,RUNS) $(ARGS)
+
+.PHONY: invariance
+invariance: $(VENV)/.stamp ## the same requests alone and in any company, from many seeds: the same bits
+#> PRESET=tiny SEED=1 RUNS=20   the accelerator, the first seed, and how many runs
+	@$(RUN) -m serrano_sim.invariance $(call option,--preset,PRESET) $(call option,--seed,SEED) \
+	  $(call option,--cases,RUNS) $(ARGS)
 
 .PHONY: conformance
 conformance: $(VENV)/.stamp ## replay recorded block-manager operations against the KV controller's RTL

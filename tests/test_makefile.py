@@ -10,16 +10,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = (
-    "help venv doctor sim demo accuracy verilog test lint format conformance bench-kvcache bench formal"
-    " train clean distclean"
+    "help venv doctor sim demo accuracy verilog test lint format faults invariance conformance bench-kvcache"
+    " bench formal train clean distclean"
 ).split()
 
 
 def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess:
     """Runs make without what a make around this test, or the user, has put into the environment."""
     ours = (
-        "MAKEFLAGS MFLAGS MAKELEVEL MODEL TOKENIZER PROMPT PROMPT2 TOKENS PRESET LATENCY SEED WAVES TRACE"
-        " TEXT FILE ARGS TESTS SHAPE QUICK"
+        "MAKEFLAGS MFLAGS MAKELEVEL MODEL TOKENIZER PROMPT PROMPT2 TOKENS PRESET LATENCY SEED RUNS WAVES"
+        " TRACE TEXT FILE ARGS TESTS SHAPE QUICK"
     )
     environment = {name: value for name, value in os.environ.items() if name not in ours.split()}
     command = ["make", "--no-print-directory", *arguments]
@@ -61,6 +61,7 @@ def test_help_names_every_target():
         "PRESET",
         "LATENCY",
         "SEED",
+        "RUNS",
         "WAVES",
         "TRACE",
         "FILE",
@@ -74,6 +75,13 @@ def test_options_only_for_what_is_set():
     assert dry_run("sim").endswith("-m serrano_sim.run")
     assert dry_run("sim", "WAVES=0", "TRACE=0", "SEED=").endswith("-m serrano_sim.run")
     assert dry_run("demo").endswith("-m serrano_sim.demo")
+    assert dry_run("faults").endswith("-m serrano_sim.faults")
+    options = '--preset "$PRESET" --seed "$SEED" --runs "$RUNS"'
+    assert dry_run("faults", "PRESET=base", "SEED=7", "RUNS=2").endswith(f"-m serrano_sim.faults {options}")
+    options = options.replace("--runs", "--cases")
+    assert dry_run("invariance", "PRESET=base", "SEED=7", "RUNS=2").endswith(
+        f"-m serrano_sim.invariance {options}"
+    )
     assert dry_run("accuracy").endswith("-m serrano_sim.accuracy")
     assert dry_run("verilog").endswith('-m serrano.verilog "base" -o "build/verilog/base"')
     assert dry_run("verilog", "PRESET=tiny").endswith('-m serrano.verilog "tiny" -o "build/verilog/tiny"')

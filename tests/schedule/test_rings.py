@@ -25,6 +25,17 @@ CONFIGS = [
 RING = 0x400
 
 
+class Passing(dict):
+    """Errors by address that go away after so many accesses: address to (response, times)."""
+
+    def get(self, address: int, default: int = 0) -> int:
+        response, times = super().get(address, (default, 0))
+        if not times:
+            return default
+        self[address] = response, times - 1
+        return response
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: str(config.port_bytes))
 @pytest.mark.parametrize("stall", STALLS)
 def test_submissions(config: AcceleratorConfig, stall: float) -> None:
@@ -36,7 +47,9 @@ def test_submissions(config: AcceleratorConfig, stall: float) -> None:
     memory = AXIMemory(4096, 6, stall)
     rng = random.Random(1)
     memory.data[:] = rng.randbytes(4096)
-    memory.read_errors = {RING + 64 * 2: 3}
+    # Entry 2 cannot be read at all, entry 3 at the second attempt.
+    passing = (RING + 64 * 3 + 32) // config.port_bytes * config.port_bytes
+    memory.read_errors = Passing({RING + 64 * 2: (3, 99), passing: (2, 1)})
     entries = [struct.unpack_from("<IIQIIIII", memory.data, RING + 64 * (i % 4)) for i in range(7)]
 
     async def host(ctx) -> None:
@@ -68,6 +81,8 @@ def test_submissions(config: AcceleratorConfig, stall: float) -> None:
         assert [(error, number) for _, error, number in got] == [(int(i % 4 == 2), i) for i in range(7)]
         for (request, error, _), entry in zip(got, entries, strict=True):
             assert error or request == entry
+        assert got[2][0][0] == 2 and got[6][0][0] == 6
+        assert memory.read_errors[passing] == (2, 0)
 
     async def serve(ctx) -> None:
         await memory.serve_reads(ctx, arbiter.axi)
@@ -131,3 +146,46 @@ def test_completions(config: AcceleratorConfig, stall: float) -> None:
             record["sequence"],
             number,
         )
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: str(config.port_bytes))
+@pytest.mark.parametrize("stall", STALLS)
+def test_a_completion_that_memory_refuses(config: AcceleratorConfig, stall: float) -> None:
+    """It is written again. Whenever its number can be seen, all of it can, and it is counted after that."""
+    dut, arbiter = CompletionRing(config), WriteArbiter(config, ["ring"])
+    m = Module()
+    m.submodules.dut = dut
+    m.submodules.arbiter = arbiter
+    wiring.connect(m, dut.memory, arbiter.ports[0])
+    memory = AXIMemory(4096, 6, stall)
+    width = config.port_bytes
+    last = (RING + 12) // width * width
+    memory.write_errors = Passing(
+        {RING // width * width: (2, 2), last + (16 if width <= 16 else 0): (3, 3), RING + 64: (2, 1)}
+    )
+    fields = {"status": FaultCode.NONE, "has_token": 1, "ended": 0, "sequence": 3}
+    records = [{"id": 0x01010101 * (i + 1), "token": 5 + i, **fields} for i in range(6)]
+
+    async def host(ctx) -> None:
+        ctx.set(dut.address, RING)
+        ctx.set(dut.size, 8)
+        await send(ctx, dut.records, records, stall, 1)
+        assert ctx.get(dut.tail) == 6
+
+    async def watch(ctx) -> None:
+        async for _ in ctx.tick():
+            tail = ctx.get(dut.tail)
+            for place, record in enumerate(records):
+                identity, token, _, _, _, number = struct.unpack_from(
+                    "<IIBBHI", memory.data, RING + 16 * place
+                )
+                if number == place + 1:
+                    assert (identity, token) == (record["id"], record["token"])
+                else:
+                    assert number == 0 and place >= tail
+
+    async def serve(ctx) -> None:
+        await memory.serve_writes(ctx, arbiter.axi)
+
+    simulate(m, host, background=[serve, watch])
+    assert all(times == 0 for _, times in memory.write_errors.values())

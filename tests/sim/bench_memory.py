@@ -233,6 +233,21 @@ async def errors_are_injected(dut):
     memory.clear_errors()
     await copy.run(source=0, target=0x80000, bursts=4, beats=8)
     assert copy.value("errors") == 0
+    # Some of them, by chance, up to a limit; the first beat of each is in the log.
+    before = memory.errors()
+    assert [error.response for error in before] == ["SLVERR"] + ["DECERR"] * 2
+    rule = memory.inject_error("SLVERR", on="write", low=0x80000, high=0x80800, limit=30, chance=0.3)
+    await copy.run(source=0, target=0x80000, bursts=60, beats=4)
+    hits = memory.error_hits(rule)
+    assert 8 <= hits < 30 and copy.value("errors") == hits
+    await copy.run(source=0, target=0x80000, bursts=60, beats=4)
+    assert memory.error_hits(rule) == 30
+    log = memory.errors()[len(before) :]
+    assert len(log) == 30 and all(error.write and error.response == "SLVERR" for error in log)
+    assert [error.cycle for error in log] == sorted(error.cycle for error in log)
+    assert len({error.address for error in log[:hits]}) == hits
+    assert all(0x80000 <= error.address < 0x80800 for error in log)
+    memory.clear_errors()
     # Nothing is there beyond the end.
     await copy.run(source=SIZE - 16, target=0x80000, bursts=2, beats=4)
     assert copy.value("errors") == 4

@@ -92,6 +92,8 @@ def test_bad_rules(tmp_path):
         memory.inject_error("OKAY")
     with pytest.raises(ValueError, match=r"^Kind must be read, write or both, not 'none'$"):
         memory.inject_error("SLVERR", on="none")
+    with pytest.raises(ValueError, match=r"^Chance must be above 0 and at most 1, not 0$"):
+        memory.inject_error("SLVERR", chance=0)
     with pytest.raises(
         ValueError, match=r"^Address range must be low < high, both not negative, not 0x4 to 0x4$"
     ):
@@ -109,6 +111,6 @@ def test_not_a_recording(tmp_path):
 
 
 def test_files_of_another_version(tmp_path):
-    (tmp_path / "memory.ctl").write_bytes(b"\x01" * 8192)
-    with pytest.raises(ValueError, match=r"is not a control file of version 2$"):
+    (tmp_path / "memory.ctl").write_bytes(b"\x01" * 65536)
+    with pytest.raises(ValueError, match=r"is not a control file of version 3$"):
         AxiMemory(folder=tmp_path)

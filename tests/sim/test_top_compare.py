@@ -273,13 +273,25 @@ def test_a_failed_request(tmp_path):
     made.show(12, 0, [code << 16, 0])
     made.complete(id=0, token=made.tokens[0], status=0, ended=False, sequence=0)
     made.complete(id=0, token=None, status=code, ended=True, sequence=0)
-    result = play(job, tape, made, tmp_path)
+    result = play(job, tape, made, tmp_path, {"SUBMIT_HEAD": 1, "COMPLETE_TAIL": 2})
     verdict = check(result, model)
     assert len(verdict.steps[0]) == 1
     assert result.recording.steps()[1].faults == ((0x24, 7),)
     # Nothing was written to KV memory here, as the script does so at the end.
     assert [text.partition(":")[0] for text in verdict.errors] == ["KV memory"]
     assert verdict.tokens == [made.tokens[:1]]
+
+
+def test_records_and_entries_are_counted(tmp_path):
+    """One record more than the host has seen, one of a request that there is not, an entry that is left."""
+    for name, value in (("COMPLETE_TAIL", 4), ("SUBMIT_HEAD", 0)):
+        job, tape, model, made = make(16, SHAPES[0], (Request((3, 1, 4), 3),))
+        verdict = check(play(job, tape, made, tmp_path / name, {name: value}), model)
+        assert verdict.problems == [f"phase 0: {name} is {value}, not {3 if value else 1}"]
+    job, tape, model, made = make(16, SHAPES[0], (Request((3, 1, 4), 3),))
+    made.complete(id=9, token=1, status=0, ended=False, sequence=0)
+    verdict = check(play(job, tape, made, tmp_path / "strange"), model)
+    assert any("id=9" in problem and "of no request" in problem for problem in verdict.problems)
 
 
 # Requests and their sequences
@@ -433,5 +445,6 @@ def test_a_refusal_that_is_right(tmp_path):
     made, code = Script(job, model), FaultCode.REQUEST_SPACE.value
     made.show(END, 0, [0xFFFF | code << 16, 0])
     made.complete(id=0, token=None, status=code, ended=True)
-    verdict = check(play(job, tape, made, tmp_path), model)
+    registers = {"SUBMIT_HEAD": 1, "COMPLETE_TAIL": 1}
+    verdict = check(play(job, tape, made, tmp_path, registers), model)
     assert verdict.errors == [] and verdict.steps == [[]] and not verdict.bit_exact

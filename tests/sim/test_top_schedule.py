@@ -360,6 +360,7 @@ def test_no_records():
 def test_records_are_free_again_at_the_next_visit():
     schedule = Schedule(ROWS, SEQUENCES, 2)
     for number in range(3):
+        schedule.consume()
         schedule.submit([Request((1,), 1)])
         begin, one, over = alone(number, number, number)
         schedule.admit(begin, 0, ())

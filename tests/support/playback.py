@@ -298,6 +298,8 @@ class Script:
         if phase.requests:
             self.flush()
             self.set_register("KV_USED", self.pool.used)
+            self.set_register("SUBMIT_HEAD", identity + len(phase.requests))
+            self.set_register("COMPLETE_TAIL", self.number)
             for name, value in self.counter_values().items():
                 self.set_register(f"COUNTER_{name.upper()}_LO", value & 0xFFFFFFFF)
 

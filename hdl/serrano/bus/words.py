@@ -105,6 +105,10 @@ class WordReader(wiring.Component):
 class RecordWriter(wiring.Component):
     """Writes records of 16 bytes at multiples of 16, the highest bytes last.
 
+    A command is taken when its record is written and acknowledged. A port narrower than a record writes the
+    highest four bytes when the others have been acknowledged, so that whoever finds them finds all. When the
+    memory reports an error the record is written again, as often as it takes.
+
     Parameters
     ----------
     config : :class:`~serrano.config.AcceleratorConfig`
@@ -135,11 +139,11 @@ class RecordWriter(wiring.Component):
         m = Module()
         width = self.config.port_bytes
         beats = max(1, RECORD_BYTES // width)
+        # Those that wait for the others: the last word.
+        late = max(1, 4 // width)
         command, request = self.command.payload, self.memory.request
         index = Signal(range(max(2, beats)))
         m.d.comb += [
-            request.valid.eq(self.command.valid),
-            self.command.ready.eq(request.ready & (index == beats - 1)),
             self.pending.eq(self.command.valid | self.memory.pending),
         ]
         if width > RECORD_BYTES:
@@ -155,6 +159,24 @@ class RecordWriter(wiring.Component):
                 request.payload.bytes.eq(command.record.word_select(index, 8 * width)),
                 request.payload.strobe.eq(~0),
             ]
-        with m.If(request.valid & request.ready):
-            m.d.sync += index.eq(Mux(index == beats - 1, 0, index + 1))
+        failed = Signal()
+        m.d.sync += failed.eq(failed | self.memory.error)
+        with m.FSM():
+            with m.State("SEND"):
+                m.d.comb += request.valid.eq(self.command.valid)
+                with m.If(request.valid & request.ready):
+                    m.d.sync += index.eq(Mux(index == beats - 1, 0, index + 1))
+                    with m.If((index == beats - 1) | (index == max(beats, late + 1) - late - 1)):
+                        m.next = "SENT"
+            with m.State("SENT"):
+                # `pending` of the port rises in the cycle after its request was taken.
+                m.next = "WAIT"
+            with m.State("WAIT"):
+                with m.If(~self.memory.pending):
+                    m.d.sync += failed.eq(0)
+                    m.next = "SEND"
+                    with m.If(failed):
+                        m.d.sync += index.eq(0)
+                    with m.Elif(index == 0):
+                        m.d.comb += self.command.ready.eq(1)
         return m

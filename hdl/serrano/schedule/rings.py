@@ -79,7 +79,8 @@ class SubmissionRing(wiring.Component):
     """Takes requests from the ring, one at a time, in order.
 
     ``requests`` gives an entry as soon as the host has submitted it; the entry counts as taken when the
-    request is accepted.
+    request is accepted. An entry that cannot be read is read once more; if that fails too, it is given with
+    its number as the request's id.
 
     Parameters
     ----------
@@ -129,7 +130,7 @@ class SubmissionRing(wiring.Component):
         m.submodules.reader = reader = WordReader(self.config)
         wiring.connect(m, reader.memory, wiring.flipped(self.memory))
         payload, word = self.requests.payload, reader.words.payload
-        place = self.head & (self.size - 1)
+        place, again = self.head & (self.size - 1), Signal()
         m.d.comb += [
             reader.command.payload.address.eq(self.address + place * ENTRY_BYTES),
             reader.command.payload.words.eq(ENTRY_WORDS),
@@ -140,6 +141,7 @@ class SubmissionRing(wiring.Component):
             m.d.comb += self.reading.eq(~fsm.ongoing("IDLE"))
             with m.State("IDLE"):
                 m.d.comb += reader.command.valid.eq(self.waiting)
+                m.d.sync += again.eq(0)
                 with m.If(reader.command.valid & reader.command.ready):
                     m.next = "READ"
             with m.State("READ"):
@@ -149,6 +151,14 @@ class SubmissionRing(wiring.Component):
                     m.d.sync += [entry.eq(Cat(entry, word.value)[32:]), payload.error.eq(word.error)]
                     with m.If(word.last):
                         m.next = "GIVE"
+                        with m.If(word.error):
+                            m.d.sync += [payload.request.id.eq(self.head), again.eq(1)]
+                            with m.If(~again):
+                                m.next = "AGAIN"
+            with m.State("AGAIN"):
+                m.d.comb += reader.command.valid.eq(1)
+                with m.If(reader.command.ready):
+                    m.next = "READ"
             with m.State("GIVE"):
                 m.d.comb += self.requests.valid.eq(1)
                 with m.If(self.requests.ready):
@@ -160,7 +170,8 @@ class SubmissionRing(wiring.Component):
 class CompletionRing(wiring.Component):
     """Writes completion records into the ring, numbered from 1.
 
-    It does not look whether a record is free: whoever starts a request does, by ``free``.
+    It does not look whether a record is free: whoever starts a request does, by ``free``. A record that the
+    memory refuses is written again until it takes it.
 
     Parameters
     ----------
@@ -225,20 +236,11 @@ class CompletionRing(wiring.Component):
                 )
             ),
         ]
-        with m.FSM():
-            with m.State("IDLE"):
-                m.d.comb += [
-                    writer.command.valid.eq(self.records.valid),
-                    self.idle.eq(~self.records.valid),
-                ]
-                with m.If(self.records.valid & writer.command.ready):
-                    m.next = "PENDING"
-            with m.State("PENDING"):
-                # `pending` of the port rises in the cycle after its request was taken.
-                m.next = "WAIT"
-            with m.State("WAIT"):
-                with m.If(~writer.memory.pending):
-                    m.d.comb += self.records.ready.eq(1)
-                    m.d.sync += self.tail.eq(number)
-                    m.next = "IDLE"
+        m.d.comb += [
+            writer.command.valid.eq(self.records.valid),
+            self.records.ready.eq(writer.command.ready),
+            self.idle.eq(~self.records.valid),
+        ]
+        with m.If(self.records.valid & self.records.ready):
+            m.d.sync += self.tail.eq(number)
         return m

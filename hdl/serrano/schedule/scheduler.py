@@ -315,9 +315,9 @@ class Scheduler(wiring.Component):
             self._tell(m, failed.code, formation.detail)
 
     def _tell(self, m: Module, code: Any, detail: Any) -> None:
-        """Reports what is wrong with a request, to the fault registers."""
+        """Reports what is wrong with a request, to the fault registers; they know of errors of the memory."""
         m.d.comb += [
-            self.refused.valid.eq(1),
+            self.refused.valid.eq(code != FaultCode.BUS_SLVERR),
             self.refused.code.eq(code),
             self.refused.detail.eq(detail),
         ]

@@ -29,12 +29,15 @@ namespace {
 constexpr unsigned MAX_DATA_BYTES = 64;
 constexpr unsigned RULES = 8;
 constexpr unsigned LOGGED_VIOLATIONS = 32;
+constexpr unsigned LOGGED_ERRORS = 1024;
 constexpr uint64_t DEFAULT_SIZE = 64ull << 20;
 constexpr size_t MAX_EARLY_BEATS = 512;
 // Writes wait for others while a DRAM reads: for so many, or for so many cycles.
 constexpr size_t POSTED_WRITES = 8;
 constexpr uint64_t POSTED_CYCLES = 64;
 enum Response : unsigned { OKAY = 0, SLVERR = 2, DECERR = 3 };
+// In the log of errors, beside the response.
+constexpr unsigned WRITE_FLAG = 4;
 
 [[noreturn]] void fail(const std::string& what) {
     std::perror(("axi_memory: " + what).c_str());
@@ -103,6 +106,7 @@ struct Read {
     unsigned beat;
     unsigned fault;  // response of a matching fault, 0 if none
     uint64_t fault_low, fault_high;
+    bool failed = false;  // some beat had an error
 };
 
 struct Write {
@@ -179,8 +183,8 @@ class Model {
 
     void reseed() {
         epoch_ = control_->seed_epoch;
-        Random* streams[] = {&random_ar_, &random_r_, &random_aw_, &random_w_, &random_b_};
-        for (unsigned i = 0; i < 5; i++) streams[i]->seed(control_->seed, i);
+        Random* streams[] = {&random_ar_, &random_r_, &random_aw_, &random_w_, &random_b_, &random_fault_};
+        for (unsigned i = 0; i < 6; i++) streams[i]->seed(control_->seed, i);
     }
 
     void reset(const Inputs& in) {
@@ -258,12 +262,22 @@ class Model {
             if (end <= control_->fault_low[i] || first >= control_->fault_high[i]) continue;
             if (control_->fault_seen[i]++ < control_->fault_after[i]) continue;
             if (control_->fault_limit[i] != 0 && control_->fault_hits[i] >= control_->fault_limit[i]) continue;
+            if (control_->fault_chance[i] != 0 && !random_fault_.chance(control_->fault_chance[i])) continue;
             control_->fault_hits[i]++;
             *low = control_->fault_low[i];
             *high = control_->fault_high[i];
             return static_cast<unsigned>(control_->fault_response[i]);
         }
         return OKAY;
+    }
+
+    void log_error(uint64_t address, unsigned what) {
+        const uint64_t number = control_->error_bursts++;
+        if (number < LOGGED_ERRORS) {
+            control_->error_cycle[number] = control_->cycles;
+            control_->error_address[number] = address;
+            control_->error_what[number] = what;
+        }
     }
 
     void accept_read(const Inputs& in) {
@@ -382,6 +396,8 @@ class Model {
         } else {
             std::memset(out_.rdata, 0xee, width_);
             control_->error_responses++;
+            if (!read.failed) log_error(read.at.address, out_.rresp);
+            read.failed = true;
         }
         count_region(control_->region_read_beats, address);
         read.beat++;
@@ -395,7 +411,10 @@ class Model {
         out_.bvalid = true;
         out_.bid = write.at.id;
         out_.bresp = write.fault != OKAY ? write.fault : store(write);
-        if (out_.bresp != OKAY) control_->error_responses++;
+        if (out_.bresp != OKAY) {
+            control_->error_responses++;
+            log_error(write.at.address, out_.bresp | WRITE_FLAG);
+        }
         done_.pop_front();
     }
 
@@ -442,7 +461,7 @@ class Model {
     Control* control_ = nullptr;
     uint8_t* memory_ = nullptr;
     uint64_t size_ = 0, epoch_ = 0, resets_ = 0;
-    Random random_ar_, random_r_, random_aw_, random_w_, random_b_;
+    Random random_ar_, random_r_, random_aw_, random_w_, random_b_, random_fault_;
     Limiter read_limiter_, write_limiter_;
     std::deque<Read> reads_;
     std::deque<Write> writes_;

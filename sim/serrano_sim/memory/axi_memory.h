@@ -8,7 +8,7 @@
 namespace serrano {
 
 constexpr uint64_t CONTROL_MAGIC = 0x314d454d41525253ull;  // "SRRAMEM1"
-constexpr uint64_t CONTROL_VERSION = 2;
+constexpr uint64_t CONTROL_VERSION = 3;
 
 struct Control {
 #define FIELD(name) uint64_t name;

@@ -17,17 +17,18 @@ import numpy as np
 
 from .dram import Dram, settings_of
 
-__all__ = ["CPP_SOURCES", "VERILOG_SOURCES", "AxiMemory", "Trace", "violations_in"]
+__all__ = ["CPP_SOURCES", "VERILOG_SOURCES", "AxiMemory", "ErrorBurst", "Trace", "violations_in"]
 
 _FOLDER = Path(__file__).parent
 VERILOG_SOURCES = (_FOLDER / "axi_memory.sv", _FOLDER / "trace_sink.sv")
 CPP_SOURCES = (_FOLDER / "axi_memory.cpp", _FOLDER / "trace_sink.cpp")
 
 _MAGIC = 0x314D454D41525253
-_VERSION = 2
+_VERSION = 3
 _TRACE_MAGIC = 0x3145434152545253
 _RULES = 8
 _RESPONSES = {"SLVERR": 2, "DECERR": 3}
+_WRITE = 4
 _KINDS = {"read": 1, "write": 2, "both": 3}
 _CHANNELS = ("ar", "r", "aw", "w", "b")
 _STATISTICS = (
@@ -88,6 +89,28 @@ def _range(low: int, high: int) -> tuple[int, int]:
     if not 0 <= low < high:
         raise ValueError(f"Address range must be low < high, both not negative, not {low:#x} to {high:#x}")
     return low, high
+
+
+@dataclass(frozen=True)
+class ErrorBurst:
+    """A burst that was answered with an error.
+
+    Parameters
+    ----------
+    cycle : :class:`int`
+        When the answer was first driven.
+    address : :class:`int`
+        Where the burst begins.
+    write : :class:`bool`
+        Whether it was a write.
+    response : :class:`str`
+        ``"SLVERR"`` or ``"DECERR"``.
+    """
+
+    cycle: int
+    address: int
+    write: bool
+    response: str
 
 
 class AxiMemory:
@@ -270,6 +293,7 @@ class AxiMemory:
         high: int = 2**63,
         after: int = 0,
         limit: int = 1,
+        chance: float = 1.0,
     ) -> int:
         """Answers bursts that touch a range with an error; such a write is not stored. Returns the rule's
         number.
@@ -286,11 +310,15 @@ class AxiMemory:
             How many matching bursts pass first.
         limit : :class:`int`
             How many bursts then get the response; 0 for all.
+        chance : :class:`float`
+            Probability with which each of them does, above 0; the seed is that of the stalls.
         """
         if response not in _RESPONSES:
             raise ValueError(f"Response must be SLVERR or DECERR, not {response!r}")
         if on not in _KINDS:
             raise ValueError(f"Kind must be read, write or both, not {on!r}")
+        if not 0 < chance <= 1:
+            raise ValueError(f"Chance must be above 0 and at most 1, not {chance!r}")
         low, high = _range(low, high)
         number = self._free("fault_kind")
         values = {
@@ -299,6 +327,7 @@ class AxiMemory:
             "high": high,
             "after": after,
             "limit": limit,
+            "chance": 0 if chance == 1 else max(1, round(chance * 2**32)),
             "seen": 0,
             "hits": 0,
             "kind": _KINDS[on],
@@ -310,6 +339,20 @@ class AxiMemory:
     def error_hits(self, number: int) -> int:
         """How many bursts a rule of :meth:`inject_error` has answered."""
         return int(self._words["fault_hits"][0, number])
+
+    def errors(self) -> list[ErrorBurst]:
+        """The bursts answered with an error so far, in the order of the answers; the first 1024 of them."""
+        names, words = {number: name for name, number in _RESPONSES.items()}, self._words
+        count = min(self._get("error_bursts"), words["error_cycle"].shape[1])
+        return [
+            ErrorBurst(
+                cycle=int(words["error_cycle"][0, i]),
+                address=int(words["error_address"][0, i]),
+                write=bool(words["error_what"][0, i] & _WRITE),
+                response=names[int(words["error_what"][0, i]) & 3],
+            )
+            for i in range(count)
+        ]
 
     def clear_errors(self) -> None:
         """Removes all rules of :meth:`inject_error`."""

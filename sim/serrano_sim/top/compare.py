@@ -318,7 +318,8 @@ class _Check:
     def __init__(self, result: JobResult, model: Model, progress: Progress):
         self.result, self.model, self.progress = result, model, progress
         self.done = self.total = 0
-        layout, config = result.job.layout, result.job.config
+        self.layout = layout = result.job.layout
+        config = result.job.config
         self.n = config.n
         self.shapes = _Shapes(model, self.n)
         self.golden: list[Result] = []
@@ -327,6 +328,8 @@ class _Check:
         self.mirror = Mirror(config, layout.kv_blocks, records, self._move)
         self.schedule = Schedule(config.rows_max, config.sequences_max, layout.complete_size)
         self.served: list[_Served] = []
+        # Completion records that have come.
+        self.records = 0
         # Bytes that some request has committed; zeros that a copy has left; blocks ever used.
         self.mask = np.zeros(self.decoder.kv.image.shape, dtype=bool)
         self.blank = np.zeros(self.decoder.kv.image.shape, dtype=bool)
@@ -394,8 +397,11 @@ class _Check:
             verdict.admissions.append(None)
         steps = [event for event in events if isinstance(event, Step) and event.committed]
         verdict.violations += check_counters(steps)
-        self.schedule.submit(phase.requests)
+        arrivals = list(zip(found.submitted, phase.requests, strict=True))
+        self.schedule.consume()
         for place, event in enumerate(events):
+            while arrivals and arrivals[0][0] <= event.cycle:
+                self.schedule.submit([arrivals.pop(0)[1]])
             match event:
                 case Admit():
                     self._admit(event)
@@ -506,6 +512,17 @@ class _Check:
             )
         if phase.requests and not found.irq:
             verdict.violations.append("the interrupt line was low after the last completion")
+        known = {served.number for served in self.served[-len(phase.requests) :]} if phase.requests else set()
+        self.records += len(found.completions)
+        if strange := [record for _, record in found.completions if record.id not in known]:
+            verdict.problems.append(f"phase {index}: {strange[0]} is of no request of it")
+        for name, expected in (("COMPLETE_TAIL", self.records), ("SUBMIT_HEAD", len(self.served))):
+            if found.registers[name] != expected % 2**32:
+                verdict.problems.append(f"phase {index}: {name} is {found.registers[name]}, not {expected}")
+        if (self.layout.kv_address, self.layout.kv_bytes) in phase.peeks:
+            place = phase.peeks.index((self.layout.kv_address, self.layout.kv_bytes))
+            kv = np.frombuffer(found.peeks[place], np.uint8).reshape(self.decoder.kv.image.shape)
+            self._kv(kv, f"phase {index}: ")
         if found.registers["KV_USED"] != used:
             verdict.problems.append(
                 f"phase {index}: {found.registers['KV_USED']} KV blocks are in use at its end, not {used}"
@@ -606,24 +623,29 @@ class _Check:
         if request.eos in tokens[:-1]:
             problems.append(f"{where}: it went on after its last token")
 
-    def _memory(self) -> None:
-        """KV memory, and what must not have changed."""
-        layout, memory, verdict = self.result.job.layout, self.result.memory, self.verdict
-        found, expected = layout.kv(memory), self.decoder.kv.image
+    def _kv(self, found: NDArray[np.uint8], where: str = "") -> None:
+        """The bytes of committed tokens, and what copies have blanked."""
+        expected, verdict = self.decoder.kv.image, self.verdict
         wrong = (found != expected) & (self.mask | self.blank)
         if wrong.any():
             block, offset = (int(index) for index in np.argwhere(wrong)[0])
             verdict.problems.append(
-                f"KV memory: block {block}, byte {offset} ({kv_place(self.model, self.n, offset)}):"
+                f"{where}KV memory: block {block}, byte {offset} ({kv_place(self.model, self.n, offset)}):"
                 f" expected {expected[block, offset]:#04x}, found {found[block, offset]:#04x};"
                 f" {int(wrong.sum())} bytes differ"
             )
-        verdict.kv_bytes_compared = int(self.mask.sum())
+        verdict.kv_bytes_compared += int(self.mask.sum())
+
+    def _memory(self) -> None:
+        """KV memory, and what must not have changed."""
+        layout, memory, verdict = self.layout, self.result.memory, self.verdict
+        found = layout.kv(memory)
+        self._kv(found)
         noise = kv_noise(layout.kv_bytes).reshape(found.shape)
         strange = np.flatnonzero((found != noise).any(axis=1) & ~self.used)
         if len(strange):
             verdict.problems.append(f"KV memory: block {int(strange[0])} was written and belongs to nobody")
-        poked = any(phase.pokes for phase in self.result.job.phases)
+        poked = any(phase.pokes or phase.later for phase in self.result.job.phases)
         if not poked and memory.read(layout.tape_address, layout.tape_bytes) != self.result.tape:
             verdict.problems.append("the tape was written to")
 

@@ -8,6 +8,7 @@ the memory's event. The handshakes of the register port are counted in the bench
 import contextlib
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,8 +22,8 @@ from serrano_host.tape import DESCRIPTOR_BYTES, Descriptor
 
 from ..cocotb.axilite import AxiLite, reset
 from ..memory.handle import AxiMemory
-from .job import EVENTS_FILE, MEMORY, TRACE, Job, KVCommand, Phase
-from .layout import Completion
+from .job import EVENTS_FILE, MEMORY, TRACE, Job, KVCommand, Later, Phase
+from .layout import Completion, Request
 from .limits import LIMITS, misfits
 from .trace import StepWatch, last_beat, trace_length
 
@@ -30,6 +31,7 @@ __all__ = ["Device"]
 
 LOAD, SNAPSHOT, CLEAR_COUNTERS = 1, 2, 4
 ALL_INTERRUPTS = 7
+TICK = 256
 SETTLE_CYCLES = 2000
 END_REGISTERS = (
     "STATUS IRQ SUBMIT_HEAD COMPLETE_TAIL FAULT_CODE FAULT_PACKET FAULT_SEQUENCE FAULT_DETAIL"
@@ -69,6 +71,7 @@ class Device:
         self._completed = 0
         self._seen = (0, 0)
         self._watch = None if job.enough is None else StepWatch(job.config.lanes, *job.enough)
+        self._checked = 0
         self._events = Path(EVENTS_FILE).open("a", buffering=1)  # noqa: SIM115 - open as long as the run
 
     def _report(self, event: str, **values: Any) -> None:
@@ -224,19 +227,28 @@ class Device:
         """Submits requests and waits for their ends: cycles of doorbell and end, handshakes, interrupt."""
         waiting, before_all, commands = len(phase.requests), self._completed, list(phase.meanwhile)
         first, cancels, spent = self._submitted, list(phase.cancel), 0
-        for request in phase.requests:
-            number = self._submitted
-            self.layout.submit(self.memory, number, request, self.layout.prompts[number])
-            self._submitted += 1
-        await self._write("SUBMIT_TAIL", self._submitted % 2**32)
+        arrivals = phase.arrivals or (0,) * waiting
+        at_once = sum(arrival <= arrivals[0] for arrival in arrivals)
+        await self._submit(phase.requests[:at_once])
         begin, before = self.memory.cycles, int(self._handshakes.value)
-        self._report("doorbell", requests=waiting)
         self._seen = (begin, trace_length(TRACE))
+        timed = [(cycles, 0, number) for number, cycles in enumerate(arrivals) if number >= at_once]
+        timed += [(one.cycles, 1, place) for place, one in enumerate(phase.later)]
+        timed.sort()
+        self.memory.configure(alarm_period=TICK if timed else self.job.alarm_period)
         alarm = int(self._alarm.value)
         while (waiting := waiting - self._take_completions()) > 0:
             came, own = self._completed - before_all, int(self._handshakes.value)
             if cancels and came >= cancels[0][0]:
                 await self._cancel(first + cancels.pop(0)[1])
+                spent += await self._passed(own)
+                continue
+            if timed and self.memory.cycles - begin >= timed[0][0]:
+                _, what, place = timed.pop(0)
+                if what:
+                    await self._do(phase.later[place], place, first)
+                else:
+                    await self._submit(phase.requests[place : place + 1])
                 spent += await self._passed(own)
                 continue
             if commands and came >= commands[0][0]:
@@ -259,6 +271,24 @@ class Device:
         else:
             raise AssertionError(f"STATUS.BUSY stays set after the last completion; {await self._state()}")
         return begin, end, handshakes, irq
+
+    async def _submit(self, requests: Sequence[Request]) -> None:
+        """Submits the next requests with one doorbell."""
+        for request in requests:
+            number = self._submitted
+            self.layout.submit(self.memory, number, request, self.layout.prompts[number])
+            self._submitted += 1
+        since = self.memory.cycles
+        await self._write("SUBMIT_TAIL", self._submitted % 2**32)
+        self._report("doorbell", requests=len(requests), since=since)
+
+    async def _do(self, one: Later, place: int, first: int) -> None:
+        """Does what is due by time; ``first`` is the number of the phase's first request."""
+        self._report("later", place=place)
+        if one.address is not None:
+            self.memory.write(one.address, one.data)
+        if one.cancel is not None:
+            await self._cancel(first + one.cancel)
 
     async def _cancel(self, number: int) -> None:
         """Cancels a request by the number of its entry."""
@@ -287,7 +317,10 @@ class Device:
         return self.layout.completion(self.memory, self._completed + 1)
 
     async def _check_progress(self) -> None:
-        cycle, length = self.memory.cycles, trace_length(TRACE)
+        cycle = self.memory.cycles
+        if cycle - self._checked < self.job.alarm_period:
+            return
+        self._checked, length = cycle, trace_length(TRACE)
         self._report("progress", beats=length)
         if self._watch is not None and self._watch.seen(length):
             raise _Enough

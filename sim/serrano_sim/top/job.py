@@ -17,6 +17,7 @@ __all__ = [
     "Job",
     "KVAnswer",
     "KVCommand",
+    "Later",
     "MemorySettings",
     "Phase",
     "PhaseResult",
@@ -66,6 +67,7 @@ class BusError:
     high: int = 2**63
     after: int = 0
     limit: int = 1
+    chance: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,28 @@ class KVAnswer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Later:
+    """Something that the host does so many ``cycles`` after the first doorbell, give or take a few hundred.
+
+    Parameters
+    ----------
+    cycles : :class:`int`
+        When.
+    cancel : :class:`int` or ``None``
+        The request to be cancelled, by its place in the phase; it must have been submitted.
+    address : :class:`int` or ``None``
+        Where bytes are put into memory.
+    data : :class:`bytes`
+        The bytes.
+    """
+
+    cycles: int
+    cancel: int | None = None
+    address: int | None = None
+    data: bytes = b""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Phase:
     """What happens between two visits of the host, in this order.
 
@@ -119,6 +143,11 @@ class Phase:
     cancel : sequence of (:class:`int`, :class:`int`)
         Requests that the host cancels, by their place in the phase: each when so many of the phase's
         completion records have come.
+    arrivals : sequence of :class:`int`
+        Cycles from the first doorbell to that of each request, not falling; without it, one for all.
+    later : sequence of :class:`Later`
+        What the host does while the requests are served, by time. What is not due when they have ended it
+        does not do.
     peeks : sequence of (address, size)
         Bytes of memory that are kept as they are at the end of the phase.
     """
@@ -131,12 +160,22 @@ class Phase:
     requests: tuple[Request, ...] = ()
     meanwhile: tuple[tuple[int, KVCommand], ...] = ()
     cancel: tuple[tuple[int, int], ...] = ()
+    arrivals: tuple[int, ...] = ()
+    later: tuple[Later, ...] = ()
     peeks: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self):
+        if self.arrivals and len(self.arrivals) != len(self.requests):
+            raise ValueError(f"{len(self.requests)} requests cannot have {len(self.arrivals)} arrivals")
+        if list(self.arrivals) != sorted(self.arrivals):
+            raise ValueError("Arrivals must be in the order of the requests")
 
     def to_json(self) -> dict[str, Any]:
         """For a job file."""
         values = dataclasses.asdict(self)
         values["pokes"] = [[address, bytes(data).hex()] for address, data in self.pokes]
+        for one in values["later"]:
+            one["data"] = bytes(one["data"]).hex()
         return values
 
     @classmethod
@@ -151,6 +190,8 @@ class Phase:
             requests=tuple(Request(**request) for request in values["requests"]),
             meanwhile=tuple((records, KVCommand(**command)) for records, command in values["meanwhile"]),
             cancel=tuple((records, place) for records, place in values["cancel"]),
+            arrivals=tuple(values["arrivals"]),
+            later=tuple(Later(**one | {"data": bytes.fromhex(one["data"])}) for one in values["later"]),
             peeks=tuple((address, size) for address, size in values["peeks"]),
         )
 
@@ -263,6 +304,12 @@ class PhaseResult:
         Registers by name at the end: STATUS, IRQ, the rings', FAULT_*, KV_USED, KV_PEAK; and the counters.
     begin, end : :class:`int`
         Cycles of the doorbell and of the last completion.
+    submitted : sequence of :class:`int`
+        Cycle in which the doorbell of each request began to be rung.
+    cancels : sequence of (:class:`int`, :class:`int`)
+        Cycle in which a request was cancelled, and its number.
+    done : sequence of (:class:`int`, :class:`int`)
+        What was done of the phase's ``later``: its place there, and the cycle.
     peeks : sequence of :class:`bytes`
         What was in the places to be kept.
     """
@@ -278,6 +325,9 @@ class PhaseResult:
     registers: Mapping[str, int] = field(default_factory=dict)
     begin: int = 0
     end: int = 0
+    submitted: tuple[int, ...] = ()
+    cancels: tuple[tuple[int, int], ...] = ()
+    done: tuple[tuple[int, int], ...] = ()
     peeks: tuple[bytes, ...] = ()
 
     def of(self, identity: int) -> list[Completion]:
@@ -306,6 +356,15 @@ def phase_results(events: Sequence[Mapping[str, Any]]) -> list[PhaseResult]:
             case "meanwhile":
                 answer = KVAnswer(event["status"], event["aux"], event["begin"], event["cycle"])
                 current["meanwhile"] = (*current.get("meanwhile", ()), answer)
+            case "doorbell":
+                cycles = (event.get("since", event["cycle"]),) * event["requests"]
+                current["submitted"] = (*current.get("submitted", ()), *cycles)
+            case "cancel":
+                cancel = (event["cycle"], event["number"])
+                current["cancels"] = (*current.get("cancels", ()), cancel)
+            case "later":
+                done = (event["place"], event["cycle"])
+                current["done"] = (*current.get("done", ()), done)
             case "completion":
                 current["completions"].append((event["cycle"], Completion(**event["record"])))
             case "phase":

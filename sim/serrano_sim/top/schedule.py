@@ -97,9 +97,12 @@ class Schedule:
         self._passed = 0
         self._dropped = False
 
-    def submit(self, requests: Iterable[Request]) -> None:
-        """The host, which has consumed all records, submits requests."""
+    def consume(self) -> None:
+        """The host has consumed all records."""
         self._issued = 0
+
+    def submit(self, requests: Iterable[Request]) -> None:
+        """The host submits requests."""
         for request in requests:
             self._waiting[self._submitted] = request
             self._submitted += 1
