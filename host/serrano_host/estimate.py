@@ -9,6 +9,8 @@ latency or a capacity of the hardware; none is fitted to a model.
 from __future__ import annotations
 
 import json
+import math
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,10 +93,22 @@ class Span:
 
 @dataclass(frozen=True)
 class Memory:
-    """A memory: cycles from an address to its first beat, and the share of cycles in which it gives beats."""
+    """A memory.
+
+    Parameters
+    ----------
+    latency : :class:`int`
+        Cycles from an address to its first beat, beside ``opening``.
+    opening : :class:`int`
+        Cycles until a row is open, where nothing else is read meanwhile.
+    interval, pause : :class:`int`
+        Cycles from one refresh to the next, and for how long nothing is read then; 0 without.
+    """
 
     latency: int = 60
-    efficiency: float = 1.0
+    opening: int = 0
+    interval: int = 0
+    pause: int = 0
 
     @classmethod
     def of(cls, name: str) -> Memory:
@@ -111,9 +125,15 @@ class Memory:
             return cls(int(name[5:]))
         raise CompileError(f"memory must be dram, or fixed with its latency as in fixed60, not {name!r}")
 
+    @property
+    def efficiency(self) -> float:
+        """The share of cycles in which it gives beats at most."""
+        return 1 - self.pause / (self.interval + self.pause) if self.interval else 1.0
 
-DRAM = Memory(30, 0.97)
-"""DDR3-1600 as the bench has it: 30 cycles away; refresh and rows that are opened take 3 % of its cycles."""
+
+DRAM = Memory(latency=30, opening=6, interval=1560, pause=38)
+"""DDR3-1600 at 200 MHz, 30 cycles away: tRP and tRCD of 3 cycles each, tREFI 1560, and tRP, tRFC (32) and tRCD
+for a refresh."""
 
 
 @dataclass(frozen=True)
@@ -170,86 +190,181 @@ class Estimate:
         return self.useful_macs / (self.cycles * self.machine.n**2)
 
 
-class Port:
-    """The read port: tape ahead of its use as far as its buffer goes, KV records between.
+FOREVER = math.inf
 
-    Positions are beats of the tape since the step's begin. ``delivered`` is right as of ``now``.
+
+class Port:
+    """The read port, burst by burst: tape ahead of its use as far as its buffer goes, and what comes first.
+
+    Positions are beats of the tape since the step's begin. Bursts are answered in the order in which they
+    are asked for; each is asked for once there is room for it.
     """
 
     ISSUE = 1
     """Cycles from room in a buffer to the address of the burst."""
+    START = 5
+    """The first address of a step."""
 
-    def __init__(self, machine: Machine, memory: Memory, start: float):
+    def __init__(self, machine: Machine, memory: Memory):
         self.machine, self.memory = machine, memory
         self.burst = machine.read_burst_bytes // machine.port_bytes
         self.fifo = machine.tape_fifo_bytes // machine.port_bytes
-        self.rate = memory.efficiency
-        self.now = self.ready = start
-        self.delivered = 0.0
-        self.limit = 0.0
-        # Bursts end at multiples of their length in memory, and the program begins behind the descriptor.
-        self.course = [(start, 0.0)]
         self.phase = round_up(DESCRIPTOR_BYTES, machine.align) // machine.port_bytes
+        # When the next address may go, and when the memory has given all that was asked for.
+        self.address, self.busy = float(self.START), 0.0
+        self.refresh = memory.interval / 2
+        # Of the tape: what was asked for; from where to where beats came when; what could be taken when.
+        self.limit = 0
+        self.course: deque[tuple[int, float, int, float]] = deque()
+        self.taken: deque[tuple[float, float]] = deque([(0.0, 0.0)])
+        self.waiting: Records | None = None
 
-    def _claimable(self, consumed: float) -> float:
-        """How far bursts go that fit the buffer when so much was consumed."""
-        return (consumed + self.fifo + self.phase) // self.burst * self.burst - self.phase
+    def _answer(self, address: float, beats: int) -> float:
+        """A burst is asked for; when its first beat comes."""
+        memory = self.memory
+        self.address = address + 1
+        # As the memory sees it; the beats come a latency later.
+        begin = max(address + memory.opening, self.busy)
+        if memory.interval:
+            while max(address, self.busy) >= self.refresh:
+                self.busy = max(self.busy, self.refresh) + memory.pause
+                self.refresh += memory.interval
+                begin = max(begin, self.busy)
+        self.busy = begin + beats
+        return begin + memory.latency
 
-    def advance(self, time: float) -> None:
-        """Tape comes until ``time``."""
-        if time > self.now:
-            if self.ready > self.now:
-                self.course.append((min(time, self.ready), self.delivered))
-            going = max(0.0, time - max(self.now, self.ready))
-            self.delivered = min(self.limit, self.delivered + going * self.rate)
-            self.now = time
-            self.course.append((self.now, self.delivered))
+    def take(self, position: float, time: float) -> None:
+        """What lies before a position can be taken at a time, if it has come."""
+        if position > self.taken[-1][0]:
+            self.taken.append((position, max(time, self.taken[-1][1])))
 
-    def consume(self, position: float, time: float) -> None:
-        """From ``time`` on there is room for what lies behind ``position``."""
-        self.advance(time)
-        stopped = self.delivered >= self.limit
-        if (limit := self._claimable(position)) > self.limit:
-            self.limit = limit
-            if stopped:
-                self.ready = time + self.ISSUE + self.memory.latency
+    def _room(self) -> tuple[int, float]:
+        """The next burst of the tape: its end, and when its address can go."""
+        end = (self.limit + self.phase) // self.burst * self.burst + self.burst - self.phase
+        need = end - self.fifo
+        if need <= 0:
+            return end, self.address
+        while len(self.taken) > 1 and self.taken[1][0] < need:
+            self.taken.popleft()
+        if len(self.taken) == 1:
+            return end, FOREVER
+        (low, since), (high, until) = self.taken[0], self.taken[1]
+        time = since + (until - since) * (need - low) / (high - low)
+        return end, max(self.address, max(time, self._came(need) + 1) + self.ISSUE)
+
+    def _came(self, position: float) -> float:
+        """When the beat before a position of what was asked for came."""
+        while len(self.course) > 1 and self.course[1][0] < position - self.fifo:
+            self.course.popleft()
+        for low, since, high, until in reversed(self.course):
+            if low < position:
+                return since + (until - since) * (position - low) / (high - low)
+        return 0.0
+
+    def _extend(self) -> None:
+        """The next burst of the tape, behind the records that are asked for before it."""
+        end, address = self._room()
+        if self.waiting is not None and self.waiting.ask(address):
+            end, address = self._room()
+        if address == FOREVER:
+            raise RuntimeError("tape is waited for that there is no room for")
+        begin = self._answer(address, end - self.limit)
+        self.course.append((self.limit, begin, end, begin + end - self.limit))
+        self.limit = end
 
     def arrival(self, position: float) -> float:
-        """When the beat before a position comes if nothing stops the tape, or when it came at the latest."""
-        missing = position - self.delivered
-        if missing > 0:
-            return max(self.now, self.ready) + missing / self.rate
-        after = (self.now, self.delivered)
-        for time, delivered in reversed(self.course):
-            if delivered < position:
-                return time + (after[0] - time) * (position - delivered) / (after[1] - delivered)
-            after = (time, delivered)
-        return after[0]
+        """When the beat before a position comes."""
+        while self.limit < position:
+            self._extend()
+        return self._came(position)
 
-    def kv(self, asked: float, beats: int, since: float) -> float:
-        """Records: asked for at a time, behind those that end at ``since``. Returns when they end.
+    def request(self, asked: float, beats: int) -> tuple[float, float]:
+        """Something that goes before the tape: when its first and when its last beat come."""
+        while self._room()[1] < asked:
+            self._extend()
+        begin = self._answer(max(asked, self.address), beats)
+        return begin, begin + beats
 
-        Bursts are answered in order. As long as tape comes, both share the port as their buffers are large;
-        a record has a buffer of two bursts.
-        """
-        start = max(since, asked + self.ISSUE + self.memory.latency)
-        self.advance(start)
-        left = float(beats)
-        ready = max(self.now, self.ready)
-        if self.delivered < self.limit:
-            # Before tape comes again, records have the port for themselves.
-            alone = min(left, max(0.0, (ready - start) * self.rate))
-            left -= alone
-            start += alone / self.rate
-            share = 2 * self.burst / (2 * self.burst + self.fifo)
-            shared = min((self.limit - self.delivered) / (1 - share), left / share) if left else 0.0
-            self.delivered += shared * (1 - share)
-            left -= shared * share
-            start += shared / self.rate
-        start += left / self.rate
-        self.now = max(self.now, start)
-        self.course.append((self.now, self.delivered))
-        return start
+
+class Records:
+    """KV records on their way: a buffer of the port, then that of attention."""
+
+    BURSTS = 2
+    """What the port's buffer holds."""
+
+    def __init__(self, port: Port, beats: int, slots: int):
+        self.port, self.beats, self.slots = port, beats, slots
+        self.room = self.BURSTS * port.burst
+        self.begin(0.0, 0)
+
+    def begin(self, asked: float, count: int) -> None:
+        """The records of a layer: when they are asked for, how many they are."""
+        self.asked, self.count = asked, count
+        self.bursts = 0
+        # Of each record: first and last beat; when it goes on into attention's buffer; when it is not needed.
+        self.first: list[float] = []
+        self.last: list[float] = []
+        self.moved: list[float] = []
+        self.freed: list[float] = []
+
+    def _move(self, number: int) -> float:
+        """When a record goes on, or ``FOREVER`` if that is not known."""
+        while len(self.moved) <= number:
+            index = len(self.moved)
+            if index >= len(self.first) or index - self.slots >= len(self.freed):
+                return FOREVER
+            free = self.freed[index - self.slots] if index >= self.slots else 0.0
+            before = self.moved[-1] + self.beats if self.moved else 0.0
+            self.moved.append(max(self.first[index] + 1, before, free))
+        return self.moved[number]
+
+    def _next(self) -> tuple[float, int, bool]:
+        """The next burst: when it can be asked for, its beats, whether it begins a record."""
+        burst = self.port.burst
+        each = -(-self.beats // burst)
+        record, part = divmod(self.bursts, each)
+        if record >= self.count:
+            return FOREVER, 0, False
+        beats = min(burst, self.beats - part * burst)
+        need = record * self.beats + part * burst + beats - self.room
+        time = self.asked
+        if need > 0:
+            number = (need - 1) // self.beats
+            time = max(time, self._move(number) + need - number * self.beats)
+        return time, beats, part == 0
+
+    def ask(self, until: float) -> bool:
+        """Asks for all that goes before an address at ``until``; whether there was something."""
+        found = False
+        while (burst := self._next())[0] <= until and burst[0] != FOREVER:
+            self._ask(*burst)
+            found = True
+            until = max(until, self.port.address) if until != FOREVER else until
+        return found
+
+    def _ask(self, asked: float, beats: int, begins: bool) -> None:
+        begin = self.port._answer(max(asked, self.port.address), beats)
+        self.bursts += 1
+        if begins:
+            self.first.append(begin)
+            self.last.append(begin + beats)
+        else:
+            self.last[-1] = begin + beats
+
+    def come(self, number: int) -> tuple[float, float]:
+        """When a record begins to come into attention's buffer, and when all of it is there."""
+        each = -(-self.beats // self.port.burst)
+        while self.bursts < (number + 1) * each:
+            asked, beats, begins = self._next()
+            while self.port._room()[1] < asked:
+                bursts = self.bursts
+                self.port._extend()
+                if self.bursts != bursts:
+                    break
+            else:
+                self._ask(asked, beats, begins)
+        moved = self._move(number)
+        return moved, max(moved + self.beats, self.last[number] + 1)
 
 
 @dataclass
@@ -273,8 +388,10 @@ class _Step:
     BETWEEN = 8
     """Beats that these hold while they wait for a plane."""
     EXPONENTIALS, RESCALER = 11, 6
-    ROW = 13
-    """Of a row of the embedding, beside its latency and its words."""
+    EMBED, EMBED_AHEAD = 6, 4
+    """From one row of the embedding that is asked for to the next; how many are on their way."""
+    ROW, ROPE = 13, 5
+    """From the last word of a row of the embedding, and of RoPE, to the end of its packet."""
     HEADS = 22
     """From a head's last beat to its first codes, beside the tree of the maximum."""
     JOB, UNIT = 2, 5
@@ -305,17 +422,10 @@ class _Step:
         words = -(-length // self.n) * self.slices
         return self.rows * words + self.QUANTIZER + self.lanes_log2
 
-    def per_tile(self, rows: int, again: bool = True) -> float:
+    def per_tile(self, rows: int, again: bool = True, units: int = 0) -> float:
         """Cycles per tile if they are there; ``again``: into the accumulators that were just used."""
-        units = self.n**2 // self.machine.load_bytes
+        units = units or self.n**2 // self.machine.load_bytes
         return max(rows, units, (units + rows - 1 + self.reload) / 2, 3 if again and rows < 3 else 0)
-
-    def per_tape_tile(self, rows: int) -> float:
-        """The same for tiles of the tape: a plane's units come one after another at the port's width."""
-        machine = self.machine
-        units = self.n**2 // machine.load_bytes
-        load = (units - 1) * machine.load_bytes // machine.port_bytes
-        return max(self.per_tile(rows), (load + rows - 1 + self.reload) / 2)
 
     def results(self, rows: int) -> int:
         """From the first row of the last tile taken to the last slice out of the dequantizer."""
@@ -350,15 +460,13 @@ class _Step:
             self.starts.append(position)
             position += self.header + packet.payload_bytes // width
         self.program = program
-        self.port = Port(self.machine, self.memory, 0.0)
-        self.port.limit = self.port._claimable(0)
-        self.port.ready = 5.0 + self.memory.latency
-        self.time = self.port.arrival(self.header) + 5
-        self.records: list[float] = []
+        self.port = Port(self.machine, self.memory)
+        self.records = Records(self.port, self.record, self.machine.lookahead + 2)
+        self.port.waiting = self.records
+        self.time = 0.0
         begin = 0.0
         for index, packet in enumerate(program):
             self.array = self.kv_beats = 0
-            del self.port.course[:-2]
             getattr(self, f"_{packet.opcode.name.lower()}")(index, packet)
             layer = None if packet.layer == NO_LAYER else packet.layer
             self.packets.append(
@@ -404,17 +512,22 @@ class _Step:
         row = round_up(self.machine.align + self.shape.dim, self.machine.align)
         rope = round_up(2 * self.head_pad, self.machine.align)
         self.other = self.rows * (row + rope) // width
-        # Rows come behind the tape that has been asked for.
-        fetch = max(row // width, row // lanes) + max(rope // width, rope // (2 * lanes)) + self.ROW
-        self.port.advance(self.port.ready + self.port.limit / self.port.rate)
-        first = self.port.now + fetch - self.header
-        self.time = first + (self.rows - 1) * (fetch + self.memory.latency - 3)
-        self.port.consume(self.ahead(index), 80)
-        self.port.advance(self.time)
+        asked, pairs = self.port.START + 2.0, 0.0
+        done: list[float] = []
+        for number in range(self.rows):
+            if number >= self.EMBED_AHEAD:
+                asked = max(asked, done[number - self.EMBED_AHEAD] + self.EMBED)
+            first, _ = self.port.request(asked, row // width)
+            codes = max(first, pairs) + max(row // width, row // lanes)
+            done.append(codes)
+            _, last = self.port.request(asked + 2, rope // width)
+            pairs = max(last, codes + max(rope // width, rope // (2 * lanes)) - 1)
+            asked += self.EMBED
+        self.time = max(codes + self.ROW, pairs + self.ROPE)
+        self.port.take(self.ahead(index), self.port.START)
 
     def _norm(self, index: int, packet: Packet) -> None:
         self.time += self.quantize(self.shape.dim) + 2
-        self.port.advance(self.time)
 
     def _project(self, index: int, packet: Packet, rows: int) -> float:
         """The rows of a packet with weights; when the last slice leaves the dequantizer."""
@@ -424,31 +537,29 @@ class _Step:
         first = begin + self.scales(packet) + self.tile_beats
         # What fills the payload up to its alignment is not waited for.
         end = begin + self.payload(packet) // width
-        cycles = self.per_tape_tile(rows)
+        cycles = self.per_tile(rows)
+        load_beats = self.machine.load_bytes // width
         start = max(self.time + self.FEED, port.arrival(first) + self.TILE)
-        port.advance(start)
-        # The tape goes on when so much has been taken that there is room for a burst.
-        taken = first + self.tile_beats
-        need = port.limit + port.burst - port.fifo - taken
-        resume = start + max(0.0, need) / self.tile_beats * cycles
-        if taken + need <= end:
-            port.advance(resume)
-            if port.delivered >= port.limit:
-                port.ready = resume + port.ISSUE + self.memory.latency
-            port.limit = max(port.limit, port._claimable(self.ahead(index)))
         if packet.opcode is Opcode.QKV:
             self._gather()
-        arrived = port.arrival(end)
-        taken_at = start + (blocks * tiles - 1) * cycles
-        # The tape is taken out of its buffer at the port's width, from the first plane that is free on.
-        taken_at = max(taken_at, start + rows - 1 + self.reload + self.TILE + end - taken - self.BETWEEN)
-        # Results take longer than rows where a block has hardly any tiles.
-        taken_at = max(taken_at, start + tiles * cycles + (blocks - 1) * rows * self.slices)
-        taken_at = max(taken_at, arrived + self.TILE)
+        # Burst after burst: when the array takes up the last tile of each, and the tape is taken on.
+        each = max(cycles * (blocks * tiles - 1) / max(1, end - first), 1 / load_beats)
+        ahead = 2 * self.tile_beats
+        port.take(first + self.tile_beats, start)
+        position, at = first, start
+        steps: deque[tuple[float, ...]] = deque(maxlen=port.fifo // port.burst + 4)
+        while position < end:
+            upto = min(end, position + port.burst)
+            at = max(at + each * (upto - position), port.arrival(upto) + self.TILE)
+            position = upto
+            port.take(min(position + self.tile_beats, end), at)
         self.array = blocks * tiles * rows
-        port.advance(taken_at)
-        port.consume(self.ahead(index), taken_at)
-        return taken_at + self.results(rows)
+        # Results take longer than rows where a block has hardly any tiles.
+        at = max(at, start + tiles * cycles + (blocks - 1) * rows * self.slices)
+        # The tape goes on when planes are free.
+        behind = self.ahead(index)
+        port.take(behind, at + rows - 1 + self.reload + (behind - end) / load_beats)
+        return at + self.results(rows)
 
     def _qkv(self, index: int, packet: Packet) -> None:
         begin = self.time
@@ -459,22 +570,19 @@ class _Step:
         job = max(words, self.JOB)
         units = -(-packet.n_out // max(self.n, self.head_pad))
         tiles = -(-packet.k // self.n) * max(1, self.head_pad // self.n)
-        first = begin + self.FEED + tiles * self.per_tape_tile(self.rows) + self.engine + self.DEQUANTIZER
+        first = begin + self.FEED + tiles * self.per_tile(self.rows) + self.engine + self.DEQUANTIZER
         waiting = (self.rows - 1) * max(0, heads * job - max(1, heads * words // self.slices) * self.slices)
         last = max(last + waiting, first + (units - 1) * (self.rows * heads * job + self.UNIT))
         self.time = last + self.HEADS + self.maximum + words + 5
-        self.port.advance(self.time)
 
     def _matmul(self, index: int, packet: Packet) -> None:
         logits = bool(packet.flags)
         last = self._project(index, packet, self.sampled if logits else self.rows)
         self.time = last + 2 + (0 if logits else 4 + self.maximum)
-        self.port.advance(self.time)
 
     def _gate_up(self, index: int, packet: Packet) -> None:
         last = self._project(index, packet, self.rows) + self.GATE_UP
         self.time = last + 2 + self.maximum + self.quantize(self.shape.ffn) + 2
-        self.port.advance(self.time)
 
     def _sample(self, index: int, packet: Packet) -> None:
         self.time += 2 + self.lanes_log2 + self.sampled
@@ -506,47 +614,38 @@ class _Step:
         return found
 
     def _gather(self) -> None:
-        """The records of the layer that fit the buffer are asked for while QKV runs."""
+        """The records of the layer are asked for while QKV runs."""
         count = sum(-(-position // GROUP) for position, _, _ in self.parts()) * self.shape.kv_heads
-        self.records, since = [], 0.0
-        for _ in range(min(count, self.machine.lookahead + 2)):
-            since = self.port.kv(self.time + 12, self.record, since)
-            self.records.append(since)
-        self.record_count = count
+        self.records.begin(self.time + 12, count)
 
     def _attend(self, index: int, packet: Packet) -> None:
-        self.freed: list[float] = []
         self.used = 0
-        self.kv_beats = self.record_count * self.record
+        self.kv_beats = self.records.count * self.record
         time = self.time + 1
         for committed, end, rows in self.parts():
             time = self._part(time, committed, end, rows) + 4
-        self.port.consume(self.ahead(index), self.loaded)
+        self.port.take(self.ahead(index), self.loaded)
         wide = self.shape.heads * self.head_pad
         self.time = time - 4 + 2 + self.maximum + self.quantize(wide) + 2
-        self.port.advance(self.time)
 
-    def _record(self) -> float:
-        """When the next record has come; it is asked for when the one whose place it takes has been used."""
-        number = self.used
-        self.used += 1
-        while len(self.records) <= number:
-            slot = self.freed[len(self.records) - self.machine.lookahead - 2]
-            self.records.append(self.port.kv(slot, self.record, self.records[-1]))
-        return self.records[number]
+    def _units(self, tokens: int) -> list[int]:
+        """Units of the load path of each tile of a group of which so many tokens are there."""
+        each = self.machine.load_bytes // self.n
+        most = self.n // each
+        return [min(most, max(1, -(-(tokens - low) // each))) for low in range(0, GROUP, self.n)]
 
     def _part(self, time: float, committed: int, end: int, rows: int) -> float:
         """One command of attention: when its last output is staged."""
         shape, lookahead = self.shape, self.machine.lookahead
         rows *= shape.heads // shape.kv_heads
         tiles = -(-GROUP // self.n)
-        units = self.n**2 // self.machine.load_bytes
-        count = -(-self.head_pad // self.n) * tiles
+        chunks = -(-self.head_pad // self.n)
+        count = chunks * tiles
         front = rows * GROUP // self.lanes
         back = max(front, GROUP // self.lanes + 3)
-        k_tile, v_tile = self.per_tile(rows, again=tiles == 1), self.per_tile(2 * rows)
         groups, stored = -(-end // GROUP), -(-committed // GROUP)
-        items = [stored > group for _ in range(shape.kv_heads) for group in range(groups)]
+        items = [group for _ in range(shape.kv_heads) for group in range(groups)]
+        units = [self._units(end - group * GROUP) for group in range(groups)]
         # Array free; softmax: scores taken, weights given; tiles loaded.
         array = scored = weighed = 0.0
         loaded = time + 3
@@ -554,26 +653,36 @@ class _Step:
         weights: list[float] = []
         for step in range(len(items) + lookahead):
             if step < len(items):
-                come.append(self._record() if items[step] else 0.0)
+                group = items[step]
+                begun, done = self._record() if group < stored else (0.0, 0.0)
+                come.append(done)
                 # The keys are the first half of a record.
-                load = max(loaded, come[-1] - self.record / 2)
-                start = max(array, load + units + self.FEEDER)
+                load = max(loaded, done - self.record / 2)
+                start = max(array, load + units[group][0] + self.FEEDER)
+                k_tile = self.per_tile(rows, again=tiles == 1, units=max(units[group]))
                 array = start + count * k_tile
-                loaded = max(load + count * units, array - 2 * k_tile)
+                loaded = max(load + chunks * sum(units[group]), array - 2 * k_tile)
                 last = array - k_tile + rows
                 scored = max(scored, last - tiles * rows + self.engine) + front
                 weighed = max(weighed, scored + self.EXPONENTIALS + self.maximum) + back
                 weights.append(weighed + self.RESCALER)
             if (item := step - lookahead) >= 0:
+                group = items[item]
                 load = max(loaded, come[item])
-                start = max(array, load + units + self.FEEDER, weights[item])
+                start = max(array, load + units[group][0] + self.FEEDER, weights[item])
+                v_tile = self.per_tile(2 * rows, units=max(units[group]))
                 array = start + count * v_tile
-                loaded = max(load + count * units, array - 2 * v_tile)
-                if items[item]:
-                    self.freed.append(loaded)
+                loaded = max(load + chunks * sum(units[group]), array - 2 * v_tile)
+                if group < stored:
+                    self.records.freed.append(loaded)
                 self.array += count * 3 * rows
         self.loaded = loaded
         return array - v_tile + 2 * rows - 1 + self.engine + self.slices - 1 + self.NORMALIZER
+
+    def _record(self) -> tuple[float, float]:
+        """When the next record begins to come, and when it is there."""
+        self.used += 1
+        return self.records.come(self.used - 1)
 
 
 def useful(shape: Shape, spans: Sequence[Span], sampled: int) -> tuple[int, int]:
