@@ -238,6 +238,10 @@ class Port:
         if position > self.taken[-1][0]:
             self.taken.append((position, max(time, self.taken[-1][1])))
 
+    def hold(self, time: float) -> None:
+        """Nothing more can be taken until a time."""
+        self.taken.append((self.taken[-1][0], max(time, self.taken[-1][1])))
+
     def _room(self) -> tuple[int, float]:
         """The next burst of the tape: its end, and when its address can go."""
         end = (self.limit + self.phase) // self.burst * self.burst + self.burst - self.phase
@@ -545,6 +549,7 @@ class _Step:
         # Burst after burst: when the array takes up the last tile of each, and the tape is taken on.
         each = max(cycles * (blocks * tiles - 1) / max(1, end - first), 1 / load_beats)
         ahead = 2 * self.tile_beats
+        port.hold(start)
         port.take(first + self.tile_beats, start)
         position, at = first, start
         steps: deque[tuple[float, ...]] = deque(maxlen=port.fifo // port.burst + 4)
@@ -558,7 +563,10 @@ class _Step:
         at = max(at, start + tiles * cycles + (blocks - 1) * rows * self.slices)
         # The tape goes on when planes are free.
         behind = self.ahead(index)
-        port.take(behind, at + rows - 1 + self.reload + (behind - end) / load_beats)
+        port.take(end, at)
+        free = at + rows - 1 + self.reload
+        port.hold(free)
+        port.take(behind, free + (behind - end) / load_beats)
         return at + self.results(rows)
 
     def _qkv(self, index: int, packet: Packet) -> None:
