@@ -388,9 +388,9 @@ class _Step:
     FEED = 3
     """From a packet's header to its first row."""
     TILE = 6
-    """From a tile's last beat to its first row: reader, gearbox, unpacker, loader."""
-    BETWEEN = 8
-    """Beats that these hold while they wait for a plane."""
+    """From a tile's last beat to its first row: reader, unpacker, loader."""
+    BETWEEN = 4
+    """Units of the load path that these hold while they wait for a plane."""
     EXPONENTIALS, RESCALER = 11, 6
     EMBED, EMBED_AHEAD = 6, 4
     """From one row of the embedding that is asked for to the next; how many are on their way."""
@@ -498,7 +498,8 @@ class _Step:
             if self.program[behind - 1].opcode is Opcode.ATTEND and behind - 1 != index:
                 return position
             if packet.payload_bytes:
-                return position + self.scales(packet) + 2 * self.tile_beats
+                held = self.BETWEEN * self.machine.load_bytes // self.machine.port_bytes
+                return position + self.scales(packet) + 2 * self.tile_beats + held
         return position
 
     def scales(self, packet: Packet) -> int:
@@ -546,27 +547,26 @@ class _Step:
         start = max(self.time + self.FEED, port.arrival(first) + self.TILE)
         if packet.opcode is Opcode.QKV:
             self._gather()
-        # Burst after burst: when the array takes up the last tile of each, and the tape is taken on.
+        # Burst after burst: when the array takes up the last tile of each, and when the tape goes on: a plane
+        # that is free is loaded with the tile after the next.
         each = max(cycles * (blocks * tiles - 1) / max(1, end - first), 1 / load_beats)
-        ahead = 2 * self.tile_beats
-        port.hold(start)
-        port.take(first + self.tile_beats, start)
+        free = rows - 1 + self.reload
+        held = 2 * self.tile_beats + self.BETWEEN * load_beats
+        load = self.tile_beats / load_beats
+        port.hold(start + free)
+        port.take(min(first + held, end), start + free + load)
         position, at = first, start
-        steps: deque[tuple[float, ...]] = deque(maxlen=port.fifo // port.burst + 4)
         while position < end:
             upto = min(end, position + port.burst)
             at = max(at + each * (upto - position), port.arrival(upto) + self.TILE)
             position = upto
-            port.take(min(position + self.tile_beats, end), at)
+            port.take(min(position + held, end), at + free + load)
         self.array = blocks * tiles * rows
         # Results take longer than rows where a block has hardly any tiles.
         at = max(at, start + tiles * cycles + (blocks - 1) * rows * self.slices)
-        # The tape goes on when planes are free.
         behind = self.ahead(index)
-        port.take(end, at)
-        free = at + rows - 1 + self.reload
-        port.hold(free)
-        port.take(behind, free + (behind - end) / load_beats)
+        port.hold(at + free)
+        port.take(behind, at + free + (behind - end) / load_beats)
         return at + self.results(rows)
 
     def _qkv(self, index: int, packet: Packet) -> None:
