@@ -402,6 +402,8 @@ class _Step:
     """The shortest time for a head's codes; what a unit of heads takes beside them."""
     FORM, SEQUENCE = 6, 31
     """Between two steps, and for each sequence in it."""
+    SCALES = 2
+    """From the last scores of an item until the scales of the next are there, beside its own tokens."""
     FEEDER = 4
     """From the unit of a record or of the step's own k and v to the array."""
 
@@ -671,7 +673,10 @@ class _Step:
                 array = start + count * k_tile
                 loaded = max(load + chunks * sum(units[group]), array - 2 * k_tile)
                 last = array - k_tile + rows
-                scored = max(scored, last - tiles * rows + self.engine) + front
+                # The scales of the step's own tokens are read one after another, once those before are taken.
+                own = min(GROUP, end - group * GROUP) - max(0, committed - group * GROUP)
+                ready = scored + self.SCALES + max(0, own)
+                scored = max(ready, last - tiles * rows + self.engine) + front
                 weighed = max(weighed, scored + self.EXPONENTIALS + self.maximum) + back
                 weights.append(weighed + self.RESCALER)
             if (item := step - lookahead) >= 0:
