@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -93,22 +93,30 @@ class Span:
 
 @dataclass(frozen=True)
 class Memory:
-    """A memory.
+    """A memory. All but the latency is for a DRAM, whose bus reads and writes share; 0 otherwise.
 
     Parameters
     ----------
     latency : :class:`int`
-        Cycles from an address to its first beat, beside ``opening``.
+        Cycles from an address, or from the bus, to the first beat.
     opening : :class:`int`
         Cycles until a row is open, where nothing else is read meanwhile.
     interval, pause : :class:`int`
-        Cycles from one refresh to the next, and for how long nothing is read then; 0 without.
+        Cycles from one refresh to the next, and for how long nothing is read then.
+    to_write, to_read : :class:`int`
+        Cycles that the bus stands still between reads and writes, and between writes and reads.
+    banks, row_bytes : :class:`int`
+        Banks with one open row of so many bytes each.
     """
 
     latency: int = 60
     opening: int = 0
     interval: int = 0
     pause: int = 0
+    to_write: int = 0
+    to_read: int = 0
+    banks: int = 0
+    row_bytes: int = 0
 
     @classmethod
     def of(cls, name: str) -> Memory:
@@ -131,9 +139,11 @@ class Memory:
         return 1 - self.pause / (self.interval + self.pause) if self.interval else 1.0
 
 
-DRAM = Memory(latency=30, opening=6, interval=1560, pause=38)
-"""DDR3-1600 at 200 MHz, 30 cycles away: tRP and tRCD of 3 cycles each, tREFI 1560, and tRP, tRFC (32) and tRCD
-for a refresh."""
+DRAM = Memory(
+    latency=30, opening=6, interval=1560, pause=38, to_write=2, to_read=5, banks=8, row_bytes=2048
+)
+"""DDR3-1600 at 200 MHz, 30 cycles away. A row is opened after tRP and tRCD (3 each), a refresh takes tRP, tRFC
+(32) and tRCD."""
 
 
 @dataclass(frozen=True)
@@ -194,10 +204,10 @@ FOREVER = math.inf
 
 
 class Port:
-    """The read port, burst by burst: tape ahead of its use as far as its buffer goes, and what comes first.
+    """The read port, burst by burst, in the order in which bursts are asked for.
 
-    Positions are beats of the tape since the step's begin. Bursts are answered in the order in which they
-    are asked for; each is asked for once there is room for it.
+    Tape comes ahead of its use as far as its buffer goes; KV records and embeddings go before it; writes share
+    the bus of a DRAM. Positions are beats of the tape since the step's begin.
     """
 
     ISSUE = 1
@@ -212,26 +222,36 @@ class Port:
         self.phase = round_up(DESCRIPTOR_BYTES, machine.align) // machine.port_bytes
         # When the next address may go, and when the memory has given all that was asked for.
         self.address, self.busy = float(self.START), 0.0
+        self.wrote, self.row = False, -1
         self.refresh = memory.interval / 2
         # Of the tape: what was asked for; from where to where beats came when; what could be taken when.
         self.limit = 0
         self.course: deque[tuple[int, float, int, float]] = deque()
         self.taken: deque[tuple[float, float]] = deque([(0.0, 0.0)])
-        self.waiting: Records | None = None
+        self.records = Records(self)
+        self.writes = Writes(self)
 
-    def _answer(self, address: float, beats: int) -> float:
-        """A burst is asked for; when its first beat comes."""
+    def bus(self, time: float, beats: int, write: bool = False, rows: tuple[int, int] | None = None) -> float:
+        """The memory is asked for a burst; when its first beat is on the bus."""
         memory = self.memory
-        self.address = address + 1
-        # As the memory sees it; the beats come a latency later.
-        begin = max(address + memory.opening, self.busy)
-        if memory.interval:
-            while max(address, self.busy) >= self.refresh:
-                self.busy = max(self.busy, self.refresh) + memory.pause
-                self.refresh += memory.interval
-                begin = max(begin, self.busy)
+        turn = (memory.to_write if write else memory.to_read) if write != self.wrote else 0
+        begin = max(time + memory.opening, self.busy + turn)
+        if rows is not None:
+            # A row can be opened ahead unless another one of its bank is in use.
+            if rows[0] != self.row >= 0 and (rows[0] - self.row) % memory.banks == 0:
+                begin = max(begin, self.busy + memory.opening)
+        self.row, self.wrote = rows[1] if rows else -1, write
+        while memory.interval and max(time, self.busy) >= self.refresh:
+            self.busy = max(self.busy, self.refresh) + memory.pause
+            self.refresh += memory.interval
+            begin = max(begin, self.busy)
         self.busy = begin + beats
-        return begin + memory.latency
+        return begin
+
+    def answer(self, address: float, beats: int, rows: tuple[int, int] | None = None) -> float:
+        """A burst is asked for; when its first beat comes."""
+        self.address = address + 1
+        return self.bus(address, beats, rows=rows) + self.memory.latency
 
     def take(self, position: float, time: float) -> None:
         """What lies before a position can be taken at a time, if it has come."""
@@ -265,51 +285,68 @@ class Port:
                 return since + (until - since) * (position - low) / (high - low)
         return 0.0
 
-    def _extend(self) -> None:
-        """The next burst of the tape, behind the records that are asked for before it."""
-        end, address = self._room()
-        if self.waiting is not None and self.waiting.ask(address):
-            end, address = self._room()
-        if address == FOREVER:
-            raise RuntimeError("tape is waited for that there is no room for")
-        begin = self._answer(address, end - self.limit)
-        self.course.append((self.limit, begin, end, begin + end - self.limit))
-        self.limit = end
+    def _go_on(self, until: float = FOREVER) -> bool:
+        """The next burst, of whom it may be, if its address goes before a time."""
+        end, tape = self._room()
+        record = max(self.address, self.records.when())
+        write = self.writes.when()
+        first = min(tape, record, write)
+        if first >= until:
+            return False
+        if write == first:
+            self.writes.go_on()
+        elif record == first:
+            self.records.go_on(record)
+        else:
+            begin = self.answer(tape, end - self.limit)
+            self.course.append((self.limit, begin, end, begin + end - self.limit))
+            self.limit = end
+        return True
 
     def arrival(self, position: float) -> float:
         """When the beat before a position comes."""
         while self.limit < position:
-            self._extend()
+            self.must_go_on()
         return self._came(position)
+
+    def must_go_on(self) -> None:
+        """The next burst."""
+        if not self._go_on():
+            raise RuntimeError("what is waited for is never asked for")
 
     def request(self, asked: float, beats: int) -> tuple[float, float]:
         """Something that goes before the tape: when its first and when its last beat come."""
-        while self._room()[1] < asked:
-            self._extend()
-        begin = self._answer(max(asked, self.address), beats)
+        while self._go_on(asked):
+            pass
+        begin = self.answer(max(asked, self.address), beats)
         return begin, begin + beats
 
 
 class Records:
-    """KV records on their way: a buffer of the port, then that of attention."""
+    """The KV records of a layer, on their way through a buffer of the port into that of attention."""
 
     BURSTS = 2
     """What the port's buffer holds."""
 
-    def __init__(self, port: Port, beats: int, slots: int):
-        self.port, self.beats, self.slots = port, beats, slots
+    def __init__(self, port: Port):
+        self.port = port
         self.room = self.BURSTS * port.burst
-        self.begin(0.0, 0)
+        self.slots = port.machine.lookahead + 2
+        self.begin(0.0, 1, 0, lambda number: None)
 
-    def begin(self, asked: float, count: int) -> None:
-        """The records of a layer: when they are asked for, how many they are."""
-        self.asked, self.count = asked, count
+    def begin(
+        self, asked: float, beats: int, count: int, rows: Callable[[int], tuple[int, int] | None]
+    ) -> None:
+        """From when on they are asked for; beats of each; how many; the rows of a DRAM that each is in."""
+        self.asked, self.beats, self.count, self.rows = asked, beats, count, rows
+        self.each = -(-beats // self.port.burst)
         self.bursts = 0
         # Of each record: first and last beat; when it goes on into attention's buffer; when it is not needed.
         self.first: list[float] = []
         self.last: list[float] = []
         self.moved: list[float] = []
         self.freed: list[float] = []
+        self.next = self._next()
 
     def _move(self, number: int) -> float:
         """When a record goes on, or ``FOREVER`` if that is not known."""
@@ -322,53 +359,87 @@ class Records:
             self.moved.append(max(self.first[index] + 1, before, free))
         return self.moved[number]
 
-    def _next(self) -> tuple[float, int, bool]:
-        """The next burst: when it can be asked for, its beats, whether it begins a record."""
-        burst = self.port.burst
-        each = -(-self.beats // burst)
-        record, part = divmod(self.bursts, each)
+    def _next(self) -> tuple[float, int]:
+        """The next burst: when there is room for it, and its beats."""
+        record, part = divmod(self.bursts, self.each)
         if record >= self.count:
-            return FOREVER, 0, False
-        beats = min(burst, self.beats - part * burst)
-        need = record * self.beats + part * burst + beats - self.room
-        time = self.asked
-        if need > 0:
-            number = (need - 1) // self.beats
-            time = max(time, self._move(number) + need - number * self.beats)
-        return time, beats, part == 0
+            return FOREVER, 0
+        beats = min(self.port.burst, self.beats - part * self.port.burst)
+        need = record * self.beats + part * self.port.burst + beats - self.room
+        if need <= 0:
+            return self.asked, beats
+        number = (need - 1) // self.beats
+        return max(self.asked, self._move(number) + need - number * self.beats), beats
 
-    def ask(self, until: float) -> bool:
-        """Asks for all that goes before an address at ``until``; whether there was something."""
-        found = False
-        while (burst := self._next())[0] <= until and burst[0] != FOREVER:
-            self._ask(*burst)
-            found = True
-            until = max(until, self.port.address) if until != FOREVER else until
-        return found
+    def when(self) -> float:
+        """When the address of the next burst can go."""
+        if self.next[0] == FOREVER:
+            self.next = self._next()
+        return self.next[0]
 
-    def _ask(self, asked: float, beats: int, begins: bool) -> None:
-        begin = self.port._answer(max(asked, self.port.address), beats)
-        self.bursts += 1
-        if begins:
+    def go_on(self, address: float) -> None:
+        """The next burst's address goes."""
+        record, part = divmod(self.bursts, self.each)
+        beats = self.next[1]
+        begin = self.port.answer(address, beats, None if part else self.rows(record))
+        if part == 0:
             self.first.append(begin)
-            self.last.append(begin + beats)
-        else:
-            self.last[-1] = begin + beats
+            self.last.append(0.0)
+        self.last[record] = begin + beats
+        self.bursts += 1
+        self.next = self._next()
 
-    def come(self, number: int) -> tuple[float, float]:
-        """When a record begins to come into attention's buffer, and when all of it is there."""
-        each = -(-self.beats // self.port.burst)
-        while self.bursts < (number + 1) * each:
-            asked, beats, begins = self._next()
-            while self.port._room()[1] < asked:
-                bursts = self.bursts
-                self.port._extend()
-                if self.bursts != bursts:
-                    break
-            else:
-                self._ask(asked, beats, begins)
-        moved = self._move(number)
-        return moved, max(moved + self.beats, self.last[number] + 1)
+    def come(self, number: int) -> float:
+        """When a record is in attention's buffer."""
+        while self.bursts < (number + 1) * self.each:
+            self.port.must_go_on()
+        return max(self._move(number) + self.beats, self.last[number] + 1)
+
+
+class Writes:
+    """The k and v that a layer appends, where they share the bus with what is read."""
+
+    TOGETHER = 8
+    """Writes that a DRAM gathers before it turns its bus."""
+    OUTSTANDING = 64
+    """Writes under way at most."""
+    DEPTH = 32
+    """Writes that wait for these, until heads have to wait."""
+
+    def __init__(self, port: Port):
+        self.port = port
+        self.begin(0.0, 0.0, 0)
+
+    def begin(self, first: float, each: float, count: int) -> None:
+        """When the first of a layer can be made, the time for each, and how many they are."""
+        self.first, self.each, self.count = first, each, count if self.port.memory.banks else 0
+        self.left: list[float] = []
+        self.answered: list[float] = []
+
+    def when(self) -> float:
+        """When the next ones are handed to the memory."""
+        number = len(self.left)
+        done = min(self.count, (number + 1) * self.TOGETHER)
+        if number * self.TOGETHER >= self.count:
+            return FOREVER
+        before = number - self.OUTSTANDING // self.TOGETHER
+        return max(self.first + self.each * done, self.answered[before] if before >= 0 else 0.0)
+
+    def go_on(self) -> None:
+        """They are handed to the memory."""
+        time = self.when()
+        begin = self.port.bus(time, self.TOGETHER, write=True)
+        self.left.append(time)
+        self.answered.append(begin + self.TOGETHER + self.port.memory.latency)
+
+    def end(self) -> float:
+        """When all that has no place to wait has left."""
+        number = (self.count - self.DEPTH) // self.TOGETHER
+        if number <= 0:
+            return 0.0
+        while len(self.left) < number:
+            self.port.must_go_on()
+        return self.left[number - 1]
 
 
 @dataclass
@@ -467,8 +538,7 @@ class _Step:
             position += self.header + packet.payload_bytes // width
         self.program = program
         self.port = Port(self.machine, self.memory)
-        self.records = Records(self.port, self.record, self.machine.lookahead + 2)
-        self.port.waiting = self.records
+        self.records = self.port.records
         self.time = 0.0
         begin = 0.0
         for index, packet in enumerate(program):
@@ -625,8 +695,26 @@ class _Step:
 
     def _gather(self) -> None:
         """The records of the layer are asked for while QKV runs."""
-        count = sum(-(-position // GROUP) for position, _, _ in self.parts()) * self.shape.kv_heads
-        self.records.begin(self.time + 12, count)
+        heads = self.shape.kv_heads
+        groups = [-(-position // GROUP) for position, _, _ in self.parts()]
+        places: list[tuple[int, int]] = []
+        if self.memory.banks:
+            # Blocks of a sequence follow one another, and so do its records of a block.
+            size, row = self.record * self.machine.port_bytes, self.memory.row_bytes
+            layer = self.packets[-1].layer or 0
+            block = self.shape.layers * heads * size
+            for part, count in enumerate(groups):
+                first = sum(groups[:part])
+                for head in range(heads):
+                    for group in range(count):
+                        at = (first + group) * block + (layer * heads + head) * size
+                        places.append((at // row, (at + size - 1) // row))
+        self.records.begin(
+            self.time + 12,
+            self.record,
+            sum(groups) * heads,
+            lambda number: places[number] if places else None,
+        )
 
     def _attend(self, index: int, packet: Packet) -> None:
         self.used = 0
@@ -664,7 +752,7 @@ class _Step:
         for step in range(len(items) + lookahead):
             if step < len(items):
                 group = items[step]
-                begun, done = self._record() if group < stored else (0.0, 0.0)
+                done = self._record() if group < stored else 0.0
                 come.append(done)
                 # The keys are the first half of a record.
                 load = max(loaded, done - self.record / 2)
@@ -692,8 +780,8 @@ class _Step:
         self.loaded = loaded
         return array - v_tile + 2 * rows - 1 + self.engine + self.slices - 1 + self.NORMALIZER
 
-    def _record(self) -> tuple[float, float]:
-        """When the next record begins to come, and when it is there."""
+    def _record(self) -> float:
+        """When the next record is there."""
         self.used += 1
         return self.records.come(self.used - 1)
 
