@@ -643,16 +643,25 @@ class _Step:
 
     def _qkv(self, index: int, packet: Packet) -> None:
         begin = self.time
-        last = self._project(index, packet, self.rows)
         # A unit is a head, or the two of a block; its jobs are the heads of each row, one after another.
         heads = max(1, self.n // self.head_pad)
         words = self.head_pad // self.lanes
         job = max(words, self.JOB)
-        units = -(-packet.n_out // max(self.n, self.head_pad))
+        width = max(self.n, self.head_pad)
+        units = -(-packet.n_out // width)
         tiles = -(-packet.k // self.n) * max(1, self.head_pad // self.n)
-        first = begin + self.FEED + tiles * self.per_tile(self.rows) + self.engine + self.DEQUANTIZER
+        unit = self.rows * heads * job + self.UNIT
+        array = tiles * self.per_tile(self.rows)
+        first = begin + self.FEED + array + self.engine + self.DEQUANTIZER
+        # k and v come first; of each head the words of its codes and its scale are written.
+        appended = 2 * self.shape.kv_heads * self.head_pad // width
+        writes = self.rows * heads * (-(-self.shape.head_dim // self.machine.port_bytes) + 1)
+        pace = max(unit, array, tiles * self.tile_beats) / writes
+        self.port.writes.begin(first + self.HEADS, pace, appended * writes)
+        last = self._project(index, packet, self.rows)
         waiting = (self.rows - 1) * max(0, heads * job - max(1, heads * words // self.slices) * self.slices)
-        last = max(last + waiting, first + (units - 1) * (self.rows * heads * job + self.UNIT))
+        last = max(last + waiting, first + (units - 1) * unit)
+        last = max(last, self.port.writes.end() + (units - appended) * unit)
         self.time = last + self.HEADS + self.maximum + words + 5
 
     def _matmul(self, index: int, packet: Packet) -> None:
