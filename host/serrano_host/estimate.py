@@ -471,8 +471,8 @@ class _Step:
     """From a head's last beat to its first codes, beside the tree of the maximum."""
     JOB, UNIT = 2, 5
     """The shortest time for a head's codes; what a unit of heads takes beside them."""
-    FORM, SEQUENCE = 6, 31
-    """Between two steps, and for each sequence in it."""
+    FORM, SEQUENCE, CHUNK = 5, 31, 38
+    """Between two steps, for each sequence in it, and for that of a chunk beside memory and tokens."""
     SCALES = 2
     """From the last scores of an item until the scales of the next are there, beside its own tokens."""
     FEEDER = 4
@@ -499,10 +499,10 @@ class _Step:
         words = -(-length // self.n) * self.slices
         return self.rows * words + self.QUANTIZER + self.lanes_log2
 
-    def per_tile(self, rows: int, again: bool = True, units: int = 0) -> float:
-        """Cycles per tile if they are there; ``again``: into the accumulators that were just used."""
-        units = units or self.n**2 // self.machine.load_bytes
-        return max(rows, units, (units + rows - 1 + self.reload) / 2, 3 if again and rows < 3 else 0)
+    def per_tile(self, rows: int) -> float:
+        """Cycles per tile of a tape if they are there."""
+        units = self.n**2 // self.machine.load_bytes
+        return max(rows, units, (units + rows - 1 + self.reload) / 2, 3 if rows < 3 else 0)
 
     def results(self, rows: int) -> int:
         """From the first row of the last tile taken to the last slice out of the dequantizer."""
@@ -685,10 +685,10 @@ class _Step:
         Each sequence is committed, its token given to the host, its next slot reserved, one after another;
         a chunk of a prompt is read.
         """
-        chunks = [span.rows for span in self.spans if span.rows > 1]
-        return (
-            self.FORM + self.SEQUENCE * len(self.spans) + sum(rows + self.memory.latency for rows in chunks)
-        )
+        time = self.FORM
+        for span in self.spans:
+            time += self.SEQUENCE if span.rows == 1 else self.CHUNK + span.rows + self.memory.latency
+        return time
 
     # Attention
 
@@ -727,6 +727,9 @@ class _Step:
 
     def _attend(self, index: int, packet: Packet) -> None:
         self.used = 0
+        # When the array's tiles are loaded, its two planes are free, and it takes the next row.
+        self.loaded = self.entered = 0.0
+        self.planes = (0.0, 0.0)
         self.kv_beats = self.records.count * self.record
         time = self.time + 1
         for committed, end, rows in self.parts():
@@ -745,49 +748,54 @@ class _Step:
         """One command of attention: when its last output is staged."""
         shape, lookahead = self.shape, self.machine.lookahead
         rows *= shape.heads // shape.kv_heads
-        tiles = -(-GROUP // self.n)
-        chunks = -(-self.head_pad // self.n)
-        count = chunks * tiles
+        chunks, tiles = -(-self.head_pad // self.n), -(-GROUP // self.n)
         front = rows * GROUP // self.lanes
         back = max(front, GROUP // self.lanes + 3)
         groups, stored = -(-end // GROUP), -(-committed // GROUP)
         items = [group for _ in range(shape.kv_heads) for group in range(groups)]
-        units = [self._units(end - group * GROUP) for group in range(groups)]
-        # Array free; softmax: scores taken, weights given; tiles loaded.
-        array = scored = weighed = 0.0
-        loaded = time + 3
+        units = [self._units(end - group * GROUP) * chunks for group in range(groups)]
+        # Softmax: scores taken, weights begun.
+        scored = weighed = 0.0
+        self.loaded = max(self.loaded, time + 3)
         come: list[float] = []
         weights: list[float] = []
         for step in range(len(items) + lookahead):
             if step < len(items):
                 group = items[step]
-                done = self._record() if group < stored else 0.0
-                come.append(done)
+                come.append(self._record() if group < stored else 0.0)
                 # The keys are the first half of a record.
-                load = max(loaded, done - self.record / 2)
-                start = max(array, load + units[group][0] + self.FEEDER)
-                k_tile = self.per_tile(rows, again=tiles == 1, units=max(units[group]))
-                array = start + count * k_tile
-                loaded = max(load + chunks * sum(units[group]), array - 2 * k_tile)
-                last = array - k_tile + rows
+                last = self._tiles(units[group], rows, come[-1] - self.record / 2, 0.0, tiles == 1)
                 # The scales of the step's own tokens are read one after another, once those before are taken.
                 own = min(GROUP, end - group * GROUP) - max(0, committed - group * GROUP)
                 ready = scored + self.SCALES + max(0, own)
-                scored = max(ready, last - tiles * rows + self.engine) + front
-                weighed = max(weighed, scored + self.EXPONENTIALS + self.maximum) + back
-                weights.append(weighed + self.RESCALER)
+                scored = max(ready, last - (tiles - 1) * rows + self.engine) + front
+                weighed = max(weighed + back, scored + self.EXPONENTIALS + self.maximum)
+                weights.append(weighed + front + self.RESCALER)
             if (item := step - lookahead) >= 0:
                 group = items[item]
-                load = max(loaded, come[item])
-                start = max(array, load + units[group][0] + self.FEEDER, weights[item])
-                v_tile = self.per_tile(2 * rows, units=max(units[group]))
-                array = start + count * v_tile
-                loaded = max(load + chunks * sum(units[group]), array - 2 * v_tile)
+                last = self._tiles(units[group], 2 * rows, come[item], weights[item], False)
                 if group < stored:
-                    self.records.freed.append(loaded)
-                self.array += count * 3 * rows
-        self.loaded = loaded
-        return array - v_tile + 2 * rows - 1 + self.engine + self.slices - 1 + self.NORMALIZER
+                    self.records.freed.append(self.loaded)
+                self.array += len(units[group]) * 3 * rows
+        return last + 2 * rows - 1 + self.engine + self.slices - 1 + self.NORMALIZER
+
+    def _tiles(self, units: Sequence[int], rows: int, come: float, fed: float, again: bool) -> float:
+        """Tiles of an operation of attention: when the rows of the last one begin."""
+        load = max(self.loaded, come + self.FEEDER)
+        start = max(self.entered, fed)
+        # A plane is loaded again a while after the last row of the tile before the last.
+        busy = rows - 1 + self.reload
+        each = max(rows, 3) if again else rows
+        free, other = self.planes
+        for count in units:
+            load = (load if load > free else free) + count
+            start = start if start > load else load
+            free, other = other, start + busy
+            last = start
+            start += each
+        self.planes = free, other
+        self.loaded, self.entered = load, start
+        return last
 
     def _record(self) -> float:
         """When the next record is there."""
