@@ -325,8 +325,8 @@ class Port:
 class Records:
     """The KV records of a layer, on their way through a buffer of the port into that of attention."""
 
-    BURSTS = 2
-    """What the port's buffer holds."""
+    BURSTS, RECORD = 2, 2
+    """Bursts that the port's buffer holds; cycles from one record to the next at least."""
 
     def __init__(self, port: Port):
         self.port = port
@@ -338,7 +338,9 @@ class Records:
         self, asked: float, beats: int, count: int, rows: Callable[[int], tuple[int, int] | None]
     ) -> None:
         """From when on they are asked for; beats of each; how many; the rows of a DRAM that each is in."""
-        self.asked, self.beats, self.count, self.rows = asked, beats, count, rows
+        self.beats, self.count, self.rows = beats, count, rows
+        # When the last address went.
+        self.sent = asked - self.RECORD
         self.each = -(-beats // self.port.burst)
         self.bursts = 0
         # Of each record: first and last beat; when it goes on into attention's buffer; when it is not needed.
@@ -366,10 +368,11 @@ class Records:
             return FOREVER, 0
         beats = min(self.port.burst, self.beats - part * self.port.burst)
         need = record * self.beats + part * self.port.burst + beats - self.room
-        if need <= 0:
-            return self.asked, beats
-        number = (need - 1) // self.beats
-        return max(self.asked, self._move(number) + need - number * self.beats), beats
+        time = self.sent + (1 if part else self.RECORD)
+        if need > 0:
+            number = (need - 1) // self.beats
+            time = max(time, self._move(number) + need - number * self.beats)
+        return time, beats
 
     def when(self) -> float:
         """When the address of the next burst can go."""
@@ -386,7 +389,7 @@ class Records:
             self.first.append(begin)
             self.last.append(0.0)
         self.last[record] = begin + beats
-        self.bursts += 1
+        self.bursts, self.sent = self.bursts + 1, address
         self.next = self._next()
 
     def come(self, number: int) -> float:
@@ -473,6 +476,8 @@ class _Step:
     """The shortest time for a head's codes; what a unit of heads takes beside them."""
     FORM, SEQUENCE, CHUNK = 5, 31, 38
     """Between two steps, for each sequence in it, and for that of a chunk beside memory and tokens."""
+    ROUTER = 3
+    """From the array to the normalizer."""
     SCALES = 2
     """From the last scores of an item until the scales of the next are there, beside its own tokens."""
     FEEDER = 4
@@ -733,10 +738,10 @@ class _Step:
         self.kv_beats = self.records.count * self.record
         time = self.time + 1
         for committed, end, rows in self.parts():
-            time = self._part(time, committed, end, rows) + 4
+            time = self._part(time, committed, end, rows) + 1
         self.port.take(self.ahead(index), self.loaded)
         wide = self.shape.heads * self.head_pad
-        self.time = time - 4 + 2 + self.maximum + self.quantize(wide) + 2
+        self.time = time - 1 + 2 + self.maximum + self.quantize(wide) + 2
 
     def _units(self, tokens: int) -> list[int]:
         """Units of the load path of each tile of a group of which so many tokens are there."""
@@ -756,6 +761,7 @@ class _Step:
         units = [self._units(end - group * GROUP) * chunks for group in range(groups)]
         # Softmax: scores taken, weights begun.
         scored = weighed = 0.0
+        begun: list[float] = []
         self.loaded = max(self.loaded, time + 3)
         come: list[float] = []
         weights: list[float] = []
@@ -768,8 +774,12 @@ class _Step:
                 # The scales of the step's own tokens are read one after another, once those before are taken.
                 own = min(GROUP, end - group * GROUP) - max(0, committed - group * GROUP)
                 ready = scored + self.SCALES + max(0, own)
+                if step >= 2:
+                    # There is room for two items between scores and weights.
+                    ready = max(ready, begun[-2] + front - 1)
                 scored = max(ready, last - (tiles - 1) * rows + self.engine) + front
                 weighed = max(weighed + back, scored + self.EXPONENTIALS + self.maximum)
+                begun.append(weighed)
                 weights.append(weighed + front + self.RESCALER)
             if (item := step - lookahead) >= 0:
                 group = items[item]
@@ -777,11 +787,12 @@ class _Step:
                 if group < stored:
                     self.records.freed.append(self.loaded)
                 self.array += len(units[group]) * 3 * rows
-        return last + 2 * rows - 1 + self.engine + self.slices - 1 + self.NORMALIZER
+        return last + 2 * rows - 1 + self.engine + self.ROUTER + self.slices - 1 + self.NORMALIZER
 
     def _tiles(self, units: Sequence[int], rows: int, come: float, fed: float, again: bool) -> float:
         """Tiles of an operation of attention: when the rows of the last one begin."""
-        load = max(self.loaded, come + self.FEEDER)
+        # The last unit waits for its bytes of the record.
+        load = max(self.loaded, come + self.FEEDER - sum(units) + 1)
         start = max(self.entered, fed)
         # A plane is loaded again a while after the last row of the tile before the last.
         busy = rows - 1 + self.reload
