@@ -139,11 +139,9 @@ class Memory:
         return 1 - self.pause / (self.interval + self.pause) if self.interval else 1.0
 
 
-DRAM = Memory(
-    latency=30, opening=6, interval=1560, pause=38, to_write=2, to_read=5, banks=8, row_bytes=2048
-)
-"""DDR3-1600 at 200 MHz, 30 cycles away. A row is opened after tRP and tRCD (3 each), a refresh takes tRP, tRFC
-(32) and tRCD."""
+DRAM = Memory(latency=30, opening=6, interval=1560, pause=38, to_write=2, to_read=5, banks=8, row_bytes=2048)
+"""DDR3-1600 at 200 MHz, 30 cycles away. A row is opened after tRP and tRCD (3 each), a refresh takes tRP,
+tRFC (32) and tRCD."""
 
 
 @dataclass(frozen=True)
@@ -206,8 +204,8 @@ FOREVER = math.inf
 class Port:
     """The read port, burst by burst, in the order in which bursts are asked for.
 
-    Tape comes ahead of its use as far as its buffer goes; KV records and embeddings go before it; writes share
-    the bus of a DRAM. Positions are beats of the tape since the step's begin.
+    Tape comes ahead of its use as far as its buffer goes; KV records and embeddings go before it; writes
+    share the bus of a DRAM. Positions are beats of the tape since the step's begin.
     """
 
     ISSUE = 1
@@ -236,10 +234,9 @@ class Port:
         memory = self.memory
         turn = (memory.to_write if write else memory.to_read) if write != self.wrote else 0
         begin = max(time + memory.opening, self.busy + turn)
-        if rows is not None:
-            # A row can be opened ahead unless another one of its bank is in use.
-            if rows[0] != self.row >= 0 and (rows[0] - self.row) % memory.banks == 0:
-                begin = max(begin, self.busy + memory.opening)
+        # A row can be opened ahead unless another one of its bank is in use.
+        if rows is not None and rows[0] != self.row >= 0 and (rows[0] - self.row) % memory.banks == 0:
+            begin = max(begin, self.busy + memory.opening)
         self.row, self.wrote = rows[1] if rows else -1, write
         while memory.interval and max(time, self.busy) >= self.refresh:
             self.busy = max(self.busy, self.refresh) + memory.pause
