@@ -259,9 +259,13 @@ class Port:
         """Nothing more can be taken until a time."""
         self.taken.append((self.taken[-1][0], max(time, self.taken[-1][1])))
 
+    def burst_end(self, position: int) -> int:
+        """The end of the burst that a position is in."""
+        return (position + self.phase) // self.burst * self.burst + self.burst - self.phase
+
     def _room(self) -> tuple[int, float]:
         """The next burst of the tape: its end, and when its address can go."""
-        end = (self.limit + self.phase) // self.burst * self.burst + self.burst - self.phase
+        end = self.burst_end(self.limit)
         need = end - self.fifo
         if need <= 0:
             return end, self.address
@@ -631,7 +635,7 @@ class _Step:
         port.take(min(first + held, end), start + free + load)
         position, at = first, start
         while position < end:
-            upto = min(end, position + port.burst)
+            upto = min(end, port.burst_end(position))
             at = max(at + each * (upto - position), port.arrival(upto) + self.TILE)
             position = upto
             port.take(min(position + held, end), at + free + load)
