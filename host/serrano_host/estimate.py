@@ -473,8 +473,8 @@ class _Step:
     """From the last word of a row of the embedding, and of RoPE, to the end of its packet."""
     HEADS = 22
     """From a head's last beat to its first codes, beside the tree of the maximum."""
-    JOB, UNIT = 2, 5
-    """The shortest time for a head's codes; what a unit of heads takes beside them."""
+    JOB, UNIT = 1, 6
+    """What the codes of a head take beside their words; what a unit of heads takes beside them."""
     FORM, SEQUENCE, CHUNK = 5, 31, 38
     """Between two steps, for each sequence in it, and for that of a chunk beside memory and tokens."""
     ROUTER = 3
@@ -505,10 +505,12 @@ class _Step:
         words = -(-length // self.n) * self.slices
         return self.rows * words + self.QUANTIZER + self.lanes_log2
 
-    def per_tile(self, rows: int) -> float:
-        """Cycles per tile of a tape if they are there."""
+    def per_tile(self, rows: int, tiles: int) -> float:
+        """Cycles per tile of a tape if they are there, with so many tiles in a block."""
         units = self.n**2 // self.machine.load_bytes
-        return max(rows, units, (units + rows - 1 + self.reload) / 2, 3 if rows < 3 else 0)
+        # The accumulators that a tile has just used can be used again after three cycles.
+        again = (3 * (tiles - 1) + rows) / tiles if rows < 3 else 0
+        return max(rows, units, (units + rows - 1 + self.reload) / 2, again)
 
     def results(self, rows: int) -> int:
         """From the first row of the last tile taken to the last slice out of the dequantizer."""
@@ -620,7 +622,7 @@ class _Step:
         first = begin + self.scales(packet) + self.tile_beats
         # What fills the payload up to its alignment is not waited for.
         end = begin + self.payload(packet) // width
-        cycles = self.per_tile(rows)
+        cycles = self.per_tile(rows, tiles)
         load_beats = self.machine.load_bytes // width
         start = max(self.time + self.FEED, port.arrival(first) + self.TILE)
         if packet.opcode is Opcode.QKV:
@@ -652,12 +654,12 @@ class _Step:
         # A unit is a head, or the two of a block; its jobs are the heads of each row, one after another.
         heads = max(1, self.n // self.head_pad)
         words = self.head_pad // self.lanes
-        job = max(words, self.JOB)
+        job = words + self.JOB
         width = max(self.n, self.head_pad)
         units = -(-packet.n_out // width)
         tiles = -(-packet.k // self.n) * max(1, self.head_pad // self.n)
         unit = self.rows * heads * job + self.UNIT
-        array = tiles * self.per_tile(self.rows)
+        array = tiles * self.per_tile(self.rows, -(-packet.k // self.n))
         first = begin + self.FEED + array + self.engine + self.DEQUANTIZER
         # k and v come first; of each head the words of its codes and its scale are written.
         appended = 2 * self.shape.kv_heads * self.head_pad // width
@@ -665,7 +667,8 @@ class _Step:
         pace = max(unit, array, tiles * self.tile_beats) / writes
         self.port.writes.begin(first + self.HEADS, pace, appended * writes)
         last = self._project(index, packet, self.rows)
-        waiting = (self.rows - 1) * max(0, heads * job - max(1, heads * words // self.slices) * self.slices)
+        # The rows of the last block come faster than their codes.
+        waiting = (self.rows - 1) * max(0, heads * job - self.slices)
         last = max(last + waiting, first + (units - 1) * unit)
         last = max(last, self.port.writes.end() + (units - appended) * unit)
         self.time = last + self.HEADS + self.maximum + words + 5
