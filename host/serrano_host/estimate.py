@@ -643,7 +643,7 @@ class _Step:
             port.take(min(position + held, end), at + free + load)
         self.array = blocks * tiles * rows
         # Results take longer than rows where a block has hardly any tiles.
-        at = max(at, start + tiles * cycles + (blocks - 1) * rows * self.slices)
+        at = max(at, start + (tiles - 1) * cycles + (blocks - 1) * rows * self.slices)
         behind = self.ahead(index)
         port.hold(at + free)
         port.take(behind, at + free + (behind - end) / load_beats)
