@@ -199,6 +199,9 @@ class Estimate:
 
 
 FOREVER = math.inf
+TOKEN_BYTES = 4
+PAGE = 4096
+"""Bytes; a tape begins with one, and no burst goes beyond one."""
 
 
 class Port:
@@ -260,8 +263,11 @@ class Port:
         self.taken.append((self.taken[-1][0], max(time, self.taken[-1][1])))
 
     def burst_end(self, position: int) -> int:
-        """The end of the burst that a position is in."""
-        return (position + self.phase) // self.burst * self.burst + self.burst - self.phase
+        """The end of the burst that a position is in: none goes beyond a page."""
+        at, page = position + self.phase, PAGE // self.machine.port_bytes
+        first = self.phase if at < page else 0
+        end = first + ((at - first) // self.burst + 1) * self.burst
+        return min(end, (at // page + 1) * page) - self.phase
 
     def _room(self) -> tuple[int, float]:
         """The next burst of the tape: its end, and when its address can go."""
@@ -696,7 +702,8 @@ class _Step:
         """
         time = self.FORM
         for span in self.spans:
-            time += self.SEQUENCE if span.rows == 1 else self.CHUNK + span.rows + self.memory.latency
+            tokens = max(span.rows, span.rows * TOKEN_BYTES // self.machine.port_bytes)
+            time += self.SEQUENCE if span.rows == 1 else self.CHUNK + tokens + self.memory.latency
         return time
 
     # Attention
@@ -766,6 +773,8 @@ class _Step:
         # Softmax: scores taken, weights begun.
         scored = weighed = 0.0
         begun: list[float] = []
+        # The outputs of a head, which scores come behind.
+        emitted = 0.0
         self.loaded = max(self.loaded, time + 3)
         come: list[float] = []
         weights: list[float] = []
@@ -781,7 +790,7 @@ class _Step:
                 if step >= 2:
                     # There is room for two items between scores and weights.
                     ready = max(ready, begun[-2] + front - 1)
-                scored = max(ready, last - (tiles - 1) * rows + self.engine) + front
+                scored = max(ready, last - (tiles - 1) * rows + self.engine, emitted) + front
                 weighed = max(weighed + back, scored + self.EXPONENTIALS + self.maximum)
                 begun.append(weighed)
                 weights.append(weighed + front + self.RESCALER)
@@ -790,8 +799,10 @@ class _Step:
                 last = self._tiles(units[group], 2 * rows, come[item], weights[item], False)
                 if group < stored:
                     self.records.freed.append(self.loaded)
+                if group == groups - 1:
+                    emitted = max(emitted, last + self.engine) + rows * max(2, self.slices)
                 self.array += len(units[group]) * 3 * rows
-        return last + 2 * rows - 1 + self.engine + self.ROUTER + self.slices - 1 + self.NORMALIZER
+        return emitted + self.ROUTER + self.NORMALIZER
 
     def _tiles(self, units: Sequence[int], rows: int, come: float, fed: float, again: bool) -> float:
         """Tiles of an operation of attention: when the rows of the last one begin."""
