@@ -2,8 +2,8 @@
 """How many cycles a step takes, without a simulation: docs/estimate.md.
 
 Two clocks run against each other: the sequencer's, which executes packets one after another, and that of the
-read port, which brings tape and KV records and stops only where a buffer is full. Every constant is a
-latency or a capacity of the hardware; none is fitted to a model.
+read port, which brings tape and KV records burst by burst and stops only where a buffer is full. Every
+constant is a latency or a capacity of the hardware; none depends on the model.
 """
 
 from __future__ import annotations
