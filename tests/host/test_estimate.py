@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,34 @@ def test_nothing_is_faster_than_port_and_array(recorded):
         assert found.cycles > max(found.port_beats / memory.efficiency, found.array_busy)
         assert all(packet.cycles > 0 for packet in found.packets)
         assert 0 < found.mbu < 1 and 0 < found.mac_utilization < 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_step_of_any_model(seed):
+    rng = random.Random(seed)
+    base = MACHINES["base"]
+    narrow = dataclasses.replace(base, tape_fifo_bytes=2 * base.read_burst_bytes, lookahead=2)
+    wide = dataclasses.replace(base, port_bytes=32, tape_fifo_bytes=16384, multiplier_latency=3)
+    for _ in range(40):
+        machine = rng.choice([*MACHINES.values(), narrow, wide])
+        kv_heads, n = rng.randrange(1, 5), machine.n
+        shape = Shape(
+            dim=rng.randrange(2, 400),
+            ffn=rng.randrange(2, 600),
+            layers=rng.randrange(1, 4),
+            heads=kv_heads * rng.randrange(1, 4),
+            kv_heads=kv_heads,
+            head_dim=rng.choice([n // 2, n, 2 * n, n + n // 2, 3 * n]),
+            vocab=rng.randrange(2, 900),
+        )
+        spans = [
+            Span(rng.choice([0, 1, 15, 16, 17, 100, 300])) for _ in range(rng.randrange(machine.rows_max))
+        ]
+        spans.append(Span(rng.choice([0, 5, 64]), rng.randint(1, machine.rows_max - len(spans))))
+        memory = Memory.of(rng.choice(["fixed1", "fixed7", "fixed60", "fixed300", "dram"]))
+        found = estimate(machine, shape, spans, None, memory)
+        assert found.cycles > max(found.port_beats / memory.efficiency, found.array_busy)
+        assert all(packet.cycles > 0 for packet in found.packets)
 
 
 def test_more_takes_longer():
