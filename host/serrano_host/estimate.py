@@ -2,14 +2,16 @@
 """How many cycles a step takes, without a simulation: docs/estimate.md.
 
 Two clocks run against each other: the sequencer's, which executes packets one after another, and that of the
-read port, which brings tape and KV records and stops only where a buffer is full. Every constant is a
-latency or a capacity of the hardware; none is fitted to a model.
+read port, which brings tape and KV records burst by burst and stops only where a buffer is full. Every
+constant is a latency or a capacity of the hardware; none depends on the model.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -91,10 +93,30 @@ class Span:
 
 @dataclass(frozen=True)
 class Memory:
-    """A memory: cycles from an address to its first beat, and the share of cycles in which it gives beats."""
+    """A memory. All but the latency is for a DRAM, whose bus reads and writes share; 0 otherwise.
+
+    Parameters
+    ----------
+    latency : :class:`int`
+        Cycles from an address, or from the bus, to the first beat.
+    opening : :class:`int`
+        Cycles until a row is open, where nothing else is read meanwhile.
+    interval, pause : :class:`int`
+        Cycles from one refresh to the next, and for how long nothing is read then.
+    to_write, to_read : :class:`int`
+        Cycles that the bus stands still between reads and writes, and between writes and reads.
+    banks, row_bytes : :class:`int`
+        Banks with one open row of so many bytes each.
+    """
 
     latency: int = 60
-    efficiency: float = 1.0
+    opening: int = 0
+    interval: int = 0
+    pause: int = 0
+    to_write: int = 0
+    to_read: int = 0
+    banks: int = 0
+    row_bytes: int = 0
 
     @classmethod
     def of(cls, name: str) -> Memory:
@@ -111,9 +133,15 @@ class Memory:
             return cls(int(name[5:]))
         raise CompileError(f"memory must be dram, or fixed with its latency as in fixed60, not {name!r}")
 
+    @property
+    def efficiency(self) -> float:
+        """The share of cycles in which it gives beats at most."""
+        return 1 - self.pause / (self.interval + self.pause) if self.interval else 1.0
 
-DRAM = Memory(30, 0.97)
-"""DDR3-1600 as the bench has it: 30 cycles away; refresh and rows that are opened take 3 % of its cycles."""
+
+DRAM = Memory(latency=30, opening=6, interval=1560, pause=38, to_write=2, to_read=5, banks=8, row_bytes=2048)
+"""DDR3-1600 at 200 MHz, 30 cycles away. A row is opened after tRP and tRCD (3 each), a refresh takes tRP,
+tRFC (32) and tRCD."""
 
 
 @dataclass(frozen=True)
@@ -170,86 +198,258 @@ class Estimate:
         return self.useful_macs / (self.cycles * self.machine.n**2)
 
 
-class Port:
-    """The read port: tape ahead of its use as far as its buffer goes, KV records between.
+FOREVER = math.inf
+TOKEN_BYTES = 4
+PAGE = 4096
+"""Bytes; a tape begins with one, and no burst goes beyond one."""
 
-    Positions are beats of the tape since the step's begin. ``delivered`` is right as of ``now``.
+
+class Port:
+    """The read port, burst by burst, in the order in which bursts are asked for.
+
+    Tape comes ahead of its use as far as its buffer goes; KV records and embeddings go before it; writes
+    share the bus of a DRAM. Positions are beats of the tape since the step's begin.
     """
 
     ISSUE = 1
     """Cycles from room in a buffer to the address of the burst."""
+    START = 5
+    """The first address of a step."""
 
-    def __init__(self, machine: Machine, memory: Memory, start: float):
+    def __init__(self, machine: Machine, memory: Memory):
         self.machine, self.memory = machine, memory
         self.burst = machine.read_burst_bytes // machine.port_bytes
         self.fifo = machine.tape_fifo_bytes // machine.port_bytes
-        self.rate = memory.efficiency
-        self.now = self.ready = start
-        self.delivered = 0.0
-        self.limit = 0.0
-        # Bursts end at multiples of their length in memory, and the program begins behind the descriptor.
-        self.course = [(start, 0.0)]
         self.phase = round_up(DESCRIPTOR_BYTES, machine.align) // machine.port_bytes
+        # When the next address may go, and when the memory has given all that was asked for.
+        self.address, self.busy = float(self.START), 0.0
+        self.wrote, self.row = False, -1
+        self.refresh = memory.interval / 2
+        # Of the tape: what was asked for; from where to where beats came when; what could be taken when.
+        self.limit = 0
+        self.course: deque[tuple[int, float, int, float]] = deque()
+        self.taken: deque[tuple[float, float]] = deque([(0.0, 0.0)])
+        self.records = Records(self)
+        self.writes = Writes(self)
 
-    def _claimable(self, consumed: float) -> float:
-        """How far bursts go that fit the buffer when so much was consumed."""
-        return (consumed + self.fifo + self.phase) // self.burst * self.burst - self.phase
+    def bus(self, time: float, beats: int, write: bool = False, rows: tuple[int, int] | None = None) -> float:
+        """The memory is asked for a burst; when its first beat is on the bus."""
+        memory = self.memory
+        turn = (memory.to_write if write else memory.to_read) if write != self.wrote else 0
+        begin = max(time + memory.opening, self.busy + turn)
+        # A row can be opened ahead unless another one of its bank is in use.
+        if rows is not None and rows[0] != self.row >= 0 and (rows[0] - self.row) % memory.banks == 0:
+            begin = max(begin, self.busy + memory.opening)
+        self.row, self.wrote = rows[1] if rows else -1, write
+        while memory.interval and max(time, self.busy) >= self.refresh:
+            self.busy = max(self.busy, self.refresh) + memory.pause
+            self.refresh += memory.interval
+            begin = max(begin, self.busy)
+        self.busy = begin + beats
+        return begin
 
-    def advance(self, time: float) -> None:
-        """Tape comes until ``time``."""
-        if time > self.now:
-            if self.ready > self.now:
-                self.course.append((min(time, self.ready), self.delivered))
-            going = max(0.0, time - max(self.now, self.ready))
-            self.delivered = min(self.limit, self.delivered + going * self.rate)
-            self.now = time
-            self.course.append((self.now, self.delivered))
+    def answer(self, address: float, beats: int, rows: tuple[int, int] | None = None) -> float:
+        """A burst is asked for; when its first beat comes."""
+        self.address = address + 1
+        return self.bus(address, beats, rows=rows) + self.memory.latency
 
-    def consume(self, position: float, time: float) -> None:
-        """From ``time`` on there is room for what lies behind ``position``."""
-        self.advance(time)
-        stopped = self.delivered >= self.limit
-        if (limit := self._claimable(position)) > self.limit:
-            self.limit = limit
-            if stopped:
-                self.ready = time + self.ISSUE + self.memory.latency
+    def take(self, position: float, time: float) -> None:
+        """What lies before a position can be taken at a time, if it has come."""
+        if position > self.taken[-1][0]:
+            self.taken.append((position, max(time, self.taken[-1][1])))
+
+    def hold(self, time: float) -> None:
+        """Nothing more can be taken until a time."""
+        self.taken.append((self.taken[-1][0], max(time, self.taken[-1][1])))
+
+    def burst_end(self, position: int) -> int:
+        """The end of the burst that a position is in: none goes beyond a page."""
+        at, page = position + self.phase, PAGE // self.machine.port_bytes
+        first = self.phase if at < page else 0
+        end = first + ((at - first) // self.burst + 1) * self.burst
+        return min(end, (at // page + 1) * page) - self.phase
+
+    def _room(self) -> tuple[int, float]:
+        """The next burst of the tape: its end, and when its address can go."""
+        end = self.burst_end(self.limit)
+        need = end - self.fifo
+        if need <= 0:
+            return end, self.address
+        while len(self.taken) > 1 and self.taken[1][0] < need:
+            self.taken.popleft()
+        if len(self.taken) == 1:
+            return end, FOREVER
+        (low, since), (high, until) = self.taken[0], self.taken[1]
+        time = since + (until - since) * (need - low) / (high - low)
+        return end, max(self.address, max(time, self._came(need) + 1) + self.ISSUE)
+
+    def _came(self, position: float) -> float:
+        """When the beat before a position of what was asked for came."""
+        while len(self.course) > 1 and self.course[1][0] < position - self.fifo:
+            self.course.popleft()
+        for low, since, high, until in reversed(self.course):
+            if low < position:
+                return since + (until - since) * (position - low) / (high - low)
+        return 0.0
+
+    def _go_on(self, until: float = FOREVER) -> bool:
+        """The next burst, of whom it may be, if its address goes before a time."""
+        end, tape = self._room()
+        record = max(self.address, self.records.when())
+        write = self.writes.when()
+        first = min(tape, record, write)
+        if first >= until:
+            return False
+        if write == first:
+            self.writes.go_on()
+        elif record == first:
+            self.records.go_on(record)
+        else:
+            begin = self.answer(tape, end - self.limit)
+            self.course.append((self.limit, begin, end, begin + end - self.limit))
+            self.limit = end
+        return True
 
     def arrival(self, position: float) -> float:
-        """When the beat before a position comes if nothing stops the tape, or when it came at the latest."""
-        missing = position - self.delivered
-        if missing > 0:
-            return max(self.now, self.ready) + missing / self.rate
-        after = (self.now, self.delivered)
-        for time, delivered in reversed(self.course):
-            if delivered < position:
-                return time + (after[0] - time) * (position - delivered) / (after[1] - delivered)
-            after = (time, delivered)
-        return after[0]
+        """When the beat before a position comes."""
+        while self.limit < position:
+            self.must_go_on()
+        return self._came(position)
 
-    def kv(self, asked: float, beats: int, since: float) -> float:
-        """Records: asked for at a time, behind those that end at ``since``. Returns when they end.
+    def must_go_on(self) -> None:
+        """The next burst."""
+        if not self._go_on():
+            raise RuntimeError("what is waited for is never asked for")
 
-        Bursts are answered in order. As long as tape comes, both share the port as their buffers are large;
-        a record has a buffer of two bursts.
-        """
-        start = max(since, asked + self.ISSUE + self.memory.latency)
-        self.advance(start)
-        left = float(beats)
-        ready = max(self.now, self.ready)
-        if self.delivered < self.limit:
-            # Before tape comes again, records have the port for themselves.
-            alone = min(left, max(0.0, (ready - start) * self.rate))
-            left -= alone
-            start += alone / self.rate
-            share = 2 * self.burst / (2 * self.burst + self.fifo)
-            shared = min((self.limit - self.delivered) / (1 - share), left / share) if left else 0.0
-            self.delivered += shared * (1 - share)
-            left -= shared * share
-            start += shared / self.rate
-        start += left / self.rate
-        self.now = max(self.now, start)
-        self.course.append((self.now, self.delivered))
-        return start
+    def request(self, asked: float, beats: int) -> tuple[float, float]:
+        """Something that goes before the tape: when its first and when its last beat come."""
+        while self._go_on(asked):
+            pass
+        begin = self.answer(max(asked, self.address), beats)
+        return begin, begin + beats
+
+
+class Records:
+    """The KV records of a layer, on their way through a buffer of the port into that of attention."""
+
+    BURSTS, RECORD = 2, 2
+    """Bursts that the port's buffer holds; cycles from one record to the next at least."""
+
+    def __init__(self, port: Port):
+        self.port = port
+        self.room = self.BURSTS * port.burst
+        self.slots = port.machine.lookahead + 2
+        self.begin(0.0, 1, 0, lambda number: None)
+
+    def begin(
+        self, asked: float, beats: int, count: int, rows: Callable[[int], tuple[int, int] | None]
+    ) -> None:
+        """From when on they are asked for; beats of each; how many; the rows of a DRAM that each is in."""
+        self.beats, self.count, self.rows = beats, count, rows
+        # When the last address went.
+        self.sent = asked - self.RECORD
+        self.each = -(-beats // self.port.burst)
+        self.bursts = 0
+        # Of each record: first and last beat; when it goes on into attention's buffer; when it is not needed.
+        self.first: list[float] = []
+        self.last: list[float] = []
+        self.moved: list[float] = []
+        self.freed: list[float] = []
+        self.next = self._next()
+
+    def _move(self, number: int) -> float:
+        """When a record goes on, or ``FOREVER`` if that is not known."""
+        while len(self.moved) <= number:
+            index = len(self.moved)
+            if index >= len(self.first) or index - self.slots >= len(self.freed):
+                return FOREVER
+            free = self.freed[index - self.slots] if index >= self.slots else 0.0
+            before = self.moved[-1] + self.beats if self.moved else 0.0
+            self.moved.append(max(self.first[index] + 1, before, free))
+        return self.moved[number]
+
+    def _next(self) -> tuple[float, int]:
+        """The next burst: when there is room for it, and its beats."""
+        record, part = divmod(self.bursts, self.each)
+        if record >= self.count:
+            return FOREVER, 0
+        beats = min(self.port.burst, self.beats - part * self.port.burst)
+        need = record * self.beats + part * self.port.burst + beats - self.room
+        time = self.sent + (1 if part else self.RECORD)
+        if need > 0:
+            number = (need - 1) // self.beats
+            time = max(time, self._move(number) + need - number * self.beats)
+        return time, beats
+
+    def when(self) -> float:
+        """When the address of the next burst can go."""
+        if self.next[0] == FOREVER:
+            self.next = self._next()
+        return self.next[0]
+
+    def go_on(self, address: float) -> None:
+        """The next burst's address goes."""
+        record, part = divmod(self.bursts, self.each)
+        beats = self.next[1]
+        begin = self.port.answer(address, beats, None if part else self.rows(record))
+        if part == 0:
+            self.first.append(begin)
+            self.last.append(0.0)
+        self.last[record] = begin + beats
+        self.bursts, self.sent = self.bursts + 1, address
+        self.next = self._next()
+
+    def come(self, number: int) -> float:
+        """When a record is in attention's buffer."""
+        while self.bursts < (number + 1) * self.each:
+            self.port.must_go_on()
+        return max(self._move(number) + self.beats, self.last[number] + 1)
+
+
+class Writes:
+    """The k and v that a layer appends, where they share the bus with what is read."""
+
+    TOGETHER = 8
+    """Writes that a DRAM gathers before it turns its bus."""
+    OUTSTANDING = 64
+    """Writes under way at most."""
+    DEPTH = 32
+    """Writes that wait for these, until heads have to wait."""
+
+    def __init__(self, port: Port):
+        self.port = port
+        self.begin(0.0, 0.0, 0)
+
+    def begin(self, first: float, each: float, count: int) -> None:
+        """When the first of a layer can be made, the time for each, and how many they are."""
+        self.first, self.each, self.count = first, each, count if self.port.memory.banks else 0
+        self.left: list[float] = []
+        self.answered: list[float] = []
+
+    def when(self) -> float:
+        """When the next ones are handed to the memory."""
+        number = len(self.left)
+        done = min(self.count, (number + 1) * self.TOGETHER)
+        if number * self.TOGETHER >= self.count:
+            return FOREVER
+        before = number - self.OUTSTANDING // self.TOGETHER
+        return max(self.first + self.each * done, self.answered[before] if before >= 0 else 0.0)
+
+    def go_on(self) -> None:
+        """They are handed to the memory."""
+        time = self.when()
+        begin = self.port.bus(time, self.TOGETHER, write=True)
+        self.left.append(time)
+        self.answered.append(begin + self.TOGETHER + self.port.memory.latency)
+
+    def end(self) -> float:
+        """When all that has no place to wait has left."""
+        number = (self.count - self.DEPTH) // self.TOGETHER
+        if number <= 0:
+            return 0.0
+        while len(self.left) < number:
+            self.port.must_go_on()
+        return self.left[number - 1]
 
 
 @dataclass
@@ -269,18 +469,24 @@ class _Step:
     FEED = 3
     """From a packet's header to its first row."""
     TILE = 6
-    """From a tile's last beat to its first row: reader, gearbox, unpacker, loader."""
-    BETWEEN = 8
-    """Beats that these hold while they wait for a plane."""
+    """From a tile's last beat to its first row: reader, unpacker, loader."""
+    BETWEEN = 4
+    """Units of the load path that these hold while they wait for a plane."""
     EXPONENTIALS, RESCALER = 11, 6
-    ROW = 13
-    """Of a row of the embedding, beside its latency and its words."""
+    EMBED, EMBED_AHEAD = 6, 4
+    """From one row of the embedding that is asked for to the next; how many are on their way."""
+    ROW, ROPE = 13, 5
+    """From the last word of a row of the embedding, and of RoPE, to the end of its packet."""
     HEADS = 22
     """From a head's last beat to its first codes, beside the tree of the maximum."""
-    JOB, UNIT = 2, 5
-    """The shortest time for a head's codes; what a unit of heads takes beside them."""
-    FORM, SEQUENCE = 6, 31
-    """Between two steps, and for each sequence in it."""
+    JOB, UNIT = 1, 6
+    """What the codes of a head take beside their words; what a unit of heads takes beside them."""
+    FORM, SEQUENCE, CHUNK = 5, 31, 38
+    """Between two steps, for each sequence in it, and for that of a chunk beside memory and tokens."""
+    ROUTER = 3
+    """From the array to the normalizer."""
+    SCALES = 2
+    """From the last scores of an item until the scales of the next are there, beside its own tokens."""
     FEEDER = 4
     """From the unit of a record or of the step's own k and v to the array."""
 
@@ -305,17 +511,12 @@ class _Step:
         words = -(-length // self.n) * self.slices
         return self.rows * words + self.QUANTIZER + self.lanes_log2
 
-    def per_tile(self, rows: int, again: bool = True) -> float:
-        """Cycles per tile if they are there; ``again``: into the accumulators that were just used."""
+    def per_tile(self, rows: int, tiles: int) -> float:
+        """Cycles per tile of a tape if they are there, with so many tiles in a block."""
         units = self.n**2 // self.machine.load_bytes
-        return max(rows, units, (units + rows - 1 + self.reload) / 2, 3 if again and rows < 3 else 0)
-
-    def per_tape_tile(self, rows: int) -> float:
-        """The same for tiles of the tape: a plane's units come one after another at the port's width."""
-        machine = self.machine
-        units = self.n**2 // machine.load_bytes
-        load = (units - 1) * machine.load_bytes // machine.port_bytes
-        return max(self.per_tile(rows), (load + rows - 1 + self.reload) / 2)
+        # The accumulators that a tile has just used can be used again after three cycles.
+        again = (3 * (tiles - 1) + rows) / tiles if rows < 3 else 0
+        return max(rows, units, (units + rows - 1 + self.reload) / 2, again)
 
     def results(self, rows: int) -> int:
         """From the first row of the last tile taken to the last slice out of the dequantizer."""
@@ -350,15 +551,12 @@ class _Step:
             self.starts.append(position)
             position += self.header + packet.payload_bytes // width
         self.program = program
-        self.port = Port(self.machine, self.memory, 0.0)
-        self.port.limit = self.port._claimable(0)
-        self.port.ready = 5.0 + self.memory.latency
-        self.time = self.port.arrival(self.header) + 5
-        self.records: list[float] = []
+        self.port = Port(self.machine, self.memory)
+        self.records = self.port.records
+        self.time = 0.0
         begin = 0.0
         for index, packet in enumerate(program):
             self.array = self.kv_beats = 0
-            del self.port.course[:-2]
             getattr(self, f"_{packet.opcode.name.lower()}")(index, packet)
             layer = None if packet.layer == NO_LAYER else packet.layer
             self.packets.append(
@@ -386,7 +584,8 @@ class _Step:
             if self.program[behind - 1].opcode is Opcode.ATTEND and behind - 1 != index:
                 return position
             if packet.payload_bytes:
-                return position + self.scales(packet) + 2 * self.tile_beats
+                held = self.BETWEEN * self.machine.load_bytes // self.machine.port_bytes
+                return position + self.scales(packet) + 2 * self.tile_beats + held
         return position
 
     def scales(self, packet: Packet) -> int:
@@ -404,17 +603,22 @@ class _Step:
         row = round_up(self.machine.align + self.shape.dim, self.machine.align)
         rope = round_up(2 * self.head_pad, self.machine.align)
         self.other = self.rows * (row + rope) // width
-        # Rows come behind the tape that has been asked for.
-        fetch = max(row // width, row // lanes) + max(rope // width, rope // (2 * lanes)) + self.ROW
-        self.port.advance(self.port.ready + self.port.limit / self.port.rate)
-        first = self.port.now + fetch - self.header
-        self.time = first + (self.rows - 1) * (fetch + self.memory.latency - 3)
-        self.port.consume(self.ahead(index), 80)
-        self.port.advance(self.time)
+        asked, pairs = self.port.START + 2.0, 0.0
+        done: list[float] = []
+        for number in range(self.rows):
+            if number >= self.EMBED_AHEAD:
+                asked = max(asked, done[number - self.EMBED_AHEAD] + self.EMBED)
+            first, _ = self.port.request(asked, row // width)
+            codes = max(first, pairs) + max(row // width, row // lanes)
+            done.append(codes)
+            _, last = self.port.request(asked + 2, rope // width)
+            pairs = max(last, codes + max(rope // width, rope // (2 * lanes)) - 1)
+            asked += self.EMBED
+        self.time = max(codes + self.ROW, pairs + self.ROPE)
+        self.port.take(self.ahead(index), self.port.START)
 
     def _norm(self, index: int, packet: Packet) -> None:
         self.time += self.quantize(self.shape.dim) + 2
-        self.port.advance(self.time)
 
     def _project(self, index: int, packet: Packet, rows: int) -> float:
         """The rows of a packet with weights; when the last slice leaves the dequantizer."""
@@ -424,57 +628,65 @@ class _Step:
         first = begin + self.scales(packet) + self.tile_beats
         # What fills the payload up to its alignment is not waited for.
         end = begin + self.payload(packet) // width
-        cycles = self.per_tape_tile(rows)
+        cycles = self.per_tile(rows, tiles)
+        load_beats = self.machine.load_bytes // width
         start = max(self.time + self.FEED, port.arrival(first) + self.TILE)
-        port.advance(start)
-        # The tape goes on when so much has been taken that there is room for a burst.
-        taken = first + self.tile_beats
-        need = port.limit + port.burst - port.fifo - taken
-        resume = start + max(0.0, need) / self.tile_beats * cycles
-        if taken + need <= end:
-            port.advance(resume)
-            if port.delivered >= port.limit:
-                port.ready = resume + port.ISSUE + self.memory.latency
-            port.limit = max(port.limit, port._claimable(self.ahead(index)))
         if packet.opcode is Opcode.QKV:
             self._gather()
-        arrived = port.arrival(end)
-        taken_at = start + (blocks * tiles - 1) * cycles
-        # The tape is taken out of its buffer at the port's width, from the first plane that is free on.
-        taken_at = max(taken_at, start + rows - 1 + self.reload + self.TILE + end - taken - self.BETWEEN)
-        # Results take longer than rows where a block has hardly any tiles.
-        taken_at = max(taken_at, start + tiles * cycles + (blocks - 1) * rows * self.slices)
-        taken_at = max(taken_at, arrived + self.TILE)
+        # Burst after burst: when the array takes up the last tile of each, and when the tape goes on: a plane
+        # that is free is loaded with the tile after the next.
+        each = max(cycles * (blocks * tiles - 1) / max(1, end - first), 1 / load_beats)
+        free = rows - 1 + self.reload
+        held = 2 * self.tile_beats + self.BETWEEN * load_beats
+        load = self.tile_beats / load_beats
+        port.hold(start + free)
+        port.take(min(first + held, end), start + free + load)
+        position, at = first, start
+        while position < end:
+            upto = min(end, port.burst_end(position))
+            at = max(at + each * (upto - position), port.arrival(upto) + self.TILE)
+            position = upto
+            port.take(min(position + held, end), at + free + load)
         self.array = blocks * tiles * rows
-        port.advance(taken_at)
-        port.consume(self.ahead(index), taken_at)
-        return taken_at + self.results(rows)
+        # Results take longer than rows where a block has hardly any tiles.
+        at = max(at, start + (tiles - 1) * cycles + (blocks - 1) * rows * self.slices)
+        behind = self.ahead(index)
+        port.hold(at + free)
+        port.take(behind, at + free + (behind - end) / load_beats)
+        return at + self.results(rows)
 
     def _qkv(self, index: int, packet: Packet) -> None:
         begin = self.time
-        last = self._project(index, packet, self.rows)
         # A unit is a head, or the two of a block; its jobs are the heads of each row, one after another.
         heads = max(1, self.n // self.head_pad)
         words = self.head_pad // self.lanes
-        job = max(words, self.JOB)
-        units = -(-packet.n_out // max(self.n, self.head_pad))
+        job = words + self.JOB
+        width = max(self.n, self.head_pad)
+        units = -(-packet.n_out // width)
         tiles = -(-packet.k // self.n) * max(1, self.head_pad // self.n)
-        first = begin + self.FEED + tiles * self.per_tape_tile(self.rows) + self.engine + self.DEQUANTIZER
-        waiting = (self.rows - 1) * max(0, heads * job - max(1, heads * words // self.slices) * self.slices)
-        last = max(last + waiting, first + (units - 1) * (self.rows * heads * job + self.UNIT))
+        unit = self.rows * heads * job + self.UNIT
+        array = tiles * self.per_tile(self.rows, -(-packet.k // self.n))
+        first = begin + self.FEED + array + self.engine + self.DEQUANTIZER
+        # k and v come first; of each head the words of its codes and its scale are written.
+        appended = 2 * self.shape.kv_heads * self.head_pad // width
+        writes = self.rows * heads * (-(-self.shape.head_dim // self.machine.port_bytes) + 1)
+        pace = max(unit, array, tiles * self.tile_beats) / writes
+        self.port.writes.begin(first + self.HEADS, pace, appended * writes)
+        last = self._project(index, packet, self.rows)
+        # The rows of the last block come faster than their codes.
+        waiting = (self.rows - 1) * max(0, heads * job - self.slices)
+        last = max(last + waiting, first + (units - 1) * unit)
+        last = max(last, self.port.writes.end() + (units - appended) * unit)
         self.time = last + self.HEADS + self.maximum + words + 5
-        self.port.advance(self.time)
 
     def _matmul(self, index: int, packet: Packet) -> None:
         logits = bool(packet.flags)
         last = self._project(index, packet, self.sampled if logits else self.rows)
         self.time = last + 2 + (0 if logits else 4 + self.maximum)
-        self.port.advance(self.time)
 
     def _gate_up(self, index: int, packet: Packet) -> None:
         last = self._project(index, packet, self.rows) + self.GATE_UP
         self.time = last + 2 + self.maximum + self.quantize(self.shape.ffn) + 2
-        self.port.advance(self.time)
 
     def _sample(self, index: int, packet: Packet) -> None:
         self.time += 2 + self.lanes_log2 + self.sampled
@@ -488,10 +700,11 @@ class _Step:
         Each sequence is committed, its token given to the host, its next slot reserved, one after another;
         a chunk of a prompt is read.
         """
-        chunks = [span.rows for span in self.spans if span.rows > 1]
-        return (
-            self.FORM + self.SEQUENCE * len(self.spans) + sum(rows + self.memory.latency for rows in chunks)
-        )
+        time = self.FORM
+        for span in self.spans:
+            tokens = max(span.rows, span.rows * TOKEN_BYTES // self.machine.port_bytes)
+            time += self.SEQUENCE if span.rows == 1 else self.CHUNK + tokens + self.memory.latency
+        return time
 
     # Attention
 
@@ -506,74 +719,114 @@ class _Step:
         return found
 
     def _gather(self) -> None:
-        """The records of the layer that fit the buffer are asked for while QKV runs."""
-        count = sum(-(-position // GROUP) for position, _, _ in self.parts()) * self.shape.kv_heads
-        self.records, since = [], 0.0
-        for _ in range(min(count, self.machine.lookahead + 2)):
-            since = self.port.kv(self.time + 12, self.record, since)
-            self.records.append(since)
-        self.record_count = count
+        """The records of the layer are asked for while QKV runs."""
+        heads = self.shape.kv_heads
+        groups = [-(-position // GROUP) for position, _, _ in self.parts()]
+        places: list[tuple[int, int]] = []
+        if self.memory.banks:
+            # Blocks of a sequence follow one another, and so do its records of a block.
+            size, row = self.record * self.machine.port_bytes, self.memory.row_bytes
+            layer = self.packets[-1].layer or 0
+            block = self.shape.layers * heads * size
+            for part, count in enumerate(groups):
+                first = sum(groups[:part])
+                for head in range(heads):
+                    for group in range(count):
+                        at = (first + group) * block + (layer * heads + head) * size
+                        places.append((at // row, (at + size - 1) // row))
+        self.records.begin(
+            self.time + 12,
+            self.record,
+            sum(groups) * heads,
+            lambda number: places[number] if places else None,
+        )
 
     def _attend(self, index: int, packet: Packet) -> None:
-        self.freed: list[float] = []
         self.used = 0
-        self.kv_beats = self.record_count * self.record
+        # When the array's tiles are loaded, its two planes are free, and it takes the next row.
+        self.loaded = self.entered = 0.0
+        self.planes = (0.0, 0.0)
+        self.kv_beats = self.records.count * self.record
         time = self.time + 1
         for committed, end, rows in self.parts():
-            time = self._part(time, committed, end, rows) + 4
-        self.port.consume(self.ahead(index), self.loaded)
+            time = self._part(time, committed, end, rows) + 1
+        self.port.take(self.ahead(index), self.loaded)
         wide = self.shape.heads * self.head_pad
-        self.time = time - 4 + 2 + self.maximum + self.quantize(wide) + 2
-        self.port.advance(self.time)
+        self.time = time - 1 + 2 + self.maximum + self.quantize(wide) + 2
 
-    def _record(self) -> float:
-        """When the next record has come; it is asked for when the one whose place it takes has been used."""
-        number = self.used
-        self.used += 1
-        while len(self.records) <= number:
-            slot = self.freed[len(self.records) - self.machine.lookahead - 2]
-            self.records.append(self.port.kv(slot, self.record, self.records[-1]))
-        return self.records[number]
+    def _units(self, tokens: int) -> list[int]:
+        """Units of the load path of each tile of a group of which so many tokens are there."""
+        each = self.machine.load_bytes // self.n
+        most = self.n // each
+        return [min(most, max(1, -(-(tokens - low) // each))) for low in range(0, GROUP, self.n)]
 
     def _part(self, time: float, committed: int, end: int, rows: int) -> float:
         """One command of attention: when its last output is staged."""
         shape, lookahead = self.shape, self.machine.lookahead
         rows *= shape.heads // shape.kv_heads
-        tiles = -(-GROUP // self.n)
-        units = self.n**2 // self.machine.load_bytes
-        count = -(-self.head_pad // self.n) * tiles
+        chunks, tiles = -(-self.head_pad // self.n), -(-GROUP // self.n)
         front = rows * GROUP // self.lanes
         back = max(front, GROUP // self.lanes + 3)
-        k_tile, v_tile = self.per_tile(rows, again=tiles == 1), self.per_tile(2 * rows)
         groups, stored = -(-end // GROUP), -(-committed // GROUP)
-        items = [stored > group for _ in range(shape.kv_heads) for group in range(groups)]
-        # Array free; softmax: scores taken, weights given; tiles loaded.
-        array = scored = weighed = 0.0
-        loaded = time + 3
+        items = [group for _ in range(shape.kv_heads) for group in range(groups)]
+        units = [self._units(end - group * GROUP) * chunks for group in range(groups)]
+        # Softmax: scores taken, weights begun.
+        scored = weighed = 0.0
+        begun: list[float] = []
+        # The outputs of a head, which scores come behind.
+        emitted = 0.0
+        self.loaded = max(self.loaded, time + 3)
         come: list[float] = []
         weights: list[float] = []
         for step in range(len(items) + lookahead):
             if step < len(items):
-                come.append(self._record() if items[step] else 0.0)
+                group = items[step]
+                come.append(self._record() if group < stored else 0.0)
                 # The keys are the first half of a record.
-                load = max(loaded, come[-1] - self.record / 2)
-                start = max(array, load + units + self.FEEDER)
-                array = start + count * k_tile
-                loaded = max(load + count * units, array - 2 * k_tile)
-                last = array - k_tile + rows
-                scored = max(scored, last - tiles * rows + self.engine) + front
-                weighed = max(weighed, scored + self.EXPONENTIALS + self.maximum) + back
-                weights.append(weighed + self.RESCALER)
+                last = self._tiles(units[group], rows, come[-1] - self.record / 2, 0.0, tiles == 1)
+                # The scales of the step's own tokens are read one after another, once those before are taken.
+                own = min(GROUP, end - group * GROUP) - max(0, committed - group * GROUP)
+                ready = scored + self.SCALES + max(0, own)
+                if step >= 2:
+                    # There is room for two items between scores and weights.
+                    ready = max(ready, begun[-2] + front - 1)
+                scored = max(ready, last - (tiles - 1) * rows + self.engine, emitted) + front
+                weighed = max(weighed + back, scored + self.EXPONENTIALS + self.maximum)
+                begun.append(weighed)
+                weights.append(weighed + front + self.RESCALER)
             if (item := step - lookahead) >= 0:
-                load = max(loaded, come[item])
-                start = max(array, load + units + self.FEEDER, weights[item])
-                array = start + count * v_tile
-                loaded = max(load + count * units, array - 2 * v_tile)
-                if items[item]:
-                    self.freed.append(loaded)
-                self.array += count * 3 * rows
-        self.loaded = loaded
-        return array - v_tile + 2 * rows - 1 + self.engine + self.slices - 1 + self.NORMALIZER
+                group = items[item]
+                last = self._tiles(units[group], 2 * rows, come[item], weights[item], False)
+                if group < stored:
+                    self.records.freed.append(self.loaded)
+                if group == groups - 1:
+                    emitted = max(emitted, last + self.engine) + rows * max(2, self.slices)
+                self.array += len(units[group]) * 3 * rows
+        return emitted + self.ROUTER + self.NORMALIZER
+
+    def _tiles(self, units: Sequence[int], rows: int, come: float, fed: float, again: bool) -> float:
+        """Tiles of an operation of attention: when the rows of the last one begin."""
+        # The last unit waits for its bytes of the record.
+        load = max(self.loaded, come + self.FEEDER - sum(units) + 1)
+        start = max(self.entered, fed)
+        # A plane is loaded again a while after the last row of the tile before the last.
+        busy = rows - 1 + self.reload
+        each = max(rows, 3) if again else rows
+        free, other = self.planes
+        for count in units:
+            load = (load if load > free else free) + count
+            start = start if start > load else load
+            free, other = other, start + busy
+            last = start
+            start += each
+        self.planes = free, other
+        self.loaded, self.entered = load, start
+        return last
+
+    def _record(self) -> float:
+        """When the next record is there."""
+        self.used += 1
+        return self.records.come(self.used - 1)
 
 
 def useful(shape: Shape, spans: Sequence[Span], sampled: int) -> tuple[int, int]:
