@@ -49,7 +49,8 @@ class Bench:
 
     def __init__(self) -> None:
         self.datapath, self.controller = Datapath(CONFIG), Controller(CONFIG)
-        clients = [ReadClient("kv", 64, 128), ReadClient("tape", 64, 256), ReadClient("embed", 64, 128)]
+        tape = ReadClient("tape", 64, 256, word_beats=CONFIG.load_beats)
+        clients = [ReadClient("kv", 64, 128), tape, ReadClient("embed", 64, 128)]
         self.reads, self.writes = ReadArbiter(CONFIG, clients), WriteArbiter(CONFIG, ["append"])
         self.flush = Signal()
         self.memory = AXIMemory(1 << 16, 3)

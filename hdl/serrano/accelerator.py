@@ -131,6 +131,7 @@ class Accelerator(wiring.Component):
                 burst,
                 config.tape_fifo_bytes // config.port_bytes,
                 word_beats=config.load_beats,
+                queue_beats=3 * burst // 2,
             ),
             ReadClient("move", 32, 128, apart=True),
         ]

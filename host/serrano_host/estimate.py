@@ -215,6 +215,8 @@ class Port:
     """Cycles from room in a buffer to the address of the burst."""
     START = 5
     """The first address of a step."""
+    WANTED = 2
+    """Cycles before its address in which a request keeps the tape from going."""
 
     def __init__(self, machine: Machine, memory: Memory):
         self.machine, self.memory = machine, memory
@@ -274,14 +276,18 @@ class Port:
         end = self.burst_end(self.limit)
         need = end - self.fifo
         if need <= 0:
-            return end, self.address
+            return end, max(self.address, self._queue())
         while len(self.taken) > 1 and self.taken[1][0] < need:
             self.taken.popleft()
         if len(self.taken) == 1:
             return end, FOREVER
         (low, since), (high, until) = self.taken[0], self.taken[1]
         time = since + (until - since) * (need - low) / (high - low)
-        return end, max(self.address, max(time, self._came(need) + 1) + self.ISSUE)
+        return end, max(self.address, max(time, self._came(need) + 1) + self.ISSUE, self._queue())
+
+    def _queue(self) -> float:
+        """When so few beats are on their way that the tape asks for more."""
+        return self.busy + self.memory.latency - 3 * self.burst // 2 + 1
 
     def _came(self, position: float) -> float:
         """When the beat before a position of what was asked for came."""
@@ -296,6 +302,8 @@ class Port:
         """The next burst, of whom it may be, if its address goes before a time."""
         end, tape = self._room()
         record = max(self.address, self.records.when())
+        if self.records.wait_for_nothing(tape):
+            tape = FOREVER
         write = self.writes.when()
         first = min(tape, record, write)
         if first >= until:
@@ -323,7 +331,7 @@ class Port:
 
     def request(self, asked: float, beats: int) -> tuple[float, float]:
         """Something that goes before the tape: when its first and when its last beat come."""
-        while self._go_on(asked):
+        while self._go_on(asked - self.WANTED):
             pass
         begin = self.answer(max(asked, self.address), beats)
         return begin, begin + beats
@@ -347,7 +355,7 @@ class Records:
         """From when on they are asked for; beats of each; how many; the rows of a DRAM that each is in."""
         self.beats, self.count, self.rows = beats, count, rows
         # When the last address went.
-        self.sent = asked - self.RECORD
+        self.asked, self.sent = asked, asked - self.RECORD
         self.each = -(-beats // self.port.burst)
         self.bursts = 0
         # Of each record: first and last beat; when it goes on into attention's buffer; when it is not needed.
@@ -371,6 +379,7 @@ class Records:
     def _next(self) -> tuple[float, int]:
         """The next burst: when there is room for it, and its beats."""
         record, part = divmod(self.bursts, self.each)
+        self.space = 0.0
         if record >= self.count:
             return FOREVER, 0
         beats = min(self.port.burst, self.beats - part * self.port.burst)
@@ -378,8 +387,12 @@ class Records:
         time = self.sent + (1 if part else self.RECORD)
         if need > 0:
             number = (need - 1) // self.beats
-            time = max(time, self._move(number) + need - number * self.beats)
-        return time, beats
+            self.space = self._move(number) + need - number * self.beats
+        return max(time, self.space), beats
+
+    def wait_for_nothing(self, time: float) -> bool:
+        """The next burst is wanted at a time, and has room: the tape does not slip in."""
+        return self.when() < FOREVER and max(self.asked, self.space) <= time
 
     def when(self) -> float:
         """When the address of the next burst can go."""

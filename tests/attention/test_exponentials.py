@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores to weights and group maxima against the golden model."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from attention import reference
 from serrano.attention.exponentials import Exponentials
+from serrano.config import preset
 from support.streams import STALLS, send, simulate
 
 BIAS = 1 << 20
@@ -94,3 +97,9 @@ def test_waits_for_room():
             await ctx.tick()
 
     simulate(dut, bench)
+
+
+def test_more_lanes_than_tokens() -> None:
+    config = dataclasses.replace(preset("base"), n=64, lanes=32)
+    with pytest.raises(ValueError, match=r"^lanes must be at most 16 for attention, not 32$"):
+        Exponentials(config)

@@ -278,3 +278,85 @@ def test_client_refused(burst: int, depth: int, message: str) -> None:
 def test_clients_refused(names, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         ReadArbiter(CONFIG, [ReadClient(name, 1, 2) for name in names])
+
+
+def test_words_of_several_beats() -> None:
+    """A client that gets two beats at a time; an error in either of them marks the word."""
+    dut = ReadArbiter(CONFIG, [ReadClient("a", 16, 32, word_beats=2), ReadClient("b", 16, 32)])
+    model = memory(0.3)
+    model.read_errors = {40 * WIDTH: 2}
+
+    async def request(ctx) -> None:
+        await send(ctx, dut.ports[0].request, [{"address": 0, "bytes": 80 * WIDTH}], 0.3)
+
+    async def receive(ctx) -> None:
+        words = await collect(ctx, dut.ports[0].data, 40, 0.3, 1, beat_bytes)
+        assert b"".join(b for b, _, _ in words) == bytes(model.data[: 80 * WIDTH])
+        assert [last for _, last, _ in words] == [0] * 39 + [1]
+        assert [error for _, _, error in words] == [0] * 20 + [1] + [0] * 19
+
+    async def serve(ctx) -> None:
+        await model.serve_reads(ctx, dut.axi)
+
+    simulate(dut, request, receive, background=[serve])
+
+
+def test_short_bursts_are_not_interrupted() -> None:
+    """Runs of one burst each, asked for without a pause, go before a long one of the client behind."""
+    dut = ReadArbiter(CONFIG, [ReadClient("a", 8, 128), ReadClient("b", 64, 512)])
+    model = memory(latency=30)
+
+    async def first(ctx) -> None:
+        await ctx.tick()
+        await send(ctx, dut.ports[0].request, [{"address": 64 * i, "bytes": 8 * WIDTH} for i in range(12)])
+
+    async def second(ctx) -> None:
+        await ctx.tick().repeat(4)
+        await send(ctx, dut.ports[1].request, [{"address": 8192, "bytes": 256 * WIDTH}])
+
+    async def serve(ctx) -> None:
+        await model.serve_reads(ctx, dut.axi)
+
+    async def receive(ctx) -> None:
+        for index, beats in ((0, 96), (1, 256)):
+            await collect(ctx, dut.ports[index].data, beats)
+
+    simulate(dut, first, second, receive, background=[serve])
+    order = [address >= 8192 for address, _ in model.bursts]
+    assert order == sorted(order)
+
+
+@pytest.mark.parametrize("queue", [None, 100])
+def test_a_queue_is_kept_short(queue: int | None) -> None:
+    """What a patient client has on its way, at most: bursts that began below its limit."""
+    dut = ReadArbiter(CONFIG, [ReadClient("a", 8, 16), ReadClient("b", 64, 512, queue_beats=queue)])
+    model = memory(latency=40)
+    taken = []
+
+    async def request(ctx) -> None:
+        await send(ctx, dut.ports[1].request, [{"address": 0, "bytes": 512 * WIDTH}])
+
+    async def watch(ctx) -> None:
+        ctx.set(dut.ports[1].data.ready, 1)
+        asked = came = 0
+        while came < 512:
+            _, _, valid, ready, length, beats = await ctx.tick().sample(
+                dut.axi.arvalid, dut.axi.arready, dut.axi.arlen, dut.beats
+            )
+            asked += (length + 1) * (valid & ready)
+            came += beats >> 1 & 1
+            taken.append(asked - came)
+
+    async def serve(ctx) -> None:
+        await model.serve_reads(ctx, dut.axi)
+
+    simulate(dut, request, watch, background=[serve])
+    assert (max(taken) < 164) == (queue is not None)
+    # The memory has something to do all the time nevertheless.
+    assert len(taken) < 512 + 60
+
+
+def test_words_that_a_buffer_does_not_hold() -> None:
+    message = "Buffer of 'a' must hold whole words of 3 beats, not 32 beats"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ReadClient("a", 16, 32, word_beats=3)

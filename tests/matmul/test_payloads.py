@@ -7,7 +7,7 @@ from serrano.matmul import RowBeat, TileUnit
 
 def test_tile_unit() -> None:
     layout = TileUnit(preset("base"))
-    assert layout.size == 8 * 32 + 1
+    assert layout.size == 8 * 32 + 2
     unit = layout.const({"vectors": [[-128] * 16, [127] * 16], "by_column": 1})
     assert unit.vectors[0][15] == -128 and unit.vectors[1][0] == 127
     assert unit.as_bits() & 0xFF == 0x80

@@ -38,7 +38,7 @@ from serrano_sim.top.design import top_design
 from serrano_sim.top.figures import ARRAY, PORT, useful_bytes
 from serrano_sim.top.trace import Kind, Step, StepWatch, record_dtype
 
-SHAPE = Shape(dim=24, ffn=40, layers=4, heads=4, kv_heads=2, head_dim=8, vocab=61)
+SHAPE = Shape(dim=48, ffn=80, layers=4, heads=4, kv_heads=2, head_dim=8, vocab=61)
 CASE = Case("own", "tiny", "decode", 2, 20)
 
 
@@ -61,7 +61,7 @@ def test_plans():
 
 def test_filters():
     full = full_plan(list(SHAPES))
-    found = chosen(full, ["15m,decode,b1,fixed60", "260k, prefill ,c0,base"])
+    found = chosen(full, ["15m,base,decode,b1,fixed60", "260k, prefill ,c0,base"])
     assert {str(case) for case in found} == {
         "260k base prefill b16 c0 fixed60",
         "15m base decode b1 c0 fixed60",

@@ -75,6 +75,11 @@ class Exponentials(wiring.Component):
     config : :class:`~serrano.config.AcceleratorConfig`
         The accelerator.
 
+    Raises
+    ------
+    ValueError
+        If a group has fewer tokens than there are lanes.
+
     Members
     -------
     rows, group : ``In(range)``
@@ -100,6 +105,8 @@ class Exponentials(wiring.Component):
     latency = ScaleProduct.latency + Scaler.latency + Exp2.latency + 2
 
     def __init__(self, config: AcceleratorConfig):
+        if config.lanes > GROUP_TOKENS:
+            raise ValueError(f"lanes must be at most {GROUP_TOKENS} for attention, not {config.lanes!r}")
         self.config = config
         super().__init__(
             {

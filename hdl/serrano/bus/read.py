@@ -59,6 +59,10 @@ class ReadClient:
         It is not part of a step: ``stop`` and ``flush`` of the arbiter leave it alone.
     word_beats : :class:`int`
         Beats that it gets at a time, so that it can catch up with the port; its runs are multiples of that.
+    queue_beats : :class:`int` or ``None``
+        It asks for a burst only while fewer beats than this are on their way, whoever has asked for them:
+        what it asks for in advance shall not keep those before it waiting for long. More than the memory's
+        latency, in cycles.
 
     Raises
     ------
@@ -71,6 +75,7 @@ class ReadClient:
     fifo_beats: int
     apart: bool = False
     word_beats: int = 1
+    queue_beats: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.burst_beats <= 256:
@@ -253,6 +258,10 @@ class ReadArbiter(wiring.Component):
         issued = order_fifo.i.valid & ~order_fifo.i.payload.apart
         m.d.sync += in_flight.eq(in_flight + issued - (ended & ~arriving.apart))
         m.d.comb += self.idle.eq(in_flight == 0)
+        # Beats on their way, for all clients.
+        self._coming = Signal(range(OUTSTANDING * max(client.burst_beats for client in self.clients) + 1))
+        self._asked = Signal(9)
+        m.d.sync += self._coming.eq(self._coming + self._asked - accepted)
         bursts = [
             self._build_client(m, index, arriving, accepted, issue) for index in range(len(self.clients))
         ]
@@ -331,7 +340,9 @@ class ReadArbiter(wiring.Component):
         chosen, held = Const(0), Const(0)
         for index, (burst, room, wanting) in enumerate(bursts):
             apart = self.clients[index].apart
-            may = burst.valid & room if apart else burst.valid & room & ~self.stop & ~held
+            queue = self.clients[index].queue_beats
+            few = Const(1) if queue is None else self._coming < queue
+            may = burst.valid & room if apart else burst.valid & room & few & ~self.stop & ~held
             m.d.comb += [
                 waiting[index].eq(burst.valid & ~room),
                 issue[index].eq(may & free & ~chosen),
@@ -347,6 +358,7 @@ class ReadArbiter(wiring.Component):
                     order_fifo.i.payload.apart.eq(int(apart)),
                     order_fifo.i.payload.address.eq(burst.payload.address),
                     order_fifo.i.payload.tag.eq(burst.payload.tag),
+                    self._asked.eq(burst.payload.beats),
                 ]
                 m.d.sync += [
                     self.axi.arvalid.eq(1),
