@@ -224,7 +224,7 @@ class Port:
         self.fifo = machine.tape_fifo_bytes // machine.port_bytes
         self.phase = round_up(DESCRIPTOR_BYTES, machine.align) // machine.port_bytes
         # When the next address may go, and when the memory has given all that was asked for.
-        self.address, self.busy = float(self.START), 0.0
+        self.address, self.busy, self.begun = float(self.START), 0.0, 0.0
         self.wrote, self.row = False, -1
         self.refresh = memory.interval / 2
         # Of the tape: what was asked for; from where to where beats came when; what could be taken when.
@@ -247,6 +247,8 @@ class Port:
             self.busy = max(self.busy, self.refresh) + memory.pause
             self.refresh += memory.interval
             begin = max(begin, self.busy)
+        if begin > self.busy:
+            self.begun = begin
         self.busy = begin + beats
         return begin
 
@@ -287,7 +289,8 @@ class Port:
 
     def _queue(self) -> float:
         """When so few beats are on their way that the tape asks for more."""
-        return self.busy + self.memory.latency - 3 * self.burst // 2 + 1
+        queue = 3 * self.burst // 2
+        return self.busy + self.memory.latency - queue + 1 if self.busy - self.begun >= queue else 0.0
 
     def _came(self, position: float) -> float:
         """When the beat before a position of what was asked for came."""

