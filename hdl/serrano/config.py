@@ -184,7 +184,7 @@ PRESETS: dict[str, AcceleratorConfig] = {
         AcceleratorConfig(
             name="tiny", n=4, port_bytes=4, lanes=2, rows_max=4, dim_max=256, ffn_max=1024, heads_max=16,
             kv_width_max=256, head_dim_max=128, vocab_max=65536, context_max=1024, blocks_max=128,
-            sequences_max=4, attention_rows_max=8, tape_fifo_bytes=1024, read_burst_bytes=256,
+            sequences_max=8, attention_rows_max=8, tape_fifo_bytes=1024, read_burst_bytes=256,
         ),
         AcceleratorConfig(
             name="ulx3s", n=8, port_bytes=2, lanes=2, rows_max=16, dim_max=512, ffn_max=1536, heads_max=16,

@@ -2,6 +2,7 @@
 """Admission: which request gets which sequence, which waits, which is refused, and that nothing is left."""
 
 import copy
+import dataclasses
 
 import pytest
 
@@ -12,7 +13,7 @@ from serrano.schedule.admission import Admission
 from serrano_sim.golden.block_manager import BlockManager
 from support.streams import collect, send, simulate
 
-CONFIG = preset("tiny")
+CONFIG = dataclasses.replace(preset("tiny"), sequences_max=4)
 CONTEXT = 64
 
 

@@ -2,6 +2,7 @@
 """Scheduler: whole requests against a model of the KV controller and of the steps."""
 
 import copy
+import dataclasses
 import struct
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from serrano_sim.golden.block_manager import BlockManager
 from support.axi import AXIMemory
 from support.streams import STALLS, collect, send, simulate
 
-CONFIG = preset("tiny")
+CONFIG = dataclasses.replace(preset("tiny"), sequences_max=4)
 PROMPT = 0x400
 VOCAB = 50
 CONTEXT = 20

@@ -14,7 +14,7 @@ from serrano_sim.top.layout import Request
 from serrano_sim.top.simulate import plan_job
 from support.playback import TRACE, WRITE, Script, play, script
 
-TINY = dataclasses.replace(preset("tiny"), dim_max=512, kv_width_max=512)
+TINY = dataclasses.replace(preset("tiny"), sequences_max=4, dim_max=512, kv_width_max=512)
 CONFIGS = {4: TINY, 8: preset("ulx3s"), 16: preset("base")}
 SHAPES = (
     {"dim": 36, "ffn": 44, "heads": 4, "kv_heads": 2, "head_dim": 8, "vocab": 45},

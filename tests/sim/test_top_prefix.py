@@ -31,7 +31,7 @@ from serrano_sim.top.savings import savings
 from serrano_sim.top.simulate import plan_job
 from support.playback import TRACE, WRITE, play, script
 
-CONFIG = preset("tiny")
+CONFIG = dataclasses.replace(preset("tiny"), sequences_max=4)
 MODEL = random_model(5, dim=24, ffn=22, layers=2, heads=4, kv_heads=2, head_dim=8, vocab=41, context=96)
 TAPE = write_tape(MODEL, CONFIG.n, CONFIG.tape_align)
 BASE = tuple(int(token) for token in np.random.default_rng(1).integers(3, 41, 60))

@@ -184,22 +184,22 @@ def test_only_the_first_wrong_step_is_told():
     assert len(found) == 1
 
 
-# Six sequences that decode and four rows.
-SIX = tuple(Request((1,), 9) for _ in range(6))
+# Six sequences that decode and four rows. Where one row is left a prompt of two tokens takes two steps.
+SIX = tuple(Request((1, 2), 9) for _ in range(6))
 PROMPTS = [
     *(admit(number, number) for number in range(6)),
-    step((0, 0, 1, 0), sampled=1),
-    step((0, 0, 1, 1), (1, 1, 1, 0), sampled=2),
-    step((0, 0, 1, 2), (1, 1, 1, 1), (2, 2, 1, 0), sampled=3),
-    step((0, 0, 1, 3), (1, 1, 1, 2), (2, 2, 1, 1), (3, 3, 1, 0), sampled=4),
-    # Four that decode, but a prompt waits: sequence 3 is first next time.
-    step((0, 0, 1, 4), (1, 1, 1, 3), (2, 2, 1, 2), (4, 4, 1, 0), sampled=4),
-    step((3, 3, 1, 1), (4, 4, 1, 1), (0, 0, 1, 5), (5, 5, 1, 0), sampled=4),
+    step((0, 0, 2, 0), sampled=1),
+    step((0, 0, 1, 2), (1, 1, 2, 0), sampled=2),
+    step((0, 0, 1, 3), (1, 1, 1, 2), (2, 2, 2, 0), sampled=3),
+    step((0, 0, 1, 4), (1, 1, 1, 3), (2, 2, 1, 2), (3, 3, 1, 0), sampled=3),
+    # Four that decode, one of them at the last token of its prompt, but a prompt waits: 3 is first next time.
+    step((0, 0, 1, 5), (1, 1, 1, 4), (2, 2, 1, 3), (4, 4, 1, 0), sampled=3),
+    step((3, 3, 1, 1), (4, 4, 1, 1), (0, 0, 1, 6), (5, 5, 1, 0), sampled=3),
 ]
 TURNS = [
-    step((1, 1, 1, 4), (2, 2, 1, 3), (3, 3, 1, 2), (4, 4, 1, 2), sampled=4, index=6),
-    step((5, 5, 1, 1), (0, 0, 1, 6), (1, 1, 1, 5), (2, 2, 1, 4), sampled=4, index=7),
-    step((3, 3, 1, 3), (4, 4, 1, 3), (5, 5, 1, 2), (0, 0, 1, 7), sampled=4, index=8),
+    step((1, 1, 1, 5), (2, 2, 1, 4), (3, 3, 1, 2), (4, 4, 1, 2), sampled=4, index=6),
+    step((5, 5, 1, 1), (0, 0, 1, 7), (1, 1, 1, 6), (2, 2, 1, 5), sampled=4, index=7),
+    step((3, 3, 1, 3), (4, 4, 1, 3), (5, 5, 1, 2), (0, 0, 1, 8), sampled=4, index=8),
 ]
 
 
@@ -214,15 +214,15 @@ def test_turns():
 
 def test_out_of_turn():
     """The same four again."""
-    events = [*PROMPTS, TURNS[0], step((1, 1, 1, 5), (2, 2, 1, 4), (3, 3, 1, 3), (4, 4, 1, 3), sampled=4)]
+    events = [*PROMPTS, TURNS[0], step((1, 1, 1, 6), (2, 2, 1, 5), (3, 3, 1, 3), (4, 4, 1, 3), sampled=4)]
     assert steps_wrong(SIX, events, sequences=8) == [
-        "step 0: rows 0 to 0 with positions 5 to 5 of request 1 (sequence 1), it must have"
+        "step 0: rows 0 to 0 with positions 6 to 6 of request 1 (sequence 1), it must have"
         " rows 0 to 0 with positions 1 to 1 of request 5 (sequence 5)"
     ]
 
 
 def test_a_prompt_that_is_left_without_a_row():
-    events = [*PROMPTS[:-2], step((0, 0, 1, 4), (1, 1, 1, 3), (2, 2, 1, 2), (3, 3, 1, 1), sampled=4, index=4)]
+    events = [*PROMPTS[:-2], step((0, 0, 1, 5), (1, 1, 1, 4), (2, 2, 1, 3), (3, 3, 1, 1), sampled=4, index=4)]
     assert steps_wrong(SIX, events, sequences=8) == [
         "step 4: rows 3 to 3 with positions 1 to 1 of request 3 (sequence 3), it must have"
         " rows 3 to 3 with positions 0 to 0 of request 4 (sequence 4)"
@@ -288,7 +288,7 @@ def test_one_that_does_not_fail_before_the_next_step():
 
 def test_cancelled():
     """One that waits, before it has a sequence; one that runs; one whose prompt was half way."""
-    requests = (*THREE, Request((1,), 1))
+    requests = (*THREE, Request((1, 2), 1))
     events = [
         admit(0, 0),
         end(1, None, CANCELLED),
@@ -298,7 +298,7 @@ def test_cancelled():
         end(0, 0, CANCELLED),
         step((1, 2, 2, 0), sampled=1),
         end(2, 1),
-        step((2, 3, 1, 0), sampled=1),
+        step((2, 3, 2, 0), sampled=1),
         end(3, 2),
     ]
     assert problems(requests, events) == []
@@ -339,10 +339,9 @@ def test_no_records():
     events = [
         admit(0, 0),
         admit(1, 1),
-        step((0, 0, 1, 0), sampled=1),
-        step((0, 0, 1, 1), (1, 1, 1, 0), sampled=2),
+        step((0, 0, 1, 0), (1, 1, 1, 0), sampled=2),
+        step((0, 0, 1, 1), (1, 1, 1, 1), sampled=2),
         end(0, 0),
-        step((1, 1, 1, 1), sampled=1),
         end(1, 1),
     ]
     # Never are so many free that a third one finds three.

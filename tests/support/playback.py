@@ -76,7 +76,7 @@ class Slot:
 
     @property
     def decoding(self):
-        return self.position >= len(self.request.prompt)
+        return self.position + 1 >= len(self.request.prompt)
 
 
 class Script:
