@@ -89,24 +89,32 @@ def test_ring(n, port, lookahead, stall):
     simulate(dut, write, read)
 
 
-def test_waits_for_a_slot():
+@pytest.mark.parametrize("late", ["codes", "scales"])
+def test_waits_for_a_slot(late):
+    """Of both memories, whichever is read last."""
     config = reference.small(16, 8, head_dim_max=16, lookahead=1)
     dut = RecordBuffer(config)
+    free = {"codes": dut.free, "scales": dut.read_scales.en}
+
+    async def pulse(ctx, signal):
+        ctx.set(signal, 1)
+        await ctx.tick()
+        ctx.set(signal, 0)
 
     async def bench(ctx):
-        for free in (3, 2, 1):
-            assert ctx.get(dut.free_records) == free
+        for left in (3, 2, 1):
+            assert ctx.get(dut.free_records) == left
             for beat in step.record_beats(config, bytes(64 + 32 * 16)):
                 assert ctx.get(dut.records.ready)
                 ctx.set(dut.records.payload, beat)
                 ctx.set(dut.records.valid, 1)
                 await ctx.tick()
-        for _ in range(5):
+        # All that is read of one does not help without the other.
+        for _ in range(3):
             assert not ctx.get(dut.records.ready)
-            await ctx.tick()
-        ctx.set(dut.free, 1)
-        await ctx.tick()
-        ctx.set(dut.free, 0)
+            await pulse(ctx, next(signal for name, signal in free.items() if name != late))
+        assert not ctx.get(dut.records.ready) and ctx.get(dut.free_records) == 0
+        await pulse(ctx, free[late])
         assert ctx.get(dut.records.ready) and ctx.get(dut.free_records) == 1
 
     simulate(dut, bench)

@@ -67,9 +67,11 @@ class RecordScalesPort(wiring.Signature):
 class RecordBuffer(wiring.Component):
     """A ring of ``lookahead + 2`` records, each in a slot as large as the largest record.
 
-    A record is read while it still comes. It begins only if a slot is free; slots are freed in the order in
-    which they were filled. Records are numbered, modulo a power of two that tells those in the ring apart;
-    the scales at the head of each are kept a second time, in a memory that gives all of them at once.
+    A record is read while it still comes. Records are numbered, modulo a power of two that tells those in the
+    ring apart; the scales at the head of each are kept a second time, in a memory that gives all of them at
+    once. Both memories are freed in the order in which they were filled, each by its own reader: the scales
+    of a record when they are read, its codes by ``free``, whichever comes first. A record begins only if it
+    has a slot in both.
 
     Parameters
     ----------
@@ -81,14 +83,14 @@ class RecordBuffer(wiring.Component):
     records : ``In(stream.Signature(RecordBeat(config)))``
         Records, the last beat of each marked.
     free_records : ``Out(range)``
-        Slots into which nothing has been written. Who has asked for fewer records than this which have not
-        begun to come, can ask for another: it will be taken without a pause.
+        Records that can begin. Who has asked for fewer records than this which have not begun to come, can
+        ask for another: it will be taken without a pause.
     free : ``In(1)``
-        The oldest record, which is complete, is not needed any more.
+        The codes of the oldest record, which is complete, are not needed any more.
     read : ``In(RecordReadPort(config))``
         Reads codes.
     read_scales : ``In(RecordScalesPort(config))``
-        Reads scales.
+        Reads scales, those of each record once.
     """
 
     def __init__(self, config: AcceleratorConfig):
@@ -96,7 +98,7 @@ class RecordBuffer(wiring.Component):
         super().__init__(
             {
                 "records": In(stream.Signature(RecordBeat(config))),
-                "free_records": Out(range(record_slots(config) + 1), init=record_slots(config)),
+                "free_records": Out(range(record_slots(config) + 1)),
                 "free": In(1),
                 "read": In(RecordReadPort(config)),
                 "read_scales": In(RecordScalesPort(config)),
@@ -136,7 +138,14 @@ class RecordBuffer(wiring.Component):
             scales.w_addr.eq(slot),
             scales.w_data.eq(content.replicate(header_beats)),
         ]
-        m.d.sync += self.free_records.eq(self.free_records - claim + self.free)
+        free_codes, free_scales = (
+            Signal(range(slots + 1), init=slots, name=name) for name in ("free_codes", "free_scales")
+        )
+        m.d.comb += self.free_records.eq(Mux(free_codes < free_scales, free_codes, free_scales))
+        m.d.sync += [
+            free_codes.eq(free_codes - claim + self.free),
+            free_scales.eq(free_scales - claim + self.read_scales.en),
+        ]
         with m.If(write):
             m.d.sync += [beat.eq(beat + 1), inside.eq(1)]
         with m.If(end):
