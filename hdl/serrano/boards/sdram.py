@@ -111,10 +111,12 @@ class SdramController(wiring.Component):
 
     Reads are segments of a row (:class:`~serrano.boards.segments.ReadSegments`). While one is read, four
     words to a READ, the next one is prepared in the free command slots: its row is opened, another one in
-    that bank closed before. Between segments in two banks, or in one row, no cycle is lost. Rows stay open. Writes are
-    single words, taken together: when nothing is to be read, when 64 cycles have passed, or when 8 of them
-    wait; at most 16 while something is to be read. A write is answered when its command is given: whatever
-    is read for an address that comes later sees it. Answers come in order, separately for reads and writes.
+    that bank closed before. Between segments in two banks, or in one row, no cycle is lost. Rows stay open.
+
+    Writes are single words, taken together: when nothing is to be read, when 64 cycles have passed, or when 8
+    of them wait; at most 16 while something is to be read. A write is answered when its command is given:
+    whatever is read for an address that comes later sees it. Answers come in order, separately for reads and
+    writes.
 
     Refreshes are done while there is nothing else to do; or several at once, when ``postpone`` are owed,
     between two segments. A segment is interrupted only if its manager does not take data for so long that
@@ -445,7 +447,7 @@ class SdramController(wiring.Component):
         tick = Signal(range(timing.refi), init=timing.refi - 1)
         owed = Signal(range(timing.postponed_max + 1))
         due, longest = Signal(), max(timing.rfc, timing.rp, timing.mrd, timing.rcd, timing.init)
-        wait = Signal(range(longest + 1), init=timing.init)
+        wait, elapsed = Signal(range(longest + 1), init=timing.init), Signal()
         first = Signal(range(timing.init_refreshes + 1), init=timing.init_refreshes)
         nothing = self._idle & ~self._segments.o.valid & ~self._beats.o.valid & ~self._now_valid
         overdue = Signal()
@@ -457,26 +459,29 @@ class SdramController(wiring.Component):
             overdue.eq(owed >= timing.postponed_max - 2),
         ]
         quiet = self._slot & self._settled & self._may_close & (~self._now_valid | overdue)
-        elapsed = wait == 0
         with m.If(~elapsed):
-            m.d.sync += wait.eq(wait - 1)
+            m.d.sync += [wait.eq(wait - 1), elapsed.eq(wait == 1)]
+
+        def pause(cycles: int) -> list:
+            return [wait.eq(cycles - 1), elapsed.eq(cycles <= 1)]
+
         with m.FSM(name="refresh"):
             with m.State("POWER"):
                 m.d.comb += [self._stopped.eq(1), self._precharge_all.eq(elapsed)]
                 with m.If(elapsed):
-                    m.d.sync += wait.eq(timing.rp - 1)
+                    m.d.sync += pause(timing.rp)
                     m.next = "REFRESH"
             with m.State("RUN"):
                 with m.If(self._held & quiet & ~self._give_column):
                     m.next = "CLOSE"
             with m.State("CLOSE"):
                 m.d.comb += [self._stopped.eq(1), self._precharge_all.eq(1)]
-                m.d.sync += [wait.eq(timing.rp - 1), self._open.eq(0)]
+                m.d.sync += [*pause(timing.rp), self._open.eq(0)]
                 m.next = "REFRESH"
             with m.State("REFRESH"):
                 m.d.comb += [self._stopped.eq(1), self._refresh.eq(elapsed)]
                 with m.If(elapsed):
-                    m.d.sync += wait.eq(timing.rfc - 1)
+                    m.d.sync += pause(timing.rfc)
                     with m.If(~self.ready):
                         m.d.sync += first.eq(first - 1)
                         with m.If(first == 1):
@@ -486,13 +491,14 @@ class SdramController(wiring.Component):
             with m.State("MODE"):
                 m.d.comb += [self._stopped.eq(1), self._mode.eq(elapsed)]
                 with m.If(elapsed):
-                    m.d.sync += [wait.eq(timing.mrd - 1), self.ready.eq(1)]
+                    m.d.sync += [*pause(timing.mrd), self.ready.eq(1)]
                     m.next = "REOPEN"
             with m.State("REOPEN"):
                 needed = self._now_valid & (self._now.segment.response == OKAY)
                 m.d.comb += [self._stopped.eq(1), self._reopen.eq(elapsed & needed)]
+                with m.If(elapsed & needed):
+                    m.d.sync += pause(timing.rcd)
                 with m.If(elapsed):
-                    m.d.sync += wait.eq(Mux(needed, timing.rcd - 1, 0))
                     m.next = "RESUME"
             with m.State("RESUME"):
                 m.d.comb += [self._stopped.eq(1), self._recheck.eq(elapsed)]
