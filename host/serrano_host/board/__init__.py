@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Boards behind a serial line: frames, the link, a transport for the driver, a self-test."""
