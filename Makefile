@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # What the user gives is taken literally, dollar signs and quotes included, and goes to the recipes through the
 # environment: "$$PROMPT" in a recipe is safe for any text.
-USER_VARS := MODEL TOKENIZER PROMPT PROMPT2 TOKENS PRESET LATENCY SEED RUNS WAVES TRACE TEXT FILE ARGS TESTS OUT SHAPE QUICK
+USER_VARS := MODEL TOKENIZER PROMPT PROMPT2 TOKENS PRESET LATENCY SEED RUNS WAVES TRACE TEXT FILE ARGS TESTS OUT SHAPE QUICK BOARD SEEDS CLOCK UNIT
 $(foreach v,$(USER_VARS),$(if $(filter-out undefined,$(origin $(v))),$(eval override $(v) := $$(value $(v)))$(eval export $(v))))
 
 # option,VARIABLE: the option with its value if the variable is not empty.
@@ -66,6 +66,11 @@ $(VENV)/.stamp: pyproject.toml
 $(VENV)/.stamp-formal: $(VENV)/.stamp
 	@echo "set-up: installing the formal tools (Yosys, SymbiYosys, z3); once"
 	@$(BIN)/python -m pip install -qq --editable '.[dev,formal]'
+	@touch $@
+
+$(VENV)/.stamp-fpga: $(VENV)/.stamp
+	@echo "set-up: installing Yosys and nextpnr from YoWASP; once"
+	@$(BIN)/python -m pip install -qq --editable '.[dev,fpga]'
 	@touch $@
 
 $(VENV)/.stamp-train: $(VENV)/.stamp
@@ -119,6 +124,20 @@ accuracy: $(VENV)/.stamp ## the golden model against float64 on held-out text: p
 verilog: $(VENV)/.stamp ## write the Verilog of a preset to build/verilog/PRESET
 #> PRESET=base      tiny, ulx3s, base, wide
 	@$(RUN) -m serrano.verilog "$(or $(PRESET),base)" -o "build/verilog/$(or $(PRESET),base)"
+
+.PHONY: fpga
+fpga: $(VENV)/.stamp-fpga ## synthesize, place and route a board: bitstream in build/fpga, build/reports/fpga.json
+#> BOARD=ulx3s_85f  the board
+#> SEEDS=1          place and route so many times
+#> CLOCK=           MHz, instead of the board's own clock
+#> UNIT=array       the array alone, between shift registers, instead of the whole board
+	@$(RUN) -m serrano_sim.synthesis.fpga $(if $(BOARD),"$$BOARD") $(call option,--seeds,SEEDS) \
+	  $(call option,--clock,CLOCK) $(call option,--unit,UNIT) $(ARGS)
+
+.PHONY: area
+area: $(VENV)/.stamp-fpga ## cells of each unit by Yosys, for generic gates and ECP5: build/reports/area.json
+#> PRESET=ulx3s     tiny, ulx3s, base, wide
+	@$(RUN) -m serrano_sim.synthesis.area $(call option,--preset,PRESET) $(ARGS)
 
 ##@ Check
 

@@ -19,6 +19,7 @@ from amaranth.back import rtlil
 
 from serrano.boards import BOARDS, Board, board
 from serrano.boards.ecp5 import ECP5Blocks
+from serrano.boards.pll import Clocking
 from serrano.boards.shell import Shell, platform_of
 from serrano.config import PRESETS
 from serrano.matmul.array import SystolicArray
@@ -131,6 +132,7 @@ def _tell_utilization(cells: Any, device: str) -> None:
 def build_board(described: Board, seeds: Sequence[int], clock_hz: int, folder: Path) -> dict[str, Any]:
     """Builds the board's top; the bitstream of the best seed is ``folder/BOARD.bit``."""
     platform = platform_of(described)
+    Clocking.of(platform.default_clk_frequency, clock_hz)
     _say(f"{described.title}, preset {described.preset}, {clock_hz / 1e6:g} MHz: writing the design")
     plan = platform.build(Shell(described, clock_hz=clock_hz), name="top", do_build=False)
     _say("synthesis with Yosys, some minutes")
