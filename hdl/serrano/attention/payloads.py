@@ -112,8 +112,8 @@ class Item(data.StructLayout):
 
     Its first ``base`` tokens are committed (all if there are more than 16), those after them are the step's,
     from the sequence's first row on; with a negative ``base`` its row ``-base`` comes first. ``first`` and
-    ``last`` of its head, whose first query head is ``query``; ``final`` if it is the last of the last head, too. With ``memory`` it has a record:
-    number ``serial``, in slot ``slot``.
+    ``last`` of its head, whose first query head is ``query``; ``final`` if it is the last of the last head,
+    too. With ``memory`` it has a record: number ``serial``, in slot ``slot``.
     """
 
     def __init__(self, config: AcceleratorConfig):
