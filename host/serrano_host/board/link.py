@@ -29,6 +29,10 @@ _REFUSALS = {
 }
 
 
+def _name(command: int) -> str:
+    return Command(command).name if command in list(Command) else f"command {command}"
+
+
 class Line(Protocol):
     """What is needed of a serial port: pyserial's ``Serial`` has it."""
 
@@ -231,13 +235,13 @@ class Link:
 
     def _check(self, answer: Frame, request: Frame) -> None:
         if answer.flags != Status.OK:
-            name = Command(request.command).name
+            name = _name(request.command)
             why = _REFUSALS.get(answer.flags, f"answered with status {answer.flags}")
             raise TransportError(f"the board at {self.name} {why} ({name} {request.payload[:8].hex(' ')})")
 
     def _unanswered(self, one: _Pending) -> str:
         decoder, counts = self._decoder, self.statistics
-        what = f"no answer from {self.name} to {Command(one.frame.command).name}, asked {one.tries} times"
+        what = f"no answer from {self.name} to {_name(one.frame.command)}, asked {one.tries} times"
         if counts.bad_at_board:
             return (
                 f"{what}: {counts.bad_at_board} requests reached the board with a wrong CRC. The line is"

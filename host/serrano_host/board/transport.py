@@ -221,7 +221,7 @@ class SerialTransport(Transport):
 
 def open_transport(
     preset_name: str,
-    descriptor: Descriptor,
+    descriptor: Descriptor | None,
     options: Mapping[str, str],
     progress: Callable[[str], None] = _say_nothing,
     **sizes: int,

@@ -192,7 +192,8 @@ int main(int count, char** arguments) {
         sdram.edge(pins);
         top->clk = 0;
         top->sdram_dq_i = sdram.dq;
-        top->uart_rx = uart.cycle(top->uart_tx);
+        // Like anything at a line, the bridge hears nothing while it is in reset.
+        top->uart_rx = cycle < 64 || uart.cycle(top->uart_tx);
         top->eval();
         if (sdram.violations()) {
             std::fprintf(stderr, "SDRAM: %s\n", sdram.first());
