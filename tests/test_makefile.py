@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = (
-    "help venv doctor sim demo accuracy verilog test lint format faults invariance conformance bench-kvcache"
-    " bench formal train clean distclean"
+    "help venv doctor sim sim-board demo accuracy verilog test lint format faults invariance conformance"
+    " bench-kvcache bench formal train clean distclean"
 ).split()
 
 

@@ -170,7 +170,7 @@ int main(int count, char** arguments) {
     auto top = std::make_unique<Vserrano_board>(context.get());
     top->uart_rx = 1;
     top->rst = 1;
-    uint64_t still = 0, watch_low = 0, watch_high = 0;
+    uint64_t still = 0, seen = 0, watch_low = 0, watch_high = 0;
     bool running = true;
     std::string commands;
     for (uint64_t cycle = 0; running; ++cycle) {
@@ -210,7 +210,9 @@ int main(int count, char** arguments) {
             sdram.written_at = serrano::Sdram::kNowhere;
         }
         const bool stepping = top->leds >> 3 & 1;
-        still = uart.quiet() && !stepping ? still + 1 : 0;
+        const uint64_t accesses = sdram.read_words + sdram.written_words;
+        still = uart.quiet() && !stepping && accesses == seen ? still + 1 : 0;
+        seen = accesses;
         if (cycle % 512 == 0 || still > idle_cycles) {
             if (still > idle_cycles) {
                 struct pollfd wanted[2] = {{uart.descriptor(), POLLIN, 0}, {0, POLLIN, 0}};
