@@ -39,11 +39,14 @@ class Settings:
         Cycles without a byte after which the bridge gives up a frame.
     shown_cycles : int
         Cycles for which LEDs stay on.
+    pads : int
+        Registers between the design and each pin of the memory, one way: those of the shell around the top.
     """
 
     divisor: int = 4
     gap_cycles: int = 400_000
     shown_cycles: int = 2000
+    pads: int = 1
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,7 @@ def _build(build: BoardBuild, target: Path, progress: Callable[[str], None]) -> 
         clock_hz=board.clock_hz,
         baud=board.clock_hz // settings.divisor,
         cas_latency=board.cas_latency,
+        io_latency=2 * settings.pads,
         gap_cycles=settings.gap_cycles,
         shown_cycles=settings.shown_cycles,
     )

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // A board in Verilator: clock and reset, an SDRAM at its pins, a serial line that is a file descriptor.
 //
-//     harness part=... memory=FILE line=FD divisor=N statistics=FILE [idle=CYCLES]
+//     harness part=... memory=FILE line=FD divisor=N pads=N statistics=FILE [idle=CYCLES]
 //
+// `pads` is the number of registers between the design and each pin of the memory, on the way out and on the way in.
 // `part` are the fields of SdramPart in their order. Lines on standard input:
 //     watch LOW HIGH    write the cycle of each WRITE to this range of memory to the file of statistics
 // Its end ends the simulation. While nothing happens, time stands still until the host sends something.
@@ -171,11 +172,14 @@ int main(int count, char** arguments) {
     top->uart_rx = 1;
     top->rst = 1;
     uint64_t still = 0, seen = 0, watch_low = 0, watch_high = 0;
+    const size_t pads = std::stoul(option("pads"));
+    std::deque<serrano::SdramPins> outwards(pads);
+    std::deque<uint32_t> inwards(pads, 0);
     bool running = true;
     std::string commands;
     for (uint64_t cycle = 0; running; ++cycle) {
         // Registers: what the memory sees at this edge is what they were before it.
-        serrano::SdramPins pins;
+        serrano::SdramPins pins{};
         pins.clk_en = top->sdram_clk_en;
         pins.cs = top->sdram_cs;
         pins.ras = top->sdram_ras;
@@ -186,12 +190,16 @@ int main(int count, char** arguments) {
         pins.dqm = top->sdram_dqm;
         pins.dq = top->sdram_dq_o;
         pins.dq_oe = top->sdram_dq_oe;
+        outwards.push_back(pins);
         if (cycle == 16) top->rst = 0;
         top->clk = 1;
         top->eval();
-        sdram.edge(pins);
+        sdram.edge(outwards.front());
+        outwards.pop_front();
+        inwards.push_back(sdram.dq);
         top->clk = 0;
-        top->sdram_dq_i = sdram.dq;
+        top->sdram_dq_i = inwards.front();
+        inwards.pop_front();
         // Like anything at a line, the bridge hears nothing while it is in reset.
         top->uart_rx = cycle < 64 || uart.cycle(top->uart_tx);
         top->eval();

@@ -64,6 +64,7 @@ class BoardSession:
             "memory": path,
             "line": master,
             "divisor": build.settings.divisor,
+            "pads": build.settings.pads,
             "statistics": self.folder / "statistics.txt",
         }
         with (self.folder / "harness.log").open("w") as log:
