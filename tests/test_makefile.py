@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = (
-    "help venv doctor sim demo accuracy verilog fpga area test lint format faults invariance conformance"
-    " bench-kvcache bench formal train clean distclean"
+    "help venv doctor sim sim-board demo accuracy verilog fpga area test lint format faults invariance"
+    " conformance bench-kvcache bench formal train clean distclean"
 ).split()
 
 
@@ -19,7 +19,7 @@ def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess:
     """Runs make without what a make around this test, or the user, has put into the environment."""
     ours = (
         "MAKEFLAGS MFLAGS MAKELEVEL MODEL TOKENIZER PROMPT PROMPT2 TOKENS PRESET LATENCY SEED RUNS WAVES"
-        " TRACE TEXT FILE ARGS TESTS SHAPE QUICK BOARD SEEDS CLOCK UNIT"
+        " TRACE TEXT FILE ARGS TESTS SHAPE QUICK BOARD DIVISOR SEEDS CLOCK UNIT"
     )
     environment = {name: value for name, value in os.environ.items() if name not in ours.split()}
     command = ["make", "--no-print-directory", *arguments]

@@ -51,6 +51,8 @@ class BoardTop(wiring.Component):
         Cycles that registers in the pads add, from pins out to data in.
     gap_cycles : :class:`int` or ``None``
         Cycles without a byte after which a frame is given up; without it, a quarter of a second.
+    shown_cycles : :class:`int` or ``None``
+        Cycles for which LEDs stay on at least; without it, 50 ms.
 
     Members
     -------
@@ -79,6 +81,7 @@ class BoardTop(wiring.Component):
         cas_latency: int = 3,
         io_latency: int = 0,
         gap_cycles: int | None = None,
+        shown_cycles: int | None = None,
     ):
         if 8 * config.port_bytes != sdram.data_bits:
             raise ValueError(
@@ -96,6 +99,7 @@ class BoardTop(wiring.Component):
         self.divisor = divisor
         self.baud = baud
         self.gap = round(GAP_SECONDS * clock_hz) if gap_cycles is None else gap_cycles
+        self.shown = round(SHOWN_SECONDS * clock_hz) if shown_cycles is None else shown_cycles
         super().__init__(
             {
                 "sdram": Out(SdramPins(sdram)),
@@ -104,6 +108,11 @@ class BoardTop(wiring.Component):
                 "leds": Out(8),
             }
         )
+
+    @property
+    def port_names(self) -> dict[str, str]:
+        """Names of the ports of the Verilog module, by their names here."""
+        return {f"sdram__{name}": f"sdram_{name}" for name in SdramPins(self.part).members}
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -162,7 +171,7 @@ class BoardTop(wiring.Component):
     ) -> None:
         beat_cycles = round(BEAT_SECONDS * self.clock_hz)
         beat, heartbeat = Signal(range(beat_cycles)), Signal()
-        tick_cycles = max(2, round(SHOWN_SECONDS * self.clock_hz))
+        tick_cycles = max(2, self.shown)
         tick, ticked = Signal(range(tick_cycles)), Signal()
         with m.If(beat == beat_cycles - 1):
             m.d.sync += [beat.eq(0), heartbeat.eq(~heartbeat)]

@@ -34,12 +34,16 @@ struct SdramPins {
 
 class Sdram {
 public:
-    explicit Sdram(const SdramPart& part) : part_(part), word_(part.data_bits / 8) {
+    static constexpr uint64_t kNowhere = UINT64_MAX;
+
+    // In memory of its own, or in what is given, which must be large enough.
+    explicit Sdram(const SdramPart& part, uint8_t* memory = nullptr) : part_(part), word_(part.data_bits / 8) {
         size_ = static_cast<uint64_t>(word_) << (part.bank_bits + part.row_bits + part.column_bits);
-        memory_ = static_cast<uint8_t*>(std::calloc(size_, 1));
+        own_ = memory ? nullptr : static_cast<uint8_t*>(std::calloc(size_, 1));
+        memory_ = memory ? memory : own_;
         if (!memory_) throw std::bad_alloc();
     }
-    ~Sdram() { std::free(memory_); }
+    ~Sdram() { std::free(own_); }
     Sdram(const Sdram&) = delete;
     Sdram& operator=(const Sdram&) = delete;
 
@@ -51,6 +55,8 @@ public:
     uint32_t dq = 0;
     bool drives = false;
     uint64_t edges = 0, read_words = 0, written_words = 0, activates = 0, refreshes = 0, driven = 0;
+    // Address of the last WRITE; for whoever looks, to be set to kNowhere afterwards.
+    uint64_t written_at = kNowhere;
 
     void edge(const SdramPins& pins) {
         const bool drove = drives;
@@ -226,6 +232,7 @@ private:
             for (int i = 0; i < word_; ++i)
                 if (!(pins.dqm >> i & 1)) at[i] = pins.dq >> 8 * i;
             bank.written = now();
+            written_at = at - memory_;
             ++written_words;
             return;
         }
@@ -258,6 +265,7 @@ private:
     SdramPart part_;
     int word_;
     uint64_t size_;
+    uint8_t* own_;
     uint8_t* memory_;
     Bank banks_[4];
     uint32_t out_[kPipe] = {};
