@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # What the user gives is taken literally, dollar signs and quotes included, and goes to the recipes through the
 # environment: "$$PROMPT" in a recipe is safe for any text.
-USER_VARS := MODEL TOKENIZER PROMPT PROMPT2 TOKENS PRESET LATENCY SEED RUNS WAVES TRACE TEXT FILE ARGS TESTS OUT SHAPE QUICK
+USER_VARS := MODEL TOKENIZER PROMPT PROMPT2 TOKENS PRESET LATENCY SEED RUNS WAVES TRACE TEXT FILE ARGS TESTS OUT SHAPE QUICK BOARD DIVISOR SEEDS CLOCK UNIT
 $(foreach v,$(USER_VARS),$(if $(filter-out undefined,$(origin $(v))),$(eval override $(v) := $$(value $(v)))$(eval export $(v))))
 
 # option,VARIABLE: the option with its value if the variable is not empty.
@@ -68,6 +68,11 @@ $(VENV)/.stamp-formal: $(VENV)/.stamp
 	@$(BIN)/python -m pip install -qq --editable '.[dev,formal]'
 	@touch $@
 
+$(VENV)/.stamp-fpga: $(VENV)/.stamp
+	@echo "set-up: installing Yosys and nextpnr from YoWASP; once"
+	@$(BIN)/python -m pip install -qq --editable '.[dev,fpga]'
+	@touch $@
+
 $(VENV)/.stamp-train: $(VENV)/.stamp
 	@echo "set-up: installing PyTorch for training; once, several gigabytes"
 	@$(BIN)/python -m pip install -qq --editable '.[dev,train]'
@@ -104,6 +109,17 @@ sim: $(VENV)/.stamp ## a trained model generates text on the RTL, checked bit fo
 	  $(call option,--preset,PRESET) $(call option,--latency,LATENCY) $(call option,--seed,SEED) \
 	  $(if $(filter-out 0,$(WAVES)),--waves) $(if $(filter-out 0,$(TRACE)),--trace)
 
+.PHONY: sim-board
+sim-board: $(VENV)/.stamp ## a whole board in simulation: SDRAM with all its rules, the host's driver at the serial line
+#> BOARD=ulx3s_85f  the board
+#> MODEL= TOKENIZER= PROMPT=   as above
+#> TOKENS=16        how many tokens to generate
+#> DIVISOR=4        clock cycles in a bit of the serial line
+#> SHAPE=15m        random weights of this shape instead of a checkpoint
+	@$(RUN) -m serrano_sim.board $(call option,--board,BOARD) $(call option,--model,MODEL) \
+	  $(call option,--tokenizer,TOKENIZER) $(if $(filter undefined,$(origin PROMPT)),,--prompt "$$PROMPT") \
+	  $(call option,--tokens,TOKENS) $(call option,--divisor,DIVISOR) $(call option,--shape,SHAPE) $(ARGS)
+
 .PHONY: demo
 demo: $(VENV)/.stamp ## a 4 x 4 matrix product through the array, with its cycle table and a VCD
 	@$(RUN) -m serrano_sim.demo
@@ -119,6 +135,20 @@ accuracy: $(VENV)/.stamp ## the golden model against float64 on held-out text: p
 verilog: $(VENV)/.stamp ## write the Verilog of a preset to build/verilog/PRESET
 #> PRESET=base      tiny, ulx3s, base, wide
 	@$(RUN) -m serrano.verilog "$(or $(PRESET),base)" -o "build/verilog/$(or $(PRESET),base)"
+
+.PHONY: fpga
+fpga: $(VENV)/.stamp-fpga ## synthesize, place and route a board: bitstream in build/fpga, build/reports/fpga.json
+#> BOARD=ulx3s_85f  the board
+#> SEEDS=1          place and route so many times
+#> CLOCK=           MHz, instead of the board's own clock
+#> UNIT=array       the array alone, between shift registers, instead of the whole board
+	@$(RUN) -m serrano_sim.synthesis.fpga $(if $(BOARD),"$$BOARD") $(call option,--seeds,SEEDS) \
+	  $(call option,--clock,CLOCK) $(call option,--unit,UNIT) $(ARGS)
+
+.PHONY: area
+area: $(VENV)/.stamp-fpga ## cells of each unit by Yosys, for generic gates and ECP5: build/reports/area.json
+#> PRESET=ulx3s     tiny, ulx3s, base, wide
+	@$(RUN) -m serrano_sim.synthesis.area $(call option,--preset,PRESET) $(ARGS)
 
 ##@ Check
 

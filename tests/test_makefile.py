@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = (
-    "help venv doctor sim demo accuracy verilog test lint format faults invariance conformance bench-kvcache"
-    " bench formal train clean distclean"
+    "help venv doctor sim sim-board demo accuracy verilog fpga area test lint format faults invariance"
+    " conformance bench-kvcache bench formal train clean distclean"
 ).split()
 
 
@@ -19,7 +19,7 @@ def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess:
     """Runs make without what a make around this test, or the user, has put into the environment."""
     ours = (
         "MAKEFLAGS MFLAGS MAKELEVEL MODEL TOKENIZER PROMPT PROMPT2 TOKENS PRESET LATENCY SEED RUNS WAVES"
-        " TRACE TEXT FILE ARGS TESTS SHAPE QUICK"
+        " TRACE TEXT FILE ARGS TESTS SHAPE QUICK BOARD DIVISOR SEEDS CLOCK UNIT"
     )
     environment = {name: value for name, value in os.environ.items() if name not in ours.split()}
     command = ["make", "--no-print-directory", *arguments]
@@ -67,6 +67,10 @@ def test_help_names_every_target():
         "FILE",
         "QUICK",
         "SHAPE",
+        "BOARD",
+        "SEEDS",
+        "CLOCK",
+        "UNIT",
     ):
         assert f"{variable}=" in done.stdout
 
@@ -141,6 +145,16 @@ def test_sim_needs_no_formal_tools():
     assert "[dev,formal]" in make("--dry-run", "--always-make", "formal").stdout
     for target in ("sim", "test", "formal"):
         assert "train" not in make("--dry-run", "--always-make", target).stdout
+
+
+def test_synthesis():
+    tools = ("--assume-old=.venv/.stamp-fpga",)
+    assert dry_run("fpga", *tools).endswith("-m serrano_sim.synthesis.fpga")
+    options = '"$BOARD" --seeds "$SEEDS" --clock "$CLOCK" --unit "$UNIT"'
+    settings = ("BOARD=ulx3s_85f", "SEEDS=3", "CLOCK=50", "UNIT=array")
+    assert dry_run("fpga", *tools, *settings).endswith(f"-m serrano_sim.synthesis.fpga {options}")
+    area = dry_run("area", *tools, "PRESET=tiny")
+    assert area.endswith('-m serrano_sim.synthesis.area --preset "$PRESET"')
 
 
 def test_which_tests_run():

@@ -223,7 +223,18 @@ class Accelerator(wiring.Component):
             m.d.sync += running.eq(1)
         with m.Elif(scheduler.done | recovery.failed):
             m.d.sync += running.eq(0)
+        # A cycle later than it was found: what the scheduler refuses is at the end of long paths.
+        refused = Signal.like(recovery.refused, name="refused")
+        m.d.sync += [
+            refused.valid.eq(scheduler.refused.valid),
+            refused.code.eq(scheduler.refused.code),
+            refused.detail.eq(scheduler.refused.detail),
+        ]
         m.d.comb += [
+            recovery.refused.valid.eq(refused.valid),
+            recovery.refused.code.eq(refused.code),
+            recovery.refused.detail.eq(refused.detail),
+            recovery.refused.index.eq(self._datapath.packet),
             recovery.running.eq(running),
             recovery.progress.eq(self._datapath.activity.progress | scheduler.begin),
             recovery.watchdog.eq(registers.watchdog),
@@ -231,10 +242,6 @@ class Accelerator(wiring.Component):
             recovery.sequence.eq(scheduler.sequence),
             recovery.tape.eq(self._datapath.tape_fault),
             recovery.execution.eq(self._datapath.execution_fault),
-            recovery.refused.valid.eq(scheduler.refused.valid),
-            recovery.refused.code.eq(scheduler.refused.code),
-            recovery.refused.detail.eq(scheduler.refused.detail),
-            recovery.refused.index.eq(self._datapath.packet),
             recovery.read.eq(self._reads.fault),
             recovery.write.eq(self._writes.fault),
             recovery.idle.eq(self._reads.idle & self._writes.idle),

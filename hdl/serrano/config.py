@@ -59,6 +59,13 @@ class AcceleratorConfig:
         Capacity of the tape FIFO and the length of a full tape burst. The FIFO holds at least two bursts.
     multiplier_latency : :class:`int`
         Cycles from operands to product in the array's multipliers; depends on the target's DSP blocks.
+    held_weights : :class:`bool`
+        The weight in use lies in an operand register of the array's multiplier, as DSP blocks have them,
+        instead of in one of two planes. Less logic, but a tile is loaded only once the one before it is in
+        use. Needs a ``multiplier_latency`` of at least 2.
+    registered : :class:`bool`
+        More registers where FPGAs need them: between the large blocks of the data path, behind memories with
+        much logic, in the judgment of KV commands. Each costs a cycle of latency, none of the rate.
 
     Raises
     ------
@@ -86,6 +93,8 @@ class AcceleratorConfig:
     tape_fifo_bytes: int = 4096
     read_burst_bytes: int = 1024
     multiplier_latency: int = 1
+    held_weights: bool = False
+    registered: bool = False
 
     def __post_init__(self) -> None:
         for field, low, high in (("n", 4, 64), ("port_bytes", 2, 64), ("lanes", 2, self.n // 2)):
@@ -118,6 +127,10 @@ class AcceleratorConfig:
         if self.read_burst_bytes > 256 * self.port_bytes or self.read_burst_bytes > 4096:
             raise ValueError(
                 f"read_burst_bytes must be at most 256 beats and 4096 bytes, not {self.read_burst_bytes!r}"
+            )
+        if self.held_weights and self.multiplier_latency < 2:
+            raise ValueError(
+                f"multiplier_latency must be at least 2 with held_weights, not {self.multiplier_latency!r}"
             )
         if self.tape_fifo_bytes < 2 * self.read_burst_bytes:
             raise ValueError(
@@ -190,6 +203,7 @@ PRESETS: dict[str, AcceleratorConfig] = {
             name="ulx3s", n=8, port_bytes=2, lanes=2, rows_max=16, dim_max=512, ffn_max=1536, heads_max=16,
             kv_width_max=512, head_dim_max=128, vocab_max=65536, context_max=2048, blocks_max=1024,
             sequences_max=32, attention_rows_max=32, tape_fifo_bytes=2048, read_burst_bytes=512,
+            multiplier_latency=3, held_weights=True, registered=True,
         ),
         AcceleratorConfig(
             name="base", n=16, port_bytes=16, lanes=8, rows_max=16, dim_max=2048, ffn_max=8192, heads_max=64,

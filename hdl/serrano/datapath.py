@@ -23,7 +23,7 @@ from serrano.schedule.issuer import Issuer
 from serrano.schedule.recovery import PacketFault
 from serrano.schedule.sequencer import Route, Sequencer
 from serrano.schedule.spans import Span, StepCommand
-from serrano.stream import Fork, StreamFIFO
+from serrano.stream import Fork, StreamFIFO, StreamRegister
 from serrano.tape.packets import BlockScales
 from serrano.tape.reader import TapeReader
 from serrano.tape.unpacker import Unpacker
@@ -195,7 +195,8 @@ class Datapath(wiring.Component):
             m.d.sync += from_kv.eq(0)
         with m.Elif(attention.command.valid & attention.command.ready):
             m.d.sync += from_kv.eq(1)
-        self._select(m, from_kv, attention.tiles, unpacker.tiles, self._engine.tiles)
+        tiles = self._sliced(m, "tiles", self._engine.tiles)
+        self._select(m, from_kv, attention.tiles, unpacker.tiles, tiles)
         m.d.comb += [
             reader.start.eq(sequencer.reader_start),
             reader.last_index.eq(self.model.packets - 1),
@@ -250,7 +251,8 @@ class Datapath(wiring.Component):
         wiring.connect(m, feeder.read, activations.read)
         wiring.connect(m, sequencer.feed, feeder.command)
         wiring.connect(m, sequencer.quantize, quantizer.command)
-        self._select(m, sequencer.attending, self._attention.rows, feeder.rows, self._engine.rows)
+        rows = self._sliced(m, "rows", self._engine.rows)
+        self._select(m, sequencer.attending, self._attention.rows, feeder.rows, rows)
         m.d.comb += [
             quantizer.residual_maxima.eq(self._residual.maxima),
             quantizer.staged_maxima.eq(self._staging.maxima),
@@ -262,11 +264,15 @@ class Datapath(wiring.Component):
         config, sequencer, dequantizer = self.config, self._sequencer, self._dequantizer
         m.submodules.gate_up = gate_up = GateUp(config)
         self._route(
-            m, self._engine.results, {0: dequantizer.results, 1: self._attention.results}, sequencer.attending
+            m,
+            self._slice(m, "results", self._engine.results),
+            {0: dequantizer.results, 1: self._attention.results},
+            sequencer.attending,
         )
+        self._beats = self._slice(m, "linear", dequantizer.beats)
         self._route(
             m,
-            dequantizer.beats,
+            self._beats,
             {
                 Route.RESIDUAL: self._residual.add,
                 Route.HEADS: self._heads.beats,
@@ -346,7 +352,7 @@ class Datapath(wiring.Component):
 
     def _build_sequencing(self, m: Module) -> None:
         sequencer, engine = self._sequencer, self._engine
-        beats, staged, scales = self._dequantizer.beats, self._staging.writes, self._heads.scales
+        beats, staged, scales = self._beats, self._staging.writes, self._heads.scales
         wiring.connect(m, wiring.flipped(self.span), sequencer.span)
         wiring.connect(m, wiring.flipped(self.step), sequencer.step)
         # The last of the rows that are sampled.
@@ -363,7 +369,7 @@ class Datapath(wiring.Component):
             sequencer.beat_last.eq(beats.valid & beats.ready & beats.payload.last),
             sequencer.staged_last.eq(staged.valid & staged.ready & staged.payload.last),
             sequencer.head_last.eq(scales.valid & scales.ready & scales.payload.last),
-            sequencer.quantized.eq(self._quantizer.done),
+            sequencer.quantized.eq(self._later(m, self._quantizer.done)),
             sequencer.sampled.eq(sampled),
             sequencer.residual_idle.eq(self._residual.idle),
             sequencer.staging_idle.eq(self._staging.idle),
@@ -386,7 +392,7 @@ class Datapath(wiring.Component):
             m.d.sync += quantizing.eq(0)
 
     def _build_trace(self, m: Module) -> None:
-        results, beats, codes = self.results, self._dequantizer.beats, self._quantizer.codes
+        results, beats, codes = self.results, self._beats, self._quantizer.codes
         heads, tokens = self._heads.codes, self.tokens
         m.d.comb += [
             results.residual.valid.eq(self._residual.written),
@@ -400,6 +406,30 @@ class Datapath(wiring.Component):
             results.token.valid.eq(tokens.valid & tokens.ready),
             results.token.beat.eq(tokens.payload),
         ]
+
+    def _later(self, m: Module, event: Signal) -> Signal:
+        """The event, a cycle later in a configuration with registers."""
+        if not self.config.registered:
+            return event
+        late = Signal.like(event, name=f"late_{event.name}")
+        m.d.sync += late.eq(event)
+        return late
+
+    def _slice(self, m: Module, name: str, source: Any) -> Any:
+        """The stream behind a register slice, in a configuration with registers."""
+        if not self.config.registered:
+            return source
+        m.submodules[f"{name}_slice"] = register = StreamRegister(source.payload.shape())
+        wiring.connect(m, source, register.i)
+        return register.o
+
+    def _sliced(self, m: Module, name: str, target: Any) -> Any:
+        """What to drive instead of ``target``: a register slice, in a configuration with registers."""
+        if not self.config.registered:
+            return target
+        m.submodules[f"{name}_slice"] = register = StreamRegister(target.payload.shape())
+        wiring.connect(m, register.o, target)
+        return register.i
 
     def _select(self, m: Module, choice: Value, one: Any, other: Any, target: Any) -> None:
         """Connect ``one`` to ``target`` while ``choice``, else ``other``."""

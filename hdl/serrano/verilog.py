@@ -22,6 +22,7 @@ from amaranth.lib import wiring
 
 from .emit.boundary import Boundary, Port, axi_port_names
 from .emit.rtlil import convert_merged
+from .primitives.held_multiplier import HeldMultiplier
 from .primitives.memory import OnChipMemory
 from .primitives.multiplier import Multiplier
 
@@ -68,6 +69,20 @@ class _VerilogTarget:
             i_clk=ClockSignal(),
             i_a=multiplier.a,
             i_b=multiplier.b,
+            o_p=multiplier.p,
+        )
+
+    def get_held_multiplier(self, multiplier: HeldMultiplier) -> Instance:
+        self.wrappers.add("serrano_mul_held")
+        return Instance(
+            "serrano_mul_held",
+            p_A_WIDTH=multiplier.a_width,
+            p_B_WIDTH=multiplier.b_width,
+            p_LATENCY=multiplier.latency,
+            i_clk=ClockSignal(),
+            i_a=multiplier.a,
+            i_b=multiplier.b,
+            i_b_en=multiplier.b_en,
             o_p=multiplier.p,
         )
 

@@ -26,6 +26,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+BAUD = 1_000_000
+BOARD_PRESET = "ulx3s"
+
 Model = Annotated[Path, typer.Argument(help="A Hugging Face folder, or a llama2.c .bin file.")]
 
 
@@ -260,7 +263,14 @@ def run_command(
         Path | None, typer.Option(help="More prompts, as JSON Lines (docs/driver.md).", dir_okay=False)
     ] = None,
     max_new: Annotated[int, typer.Option(help="Tokens wanted where a prompt does not say.")] = 32,
-    preset: Annotated[str, typer.Option(help="Hardware preset: tiny, ulx3s, base or wide.")] = "base",
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Hardware preset: tiny, ulx3s, base or wide (default: base; with --port, ulx3s)."),
+    ] = None,
+    port: Annotated[
+        str | None, typer.Option(help="A board's serial port, as /dev/ttyUSB0, instead of --transport.")
+    ] = None,
+    baud: Annotated[int, typer.Option(help="Baud rate of the board's bitstream.", min=1)] = BAUD,
     tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer, if it is not beside the model.")] = None,
     ignore_eos: Annotated[bool, typer.Option(help="Do not end with the model's eos token.")] = False,
     transport: Annotated[str, typer.Option(help="Way to the accelerator: sim, or module:function.")] = "sim",
@@ -284,6 +294,12 @@ def run_command(
     """Serve prompts on an accelerator, show their texts as they come, and report latency and throughput."""
     from serrano_host.serving.command import Order, run
 
+    options = list(option or ())
+    if port is not None:
+        transport = "serial"
+        options = [f"port={port}", f"baud={baud}", *options]
+    if preset is None:
+        preset = "base" if port is None else BOARD_PRESET
     order = Order(
         model=model,
         prompts=prompt or (),
@@ -293,7 +309,7 @@ def run_command(
         preset=preset,
         tokenizer=tokenizer,
         transport=transport,
-        options=option or (),
+        options=options,
         ignore_eos=ignore_eos,
         kv_blocks=kv_blocks,
         json=json_file,
@@ -305,6 +321,31 @@ def run_command(
     status = run(order, console, lambda: progress_bar(Console(stderr=True)))
     if status:
         raise typer.Exit(status)
+
+
+@app.command("selftest")
+@one_line_errors
+def selftest_command(
+    port: Annotated[str, typer.Option(help="The board's serial port, as /dev/ttyUSB0.")],
+    baud: Annotated[int, typer.Option(help="Baud rate of the board's bitstream.", min=1)] = BAUD,
+    timeout: Annotated[float, typer.Option(help="Seconds without a byte that count as no answer.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the data.")] = 1,
+    hold: Annotated[float, typer.Option(help="Seconds for which memory has to keep data.")] = 1.0,
+) -> None:
+    """Test a board: line, memory, registers, a small model with a known answer. Overwrites its memory."""
+    from serrano_host.board.selftest import estimate, self_test
+    from serrano_host.board.transport import open_transport
+
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    options = {"port": port, "baud": str(baud), "timeout": str(timeout)}
+    with open_transport("", None, options) as transport:
+        console.print(f"{port}: a board answers; the test takes about {estimate(baud, hold):.0f} s")
+        failed = False
+        for result in self_test(transport, seed, hold):
+            failed = failed or not result.passed
+            console.print(f"{'passed' if result.passed else 'FAILED'}  {result.name:14} {result.text}")
+    if failed:
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ MACHINES = {
     ),
     "ulx3s": Machine(
         n=8, port_bytes=2, lanes=2, rows_max=16, attention_rows_max=32, tape_fifo_bytes=2048,
-        read_burst_bytes=512,
+        read_burst_bytes=512, multiplier_latency=3,
     ),
     "base": Machine(
         n=16, port_bytes=16, lanes=8, rows_max=16, attention_rows_max=16, tape_fifo_bytes=16384,

@@ -30,7 +30,7 @@ from cocotb_tools.runner import Verilator, VerilatorControlFile
 
 from .memory.handle import violations_in
 
-__all__ = ["Results", "SimulationError", "TestResult", "build", "build_root", "run"]
+__all__ = ["Results", "SimulationError", "TestResult", "build", "build_root", "run", "verilator_environment"]
 
 _SOURCE_SUFFIXES = (".v", ".sv")
 _COPIED_SUFFIXES = (".cpp", ".cc", ".c")
@@ -158,6 +158,23 @@ class _Runner(Verilator):
                 raise
         if code:
             raise subprocess.CalledProcessError(code, command)
+
+
+def verilator_environment() -> tuple[Path, dict[str, str]]:
+    """Where Verilator is, and the environment for a build by itself, without cocotb."""
+    variables = {**_MAKE_VARIABLES, "OPT_FAST": "-O2"}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
+    }
+    own = {
+        "VERILATOR_ROOT": str(_verilator_root()),
+        "PATH": path,
+        "MAKEFLAGS": " ".join(f"{name}={value}" for name, value in variables.items()),
+    }
+    return _verilator_root(), inherited | own
 
 
 @functools.cache

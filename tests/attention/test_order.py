@@ -32,6 +32,7 @@ def items_of(config, commands):
                 items.append(
                     {
                         "head": head,
+                        "query": head * one["group"],
                         "base": one["committed"] - 16 * group,
                         "first": group == 0,
                         "last": last,
@@ -47,7 +48,9 @@ def items_of(config, commands):
 
 
 def fields(item):
-    return {name: getattr(item, name) for name in ("head", "base", "first", "last", "final", "memory")}
+    return {
+        name: getattr(item, name) for name in ("head", "query", "base", "first", "last", "final", "memory")
+    }
 
 
 def matches(config, got, want):

@@ -14,8 +14,10 @@ from support.matmul import Job
 from support.streams import STALLS, collect, send, simulate
 
 TINY = preset("tiny")
-NARROW = dataclasses.replace(preset("ulx3s"), name="narrow")
+NARROW = dataclasses.replace(preset("ulx3s"), name="narrow", multiplier_latency=1, held_weights=False)
 SLOW = dataclasses.replace(TINY, name="slow multiplier", multiplier_latency=3)
+HELD = dataclasses.replace(NARROW, name="held", multiplier_latency=3, held_weights=True)
+HELD_TWO = dataclasses.replace(TINY, name="held, two vectors", multiplier_latency=2, held_weights=True)
 WIDE = dataclasses.replace(TINY, name="whole tiles", port_bytes=16)
 BASE = preset("base")
 
@@ -36,7 +38,7 @@ def check(config: AcceleratorConfig, job: Job, stalls: tuple[float, float, float
     simulate(dut, tiles, rows, results)
 
 
-@pytest.mark.parametrize("config", [TINY, NARROW, SLOW, WIDE], ids=lambda config: config.name)
+@pytest.mark.parametrize("config", [TINY, NARROW, SLOW, WIDE, HELD, HELD_TWO], ids=lambda config: config.name)
 @pytest.mark.parametrize("stalls", [*itertools.product(STALLS, repeat=3), (0.0, 0.0, 0.9)])
 def test_random_jobs(config: AcceleratorConfig, stalls: tuple[float, float, float]) -> None:
     job = Job(config, 17, 30)
@@ -132,7 +134,7 @@ def test_rate(config: AcceleratorConfig, rows: int, first: int, per_tile: float,
     assert cycles == per_tile * (tiles - 1) + rows
 
 
-@pytest.mark.parametrize("config", [TINY, NARROW, SLOW, BASE], ids=lambda config: config.name)
+@pytest.mark.parametrize("config", [TINY, NARROW, SLOW, HELD, HELD_TWO, BASE], ids=lambda config: config.name)
 def test_latency(config: AcceleratorConfig) -> None:
     _, latency = measure(config, 4, 0, 20, 1)
     assert latency == Engine(config).latency

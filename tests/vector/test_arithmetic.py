@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 from amaranth import *
+from amaranth.sim import Simulator
 
 from serrano.layouts import PackedScale, Scale
 from serrano.vector import arithmetic
@@ -178,3 +179,21 @@ def test_shifted_product(stall: float) -> None:
 def test_width_refused() -> None:
     with pytest.raises(ValueError, match=f"^{re.escape('factor_width must be at least 8, not 4')}$"):
         ShiftedProduct(32, 4)
+
+
+@pytest.mark.parametrize("factor", [0, 1, 8, 192, 768, 7, 255])
+def test_times(factor: int) -> None:
+    x, product = Signal(5), Signal(16)
+    m = Module()
+    m.d.comb += product.eq(arithmetic.times(x, factor))
+
+    async def bench(ctx) -> None:
+        for value in range(32):
+            ctx.set(x, value)
+            assert ctx.get(product) == value * factor
+
+    simulator = Simulator(m)
+    simulator.add_testbench(bench)
+    simulator.run()
+    with pytest.raises(ValueError, match=r"^Factor must not be negative, not -1$"):
+        arithmetic.times(x, -1)

@@ -84,11 +84,17 @@ class Bench:
         ]
 
     async def memory(self, ctx) -> None:
-        lanes = self.config.lanes
+        lanes, dut = self.config.lanes, self.dut
+        stages = [[0] * lanes] * (dut.read_latency - 1)
         while True:
-            _, _, en, word, tag = await ctx.tick().sample(self.dut.r_en, self.dut.r_word, self.dut.r_tag)
+            _, _, advance, en, word, tag = await ctx.tick().sample(
+                dut.r_advance, dut.r_en, dut.r_word, dut.r_tag
+            )
+            if advance:
+                stages[1:] = stages[:-1]
             if en:
-                ctx.set(self.dut.r_data, self.vectors[tag][word * lanes :][:lanes].tolist())
+                stages[0] = self.vectors[tag][word * lanes :][:lanes].tolist()
+            ctx.set(dut.r_data, stages[-1])
 
     def wanted(self) -> list[tuple]:
         beats = []

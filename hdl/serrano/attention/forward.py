@@ -11,7 +11,7 @@ from amaranth.utils import ceil_log2
 from serrano.config import AcceleratorConfig
 from serrano.layouts import PackedScale
 from serrano.primitives.memory import OnChipMemory
-from serrano.vector.arithmetic import pack_scale
+from serrano.vector.arithmetic import pack_scale, times
 from serrano.vector.payloads import HeadCodes, HeadKind, HeadScale
 
 from .payloads import chunk_count, kv_words
@@ -148,7 +148,7 @@ class ForwardBuffer(wiring.Component):
         m.d.comb += place.eq(Mux((row < 0) | (row >= config.rows_max), 0, row >> bits))
 
         def address(values: Value, place: Value, head: Value, chunk: Value) -> Value:
-            return (Mux(values, depth, 0) + place) * words + head * self.chunks + chunk
+            return times(Mux(values, depth, 0) + place, words) + head * self.chunks + chunk
 
         m.d.comb += [
             memory.w_en.eq(Mux(write, 1 << beat.column[lane_bits:chunk_bits], 0)),

@@ -54,23 +54,38 @@ class ItemIterator(wiring.Component):
         m = Module()
         item, command = self.item, self.command
         head, base = Signal.like(item.head), Signal.like(item.base)
+        query = Signal.like(item.query)
         slot, serial = Signal.like(item.slot), Signal.like(item.serial)
+        # Kept beside the base, so that no sum is on the way of an item.
+        first, last, memory = Signal(), Signal(), Signal()
+        following = Signal.like(base)
+        rows = Signal(range(2 * self.config.rows_max + 1))
+        begins = self.start | item.last
         m.d.comb += [
             item.head.eq(head),
             item.base.eq(base),
-            item.first.eq(base == command.committed),
-            item.last.eq(base + command.skip + command.rows <= GROUP_TOKENS),
+            item.query.eq(query),
+            item.first.eq(first),
+            item.last.eq(last),
             item.final.eq(item.last & (head == command.kv_heads - 1)),
-            item.memory.eq(base > 0),
+            item.memory.eq(memory),
+            rows.eq(command.skip + command.rows),
+            following.eq(Mux(begins, command.committed, base - GROUP_TOKENS)),
             item.slot.eq(slot),
             item.serial.eq(serial),
         ]
+        with m.If(self.start | self.step):
+            m.d.sync += [
+                base.eq(following),
+                first.eq(begins),
+                last.eq(following + rows <= GROUP_TOKENS),
+                memory.eq(following > 0),
+            ]
         with m.If(self.start):
-            m.d.sync += [self.valid.eq(1), head.eq(0), base.eq(command.committed)]
+            m.d.sync += [self.valid.eq(1), head.eq(0), query.eq(0)]
         with m.Elif(self.step):
-            m.d.sync += base.eq(base - GROUP_TOKENS)
             with m.If(item.last):
-                m.d.sync += [head.eq(head + 1), base.eq(command.committed)]
+                m.d.sync += [head.eq(head + 1), query.eq(query + command.group)]
             with m.If(item.final):
                 m.d.sync += self.valid.eq(0)
             with m.If(item.memory):

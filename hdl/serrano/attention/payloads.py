@@ -112,14 +112,15 @@ class Item(data.StructLayout):
 
     Its first ``base`` tokens are committed (all if there are more than 16), those after them are the step's,
     from the sequence's first row on; with a negative ``base`` its row ``-base`` comes first. ``first`` and
-    ``last`` of its head; ``final`` if it is the last of the last head, too. With ``memory`` it has a record:
-    number ``serial``, in slot ``slot``.
+    ``last`` of its head, whose first query head is ``query``; ``final`` if it is the last of the last head,
+    too. With ``memory`` it has a record: number ``serial``, in slot ``slot``.
     """
 
     def __init__(self, config: AcceleratorConfig):
         super().__init__(
             {
                 "head": ceil_log2(config.heads_max),
+                "query": ceil_log2(config.heads_max),
                 "base": signed(ceil_log2(config.context_max) + 2),
                 "first": 1,
                 "last": 1,

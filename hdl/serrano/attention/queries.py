@@ -11,6 +11,7 @@ from amaranth.utils import ceil_log2
 from serrano.config import AcceleratorConfig
 from serrano.layouts import Scale
 from serrano.primitives.memory import OnChipMemory
+from serrano.vector.arithmetic import times
 from serrano.vector.payloads import HeadCodes, HeadKind, HeadScale
 
 from .payloads import chunk_count, query_words
@@ -107,7 +108,7 @@ class QueryBuffer(wiring.Component):
         lane_bits = ceil_log2(config.lanes)
 
         def address(row: Value, head: Value, chunk: Value) -> Value:
-            return row * words + head * self.chunks + chunk
+            return times(row, words) + head * self.chunks + chunk
 
         m.d.comb += [
             self.codes.ready.eq(1),

@@ -95,7 +95,7 @@ class ResultRouter(wiring.Component):
             # The scale is read ahead: that of the first row, then with each result that of the next one.
             self.read_scale.en.eq(is_scores & (~known | moved)),
             self.read_scale.row.eq(self.command.row + self.command.skip + token),
-            self.read_scale.head.eq(item.head * self.command.group + member),
+            self.read_scale.head.eq(item.query + member),
         ]
         m.d.sync += known.eq(is_scores & ~end)
         with m.If(moved):

@@ -105,7 +105,7 @@ class AttentionRows(wiring.Component):
             self.release.eq(end & values),
             self.queries.en.eq(taken & ~values),
             self.queries.row.eq(self.command.row + self.command.skip + token),
-            self.queries.head.eq(item.head * self.command.group + member),
+            self.queries.head.eq(item.query + member),
             self.queries.chunk.eq(chunk),
             self.weights.en.eq(taken & values),
             self.weights.row.eq(row),

@@ -155,7 +155,6 @@ class Controller(wiring.Component):
             check.size.eq(pool.size),
             check.free.eq(pool.free),
             check.records.eq(self.records),
-            check.block.eq(pool.state),
             state.eq(tables.r_state),
             tables.w_seq.eq(command.seq),
             tables.w_open.eq(1),
@@ -165,6 +164,7 @@ class Controller(wiring.Component):
             tables.owner_block.eq(pool.subject),
             tables.owner_tenant.eq(command.tenant),
         ]
+        self._build_inputs(m, parts)
         with m.If(self.initialize):
             m.d.sync += wanted.eq(1)
         # The block that EVICT, SCRUB and RESET_POOL work on.
@@ -179,6 +179,15 @@ class Controller(wiring.Component):
             build_blocks(m, parts, number)
             build_gather(m, parts)
         return m
+
+    def _build_inputs(self, m: Module, parts: Parts) -> None:
+        """The block goes to the check, and the status to the judgment: through registers, if there are to
+        be some, for which two states leave time."""
+        check, state = parts.check, parts.pool.state
+        block, self._status = Signal.like(state, name="block"), Signal.like(check.status, name="status")
+        domain = m.d.sync if self.config.registered else m.d.comb
+        domain += [block.eq(state), self._status.eq(check.status)]
+        m.d.comb += check.block.eq(block)
 
     def _build_start(self, m: Module, parts: Parts, wanted: Signal) -> None:
         """A command is taken; its sequence, the other one of FORK, and its block are read."""
@@ -224,14 +233,19 @@ class Controller(wiring.Component):
                     m.d.comb += pool.block.eq(tables.entry_block)
                 with m.Case(Opcode.STAT):
                     m.d.comb += pool.block.eq(command.arg1)
-            m.next = "JUDGE"
+            m.next = "SETTLE" if self.config.registered else "JUDGE"
+        if self.config.registered:
+            with m.State("SETTLE"):
+                m.next = "SETTLED"
+            with m.State("SETTLED"):
+                m.next = "JUDGE"
 
     def _build_judgment(self, m: Module, parts: Parts, number: Signal) -> None:
         """The status is known: a command is refused, done, or begun."""
         check = parts.check
         with m.State("JUDGE"):
-            with m.If(check.status != Status.OK):
-                refuse(m, parts, check.status)
+            with m.If(self._status != Status.OK):
+                refuse(m, parts, self._status)
             with m.Else(), m.Switch(parts.command.opcode):
                 build_short(m, parts)
                 start_walk(m, parts)

@@ -10,15 +10,21 @@ from amaranth.utils import ceil_log2
 
 from serrano.config import AcceleratorConfig
 
+from .held import HeldElement
 from .payloads import TileUnit
 from .pe import OPERAND_BITS, ProcessingElement
 
 __all__ = ["SystolicArray", "sum_bits"]
 
 
+def _bits_of(rows: int) -> int:
+    """Width of a sum of so many products of a byte and a signed byte."""
+    return 16 + ceil_log2(rows)
+
+
 def sum_bits(config: AcceleratorConfig) -> int:
-    """Width of a partial sum: ``n`` products of a byte and a signed byte."""
-    return 16 + ceil_log2(config.n)
+    """Width of a sum at the bottom edge."""
+    return _bits_of(config.n)
 
 
 class SystolicArray(wiring.Component):
@@ -36,6 +42,10 @@ class SystolicArray(wiring.Component):
     unit, and written again from cycle ``u + reload`` on, where ``u`` is the cycle of the last row that uses
     it and ``reload`` the largest ``k - k // load_vectors``: 0 for one vector a cycle, ``n / 2`` for two.
 
+    With ``config.held_weights`` there is one plane and the multipliers' own registers: the first row of a
+    tile takes the loaded weights there with ``swap``, and the plane is free for the next tile from cycle
+    ``u + reload`` on, where ``u`` is the cycle of this row. A partial sum is as wide as its row needs.
+
     Parameters
     ----------
     config : :class:`~serrano.config.AcceleratorConfig`
@@ -48,11 +58,13 @@ class SystolicArray(wiring.Component):
     operand : ``In(ArrayLayout(signed(9), n))``
         Its operands.
     plane : ``In(1)``
-        Weight plane that it uses.
+        Weight plane that it uses. Without held weights only.
+    swap : ``In(1)``
+        It is the first row of its tile. With held weights only.
     load : ``In(1)``
         Write ``tile`` into plane ``load_plane``.
     load_plane : ``In(1)``
-        See ``load``.
+        See ``load``. Without held weights only.
     unit : ``In(range(tile_units))``
         Which unit of the tile it is.
     tile : ``In(TileUnit(config))``
@@ -76,9 +88,8 @@ class SystolicArray(wiring.Component):
             {
                 "valid": In(1),
                 "operand": In(data.ArrayLayout(signed(OPERAND_BITS), n)),
-                "plane": In(1),
+                **({"swap": In(1)} if config.held_weights else {"plane": In(1), "load_plane": In(1)}),
                 "load": In(1),
-                "load_plane": In(1),
                 "unit": In(range(max(2, config.tile_units))),
                 "tile": In(TileUnit(config)),
                 "sums": Out(data.ArrayLayout(signed(sum_bits(config)), n)),
@@ -92,23 +103,57 @@ class SystolicArray(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        config, n, vectors = self.config, self.config.n, self.config.load_vectors
-        elements = [
-            [ProcessingElement(sum_bits(config), config.multiplier_latency) for _ in range(n)]
-            for _ in range(n)
-        ]
+        n, held = self.config.n, self.config.held_weights
+        elements = [[self._element(row) for _ in range(n)] for row in range(n)]
         for row in range(n):
             for column in range(n):
                 m.submodules[f"pe_{row}_{column}"] = elements[row][column]
         # Cycle 0: rows and weights enter together, so that the distance between them stays.
-        operand = Signal.like(self.operand, reset_less=True)
-        plane, load_plane = Signal(reset_less=True), Signal(reset_less=True)
+        operand, chosen = Signal.like(self.operand, reset_less=True), Signal(reset_less=True)
+        if held:
+            m.d.sync += [operand.eq(self.operand), chosen.eq(self.valid & self.swap)]
+        else:
+            with m.If(self.valid):
+                m.d.sync += [operand.eq(self.operand), chosen.eq(self.plane)]
+        # Cycle 1 and on: row k goes k cycles later.
+        for k in range(n):
+            first, last = elements[k][0], elements[n - 1][k]
+            m.d.comb += [
+                first.operand_i.eq(self._delay(m, operand[k], k, f"operand_{k}")),
+                (first.swap_i if held else first.plane_i).eq(chosen),
+                self.sums[k].eq(last.sum_o),
+            ]
+            chosen = self._delay(m, chosen, 1, f"chosen_{k + 1}")
+            for j in range(n):
+                pe = elements[k][j]
+                if j:
+                    left = elements[k][j - 1]
+                    m.d.comb += [
+                        pe.operand_i.eq(left.operand_o),
+                        (pe.swap_i if held else pe.plane_i).eq(left.swap_o if held else left.plane_o),
+                        pe.row_load_i.eq(left.row_load_o),
+                    ]
+                if k:
+                    above = elements[k - 1][j]
+                    m.d.comb += [pe.sum_i.eq(above.sum_o), pe.column_load_i.eq(above.column_load_o)]
+        self._build_loading(m, elements)
+        return m
+
+    def _element(self, row: int) -> Any:
+        bits, latency = sum_bits(self.config), self.config.multiplier_latency
+        if self.config.held_weights:
+            return HeldElement(_bits_of(max(1, row)), _bits_of(row + 1), latency)
+        return ProcessingElement(bits, latency)
+
+    def _build_loading(self, m: Module, elements: list[list[Any]]) -> None:
+        """Vectors of a tile enter at the left and at the upper edge; element k goes k cycles later."""
+        config, n, vectors = self.config, self.config.n, self.config.load_vectors
         tile = Signal.like(self.tile.vectors, reset_less=True)
-        with m.If(self.valid):
-            m.d.sync += [operand.eq(self.operand), plane.eq(self.plane)]
+        load_plane = Signal(reset_less=True)
         with m.If(self.load):
-            m.d.sync += [tile.eq(self.tile.vectors), load_plane.eq(self.load_plane)]
-        # Cycle 1 and on: row k, and vector element k, go k cycles later.
+            m.d.sync += tile.eq(self.tile.vectors)
+            if not config.held_weights:
+                m.d.sync += load_plane.eq(self.load_plane)
         weights = [
             [self._delay(m, tile[v][e], e, f"weight_{v}_{e}") for e in range(n)] for v in range(vectors)
         ]
@@ -117,31 +162,15 @@ class SystolicArray(wiring.Component):
             for by_column, target in ((0, elements[k][0].row_load_i), (1, elements[0][k].column_load_i)):
                 write = Signal(name=f"write_{'column' if by_column else 'row'}_{k}")
                 m.d.sync += write.eq(chosen & (self.tile.by_column == by_column))
-                m.d.comb += [target.write.eq(write), target.plane.eq(load_plane)]
-            m.d.comb += [
-                elements[k][0].operand_i.eq(self._delay(m, operand[k], k, f"operand_{k}")),
-                elements[k][0].plane_i.eq(plane),
-                self.sums[k].eq(elements[n - 1][k].sum_o),
-            ]
-            plane = self._delay(m, plane, 1, f"plane_{k + 1}")
-        for k in range(n):
+                if config.held_weights:
+                    m.d.comb += target.eq(write)
+                else:
+                    m.d.comb += [target.write.eq(write), target.plane.eq(load_plane)]
             for j in range(n):
-                pe = elements[k][j]
                 m.d.comb += [
-                    pe.row_weight.eq(weights[k % vectors][j]),
-                    pe.column_weight.eq(weights[j % vectors][k]),
+                    elements[k][j].row_weight.eq(weights[k % vectors][j]),
+                    elements[k][j].column_weight.eq(weights[j % vectors][k]),
                 ]
-                if j:
-                    left = elements[k][j - 1]
-                    m.d.comb += [
-                        pe.operand_i.eq(left.operand_o),
-                        pe.plane_i.eq(left.plane_o),
-                        pe.row_load_i.eq(left.row_load_o),
-                    ]
-                if k:
-                    above = elements[k - 1][j]
-                    m.d.comb += [pe.sum_i.eq(above.sum_o), pe.column_load_i.eq(above.column_load_o)]
-        return m
 
     def _delay(self, m: Module, value: Value, cycles: int, name: str) -> Value:
         for cycle in range(cycles):

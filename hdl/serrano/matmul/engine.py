@@ -12,6 +12,7 @@ from serrano.layouts import ACCUMULATOR_BITS, Half, RowTag
 
 from .accumulator import AccumulatorColumn, ColumnTag, results_depth
 from .array import SystolicArray
+from .held import HeldLoader
 from .loader import TileLoader
 from .payloads import RowBeat, TileUnit
 
@@ -67,23 +68,14 @@ class Engine(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         m.submodules.array = array = SystolicArray(self.config)
-        m.submodules.loader = loader = TileLoader(self.config, array.reload)
-        wiring.connect(m, wiring.flipped(self.tiles), loader.tiles)
-        m.d.comb += [
-            array.load.eq(loader.load),
-            array.load_plane.eq(loader.load_plane),
-            array.unit.eq(loader.unit),
-            array.tile.eq(loader.tile),
-        ]
         row, taken = self.rows.payload, Signal()
+        loader = self._build_loader(m, array, taken)
         spaced, room = Signal(), Signal()
         m.d.comb += [
             self.rows.ready.eq(loader.loaded & spaced & room),
             taken.eq(self.rows.valid & self.rows.ready),
-            loader.release.eq(taken & row.last),
             array.valid.eq(taken),
             array.operand.eq(row.operand),
-            array.plane.eq(loader.use_plane),
             self.active.eq(taken),
             self.wait_tile.eq(self.rows.valid & ~loader.loaded),
             self.wait_results.eq(self.rows.valid & loader.loaded & ~(spaced & room)),
@@ -99,6 +91,28 @@ class Engine(wiring.Component):
         m.d.comb += [edge.tag.eq(tag), edge.valid.eq(valid)]
         self._build_columns(m, array, edge, taken, room)
         return m
+
+    def _build_loader(self, m: Module, array: SystolicArray, taken: Signal) -> Any:
+        """The loader that suits the array's elements, and what passes between both."""
+        last = self.rows.payload.last
+        if self.config.held_weights:
+            loader = HeldLoader(self.config, array.reload)
+            m.d.comb += [array.swap.eq(loader.swap), loader.taken.eq(taken), loader.last.eq(last)]
+        else:
+            loader = TileLoader(self.config, array.reload)
+            m.d.comb += [
+                array.plane.eq(loader.use_plane),
+                array.load_plane.eq(loader.load_plane),
+                loader.release.eq(taken & last),
+            ]
+        m.submodules.loader = loader
+        wiring.connect(m, wiring.flipped(self.tiles), loader.tiles)
+        m.d.comb += [
+            array.load.eq(loader.load),
+            array.unit.eq(loader.unit),
+            array.tile.eq(loader.tile),
+        ]
+        return loader
 
     def _build_spacing(self, m: Module, tag: Signal, taken: Signal, spaced: Signal) -> None:
         """A row waits while the new value of its accumulator is on its way; ``first`` needs no old one."""

@@ -69,6 +69,10 @@ class Multiplier(wiring.Component):
     def elaborate(self, platform: Any) -> Elaboratable:
         if hasattr(platform, "get_multiplier"):
             return platform.get_multiplier(self)
+        return self.describe()
+
+    def describe(self) -> Module:
+        """The multiplier as registers and a product, for any target."""
         m = Module()
         product = self.a * self.b
         for stage in range(self.latency):

@@ -72,7 +72,13 @@ class Issuer(wiring.Component):
         header, n = self.headers.payload, self.config.n
         carries, fits = Signal(), Signal()
         unpacked, waiting = Signal(), Signal()
-        k_width = self.model.kv_heads * self.model.head_pad
+        # The model stays: what follows from it is kept, so that the products are on no path.
+        self._width, self._kv_width = Signal(24, reset_less=True), Signal(24, reset_less=True)
+        k_width = self._kv_width
+        m.d.sync += [
+            self._width.eq(self.model.heads * self.model.head_pad),
+            k_width.eq(self.model.kv_heads * self.model.head_pad),
+        ]
         m.d.comb += [
             carries.eq(Cat(header.opcode == opcode.value for opcode in WITH_PAYLOAD).any()),
             fits.eq(self._fits()),
@@ -108,8 +114,8 @@ class Issuer(wiring.Component):
         """Whether ``k`` and ``n_out`` are those of such a packet of the loaded model."""
         header, model = self.headers.payload, self.model
         k, n_out = header.k, header.n_out
-        width = model.heads * model.head_pad
-        qkv_width = width + ((model.kv_heads * model.head_pad) << 1)
+        width = self._width
+        qkv_width = width + (self._kv_width << 1)
         from_dim = k == model.dim
         logits = (header.flags & TO_LOGITS) != 0
         rules = {

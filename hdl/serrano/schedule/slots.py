@@ -72,18 +72,26 @@ class Served(data.StructLayout):
         )
 
 
+def _lowest(candidates: Value) -> Value:
+    """The position of the lowest bit that is set, found by halves; 0 if there is none."""
+    if len(candidates) <= 1:
+        return Const(0, 1)
+    half = 1 << ((len(candidates) - 1).bit_length() - 1)
+    low, high = candidates[:half], candidates[half:]
+    if half == 1:
+        return ~low & high
+    bits = half.bit_length() - 1
+    upper = Cat(_lowest(high), Const(0, bits))[:bits]
+    found = Mux(low.any(), _lowest(low)[:bits], upper)
+    return Cat(found, ~low.any() & high.any())
+
+
 def one_of(m: Module, candidates: Value, turn: Value, name: str) -> Signal:
     """The lowest candidate from ``turn`` on, else the lowest of all; 0 if there is none."""
     chosen = Signal(range(max(2, len(candidates))), name=name)
     later = Signal(len(candidates), name=f"{name}_later")
     m.d.comb += later.eq(candidates & (Const(-1, signed(len(candidates) + 1)) << turn)[: len(candidates)])
-    for number in reversed(range(len(candidates))):
-        with m.If(candidates[number]):
-            m.d.comb += chosen.eq(number)
-    with m.If(later.any()):
-        for number in reversed(range(len(candidates))):
-            with m.If(later[number]):
-                m.d.comb += chosen.eq(number)
+    m.d.comb += chosen.eq(Mux(later.any(), _lowest(later), _lowest(candidates)))
     return chosen
 
 

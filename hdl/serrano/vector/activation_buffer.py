@@ -11,6 +11,7 @@ from amaranth.utils import ceil_log2
 from serrano.config import AcceleratorConfig
 from serrano.primitives.memory import OnChipMemory
 
+from .arithmetic import times
 from .payloads import CodesBeat, TileReadPort
 
 __all__ = ["ActivationBuffer"]
@@ -51,10 +52,10 @@ class ActivationBuffer(wiring.Component):
         tile = beat.column[ceil_log2(config.n) :]
         m.d.comb += [
             self.codes.ready.eq(1),
-            memory.w_addr.eq((beat.row * tiles + tile)[: len(memory.w_addr)]),
+            memory.w_addr.eq((times(beat.row, tiles) + tile)[: len(memory.w_addr)]),
             Value.cast(memory.w_data).eq(Value.cast(beat.codes).replicate(slices)),
             memory.r_en.eq(self.read.en),
-            memory.r_addr.eq((self.read.row * tiles + self.read.tile)[: len(memory.r_addr)]),
+            memory.r_addr.eq((times(self.read.row, tiles) + self.read.tile)[: len(memory.r_addr)]),
             self.read.data.eq(memory.r_data),
         ]
         with m.If(self.codes.valid):

@@ -10,6 +10,7 @@ from amaranth.utils import ceil_log2
 
 from serrano.config import AcceleratorConfig
 from serrano.layouts import EpilogueBeat
+from serrano.primitives.memory import OnChipMemory
 from serrano.stream.pipeline import delayed
 
 from .payloads import ArgmaxCommand, Token
@@ -60,31 +61,52 @@ class Argmax(wiring.Component):
         m = Module()
         config = self.config
         todo = Signal(ArgmaxCommand(config))
-        best = Signal(data.ArrayLayout(Candidate(config), config.rows_max))
         row = Signal.like(self.tokens.payload.row)
         taken = Signal()
         winner = self._build_tree(m, todo.vocab)
         depth = self.latency - 1
         valid = Signal(depth)
         beat = self.beats.payload
-        place = Signal.like(row)
+        place, early = Signal.like(row), Signal.like(row)
         ends = Signal()
-        m.d.comb += Cat(ends, place).eq(delayed(m, Cat(beat.last, beat.row), depth, enable=1, name="place"))
+        m.d.comb += early.eq(delayed(m, beat.row, depth - 1, enable=1, name="early"))
+        m.d.comb += Cat(ends, place).eq(
+            Cat(
+                delayed(m, beat.last, depth, enable=1, name="ends"),
+                delayed(m, early, 1, enable=1, name="place"),
+            )
+        )
         m.d.sync += valid.eq(Cat(taken, valid))
-        with m.If(valid[-1] & self._is_better(best[place], winner)):
-            m.d.sync += best[place].eq(winner)
+        # The row's best is read a cycle before it is compared; what is written then goes around the memory.
+        m.submodules.memory = memory = OnChipMemory(
+            Candidate(config), max(2, config.rows_max), transparent=True
+        )
+        best = Signal(Candidate(config))
+        seen = Signal(config.rows_max)
+        better, known = Signal(), Signal()
         m.d.comb += [
+            Value.cast(best).eq(memory.r_data),
+            better.eq(valid[-1] & winner.valid & (~known | (winner.value > best.value))),
+            known.eq(seen.bit_select(place, 1)),
+            memory.w_en.eq(better),
+            memory.w_addr.eq(place),
+            memory.w_data.eq(winner),
+            memory.r_en.eq(1),
+            memory.r_addr.eq(early),
             taken.eq(self.beats.valid & self.beats.ready),
             self.tokens.payload.row.eq(row),
-            self.tokens.payload.token.eq(best[row].token),
-            self.tokens.payload.value.eq(best[row].value),
+            # A row without any valid token gives zeros.
+            self.tokens.payload.token.eq(Mux(seen.bit_select(row, 1), best.token, 0)),
+            self.tokens.payload.value.eq(Mux(seen.bit_select(row, 1), best.value, 0)),
         ]
+        with m.If(better):
+            m.d.sync += seen.bit_select(place, 1).eq(1)
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.command.ready.eq(1)
                 m.d.sync += [todo.eq(self.command.payload), row.eq(0)]
                 with m.If(self.command.valid):
-                    m.d.sync += Value.cast(best).eq(0)
+                    m.d.sync += seen.eq(0)
                     m.next = "LOGITS"
             with m.State("LOGITS"):
                 m.d.comb += self.beats.ready.eq(1)
@@ -92,10 +114,12 @@ class Argmax(wiring.Component):
                     m.next = "DRAIN"
             with m.State("DRAIN"):
                 with m.If(valid[-1] & ends):
+                    m.d.comb += memory.r_addr.eq(row)
                     m.next = "TOKENS"
             with m.State("TOKENS"):
-                m.d.comb += self.tokens.valid.eq(1)
+                m.d.comb += [self.tokens.valid.eq(1), memory.r_addr.eq(row)]
                 with m.If(self.tokens.ready):
+                    m.d.comb += memory.r_addr.eq(row + 1)
                     m.d.sync += row.eq(row + 1)
                     with m.If(row == todo.rows - 1):
                         m.next = "IDLE"

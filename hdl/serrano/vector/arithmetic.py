@@ -26,6 +26,7 @@ __all__ = [
     "pack_scale",
     "round_shift",
     "sat32",
+    "times",
     "unpack_scale",
 ]
 
@@ -82,6 +83,25 @@ def sat32(x: Value) -> Value:
     return Mux(
         fits, x[:32].as_signed(), Mux(x[-1], Const(INT32_MIN, signed(32)), Const(INT32_MAX, signed(32)))
     )
+
+
+def times(x: Value, factor: int) -> Value:
+    """``x * factor`` by additions where few of the factor's bits are set: addresses need no multiplier.
+
+    Raises
+    ------
+    ValueError
+        If ``factor`` is negative.
+    """
+    if factor < 0:
+        raise ValueError(f"Factor must not be negative, not {factor!r}")
+    shifts = [bit for bit in range(factor.bit_length()) if factor >> bit & 1]
+    if not 1 <= len(shifts) <= 3:
+        return x * factor
+    total = x << shifts[0]
+    for shift in shifts[1:]:
+        total = total + (x << shift)
+    return total
 
 
 def magnitude(x: Value) -> Value:

@@ -169,7 +169,7 @@ class HeadQuantizer(wiring.Component):
     @staticmethod
     def latency_of(config: AcceleratorConfig) -> int:
         """Cycles from the last beat of a head of a row through maximum and FIFO to its first codes."""
-        return HeadMaxima.latency_of(config) + StreamFIFO.latency + VectorQuantizer.latency
+        return HeadMaxima.latency_of(config) + StreamFIFO.latency + VectorQuantizer.latency_of(config)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -209,8 +209,10 @@ class HeadQuantizer(wiring.Component):
             ),
         ]
         wiring.connect(m, jobs.o, quantizer.jobs)
+        between = quantizer.read_latency - 2
+        values = delayed(m, memory.r_data, between, enable=quantizer.r_advance, name="values")
         for lane in range(config.lanes):
-            m.d.comb += quantizer.r_data[lane].eq(memory.r_data[lane])
+            m.d.comb += quantizer.r_data[lane].eq(values[lane])
         with m.If(taken & beat.release):
             m.d.sync += [slot.eq(~slot), filled.bit_select(slot, 1).eq(1)]
         with m.If(quantizer.r_en & quantizer.r_last & quantizer.r_tag.release):

@@ -202,7 +202,7 @@ class VectorQuantizer(wiring.Component):
     """Reads vectors word by word and quantizes them with the factors of their known maxima.
 
     One word per cycle, without pause between vectors whose jobs came early enough: the first codes leave
-    ``latency`` (14) cycles after the job came.
+    ``latency`` (14) cycles after the job came, with ``config.registered`` 15.
 
     Parameters
     ----------
@@ -226,7 +226,10 @@ class VectorQuantizer(wiring.Component):
     r_last : ``Out(1)``
         It is the vector's last word.
     r_data : ``In(ArrayLayout(signed(33), lanes))``
-        The word, from the cycle after ``r_en`` until the next read.
+        The word, from the cycle after ``r_en`` until the next read. With ``config.registered`` from the
+        second cycle with ``r_advance`` on, that of ``r_en`` included.
+    r_advance : ``Out(1)``
+        The registers between memory and ``r_data`` load.
     normalized : ``Out(ArrayLayout(signed(18), lanes))``
         Normalized elements of a word.
     normalized_valid : ``Out(1)``
@@ -241,12 +244,10 @@ class VectorQuantizer(wiring.Component):
         Codes.
     """
 
-    # Memory, then a register in front of the shifter.
-    read_latency = 2
-    latency = QuantizerFactors.latency + StreamRegister.latency + read_latency + LaneQuantizer.latency
-
     def __init__(self, config: AcceleratorConfig, words: int, tag: Any):
         self.config = config
+        self.read_latency = self.read_latency_of(config)
+        self.latency = self.latency_of(config)
         lanes = config.lanes
         super().__init__(
             {
@@ -256,6 +257,7 @@ class VectorQuantizer(wiring.Component):
                 "r_tag": Out(tag),
                 "r_last": Out(1),
                 "r_data": In(data.ArrayLayout(signed(VALUE_BITS), lanes)),
+                "r_advance": Out(1),
                 "normalized": Out(data.ArrayLayout(signed(NORMALIZED_BITS), lanes)),
                 "normalized_valid": Out(1),
                 "normalized_last": Out(1),
@@ -264,6 +266,17 @@ class VectorQuantizer(wiring.Component):
                 "beats": Out(stream.Signature(QuantizedBeat(config, words, tag))),
             }
         )
+
+    @staticmethod
+    def read_latency_of(config: AcceleratorConfig) -> int:
+        """Memory, then a register in front of the shifter; and one between these, if there are to be some."""
+        return 3 if config.registered else 2
+
+    @classmethod
+    def latency_of(cls, config: AcceleratorConfig) -> int:
+        """Cycles from a job to its first codes."""
+        ready = QuantizerFactors.latency + StreamRegister.latency
+        return ready + cls.read_latency_of(config) + LaneQuantizer.latency
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -290,6 +303,7 @@ class VectorQuantizer(wiring.Component):
             setup.o_ready.eq(ready.i.ready),
             flow.i_valid.eq(ready.o.valid),
             self.r_en.eq(flow.i_valid & flow.advance),
+            self.r_advance.eq(flow.advance),
             self.r_word.eq(word),
             self.r_last.eq(word == vector.words - 1),
             Value.cast(self.r_tag).eq(vector.tag),

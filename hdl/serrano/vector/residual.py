@@ -12,7 +12,7 @@ from serrano.config import AcceleratorConfig
 from serrano.layouts import EpilogueBeat
 from serrano.primitives.memory import OnChipMemory
 
-from .arithmetic import magnitude, sat32
+from .arithmetic import magnitude, sat32, times
 from .maximum import LaneMaximum
 from .payloads import WordReadPort, WrittenBeat, row_bits
 
@@ -78,7 +78,7 @@ class Residual(wiring.Component):
         )
 
         def address(row: Value, word: Value) -> Value:
-            return (row * words + word)[: len(memory.r_addr)]
+            return (times(row, words) + word)[: len(memory.r_addr)]
 
         def word_of(beat: Any) -> Value:
             return beat.column[ceil_log2(config.lanes) :][: ceil_log2(words)]

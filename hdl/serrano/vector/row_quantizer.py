@@ -10,6 +10,7 @@ from amaranth.utils import ceil_log2
 
 from serrano.config import AcceleratorConfig
 from serrano.layouts import Scale
+from serrano.stream import StreamRegister
 from serrano.stream.pipeline import delayed
 
 from .h16 import h16_decode, h16_magnitude
@@ -52,13 +53,13 @@ class RowQuantizer(wiring.Component):
         High for one cycle when all codes of a command have been taken and all its scales are set.
     """
 
-    latency = 1 + VectorQuantizer.latency
-
     def __init__(self, config: AcceleratorConfig):
         self.config = config
+        # A register for the command, and one for each job if there are to be some.
+        self.latency = 1 + int(config.registered) + VectorQuantizer.latency_of(config)
         # To the normalized elements, to their squares' sum, to the scale, and into the register.
         self.scale_latency = (
-            VectorQuantizer.read_latency
+            VectorQuantizer.read_latency_of(config)
             + LaneQuantizer.normalized_latency
             + SquareSum.latency_of(config.lanes)
             + NormScale.latency
@@ -86,13 +87,14 @@ class RowQuantizer(wiring.Component):
         row = Signal(row_bits(config))
         busy, asking, sent = Signal(), Signal(), Signal()
         staged_maximum = Signal(15)
-        job, beat = quantizer.jobs.payload, quantizer.beats.payload
+        jobs = self._build_jobs(m, quantizer)
+        job, beat = jobs.payload, quantizer.beats.payload
         tiles = (todo.length + (config.n - 1)) >> ceil_log2(config.n)
         last_row = beat.tag == todo.rows - 1
         m.d.comb += [
             self.command.ready.eq(~busy),
             staged_maximum.eq(self.staged_maxima[row]),
-            quantizer.jobs.valid.eq(asking),
+            jobs.valid.eq(asking),
             job.maximum.eq(Mux(todo.staging, h16_magnitude(staged_maximum), self.residual_maxima[row])),
             job.words.eq(tiles << ceil_log2(config.n // config.lanes)),
             job.tag.eq(row),
@@ -111,7 +113,7 @@ class RowQuantizer(wiring.Component):
                 row.eq(0),
                 sent.eq(0),
             ]
-        with m.If(asking & quantizer.jobs.ready):
+        with m.If(asking & jobs.ready):
             m.d.sync += [row.eq(row + 1), asking.eq(row != todo.rows - 1)]
         with m.If(self.codes.valid & self.codes.ready & self.codes.payload.last):
             m.d.sync += sent.eq(1)
@@ -121,6 +123,14 @@ class RowQuantizer(wiring.Component):
             m.d.comb += self.done.eq(busy)
             m.d.sync += [busy.eq(0), sent.eq(0), scales_set.eq(0)]
         return m
+
+    def _build_jobs(self, m: Module, quantizer: VectorQuantizer) -> Any:
+        """Where jobs are given: a maximum takes a while to be chosen, and to be looked at."""
+        if not self.config.registered:
+            return quantizer.jobs
+        m.submodules.jobs = register = StreamRegister(quantizer.jobs.payload.shape())
+        wiring.connect(m, register.o, quantizer.jobs)
+        return register.i
 
     def _build_read(self, m: Module, quantizer: VectorQuantizer, todo: Any) -> None:
         lanes = self.config.lanes
@@ -133,11 +143,16 @@ class RowQuantizer(wiring.Component):
             ]
         with m.If(quantizer.r_en):
             m.d.sync += column.eq(quantizer.r_word << ceil_log2(lanes))
+        between = quantizer.read_latency - 2
+        advance = quantizer.r_advance
+        staged = delayed(m, self.staged.data, between, enable=advance, name="staged")
+        plain = delayed(m, self.residual.data, between, enable=advance, name="plain")
         for lane in range(lanes):
             # What lies beyond the length is nothing, whatever the memory holds.
-            with m.If(column + lane < todo.length):
+            inside = delayed(m, column + lane < todo.length, between, enable=advance, name=f"inside_{lane}")
+            with m.If(inside):
                 m.d.comb += quantizer.r_data[lane].eq(
-                    Mux(todo.staging, h16_decode(self.staged.data[lane]), self.residual.data[lane])
+                    Mux(todo.staging, h16_decode(staged[lane]), plain[lane])
                 )
 
     def _build_scales(self, m: Module, quantizer: VectorQuantizer, todo: Any) -> Signal:

@@ -11,6 +11,7 @@ from amaranth.utils import ceil_log2
 from serrano.config import AcceleratorConfig
 from serrano.primitives.memory import OnChipMemory
 
+from .arithmetic import times
 from .maximum import LaneMaximum
 from .payloads import StagedBeat, WordReadPort, row_bits
 
@@ -65,9 +66,9 @@ class Staging(wiring.Component):
         word = beat.column[ceil_log2(config.lanes) :]
         m.d.comb += [
             self.writes.ready.eq(1),
-            memory.w_addr.eq((beat.row * words + word)[: len(memory.w_addr)]),
+            memory.w_addr.eq((times(beat.row, words) + word)[: len(memory.w_addr)]),
             memory.r_en.eq(self.read.en),
-            memory.r_addr.eq((self.read.row * words + self.read.word)[: len(memory.r_addr)]),
+            memory.r_addr.eq((times(self.read.row, words) + self.read.word)[: len(memory.r_addr)]),
             self.read.data.eq(memory.r_data),
         ]
         with m.If(self.writes.valid):

@@ -25,7 +25,10 @@ from .session import serve
 
 __all__ = ["TRANSPORTS", "Model", "Order", "gather_prompts", "open_model", "open_transport", "run"]
 
-TRANSPORTS = {"sim": "serrano_sim.transport.simulation:open_transport"}
+TRANSPORTS = {
+    "sim": "serrano_sim.transport.simulation:open_transport",
+    "serial": "serrano_host.board.transport:open_transport",
+}
 """Transports by name, as module:function, looked up when wanted: the host does not know the simulation."""
 
 LEAST_RECORDS, MOST_RECORDS = 1024, 1 << 16

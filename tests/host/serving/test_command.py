@@ -116,7 +116,7 @@ def test_logits(tmp_path, tape):
         (["--prompt-ids", "1", "-O", "latency"], "--option takes NAME=VALUE, not 'latency'"),
         (
             ["--prompt-ids", "1", "--transport", "uart"],
-            "transport must be sim or module:function, not 'uart'",
+            "transport must be sim, serial or module:function, not 'uart'",
         ),
         (["--prompt-ids", "1", "--transport", "no.such:thing"], "transport 'no.such:thing' is not installed"),
         (["--prompt-ids", "1", "--transport", "json:nothing"], "transport 'json:nothing' is not installed"),

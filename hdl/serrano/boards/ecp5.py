@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Blocks of the Lattice ECP5 behind the project's wrappers."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.hdl import Instance
+
+from serrano.primitives.held_multiplier import HeldMultiplier
+from serrano.primitives.multiplier import Multiplier
+
+__all__ = ["DSP_LATENCY", "DSP_WIDTH", "ECP5Blocks", "dsp_multiplier"]
+
+DSP_WIDTH = 18
+"""Width of the operands of a DSP block's multiplier."""
+
+DSP_LATENCY = 3
+"""Cycles through a multiplier with all of its registers: operands, pipeline, output."""
+
+
+def dsp_multiplier(a: Value, b: Value, p: Value, *, b_en: Value | int = 1) -> Module:
+    """A ``MULT18X18D``, signed, with all of its registers: the only way in which it is fast.
+
+    Parameters
+    ----------
+    a, b : signed :class:`~amaranth.hdl.Value`
+        Operands of up to 18 bits.
+    p : :class:`~amaranth.hdl.Value`
+        Product, three cycles later.
+    b_en : :class:`~amaranth.hdl.Value`
+        Clock enable of the register of ``b``.
+
+    Raises
+    ------
+    ValueError
+        If an operand is too wide.
+    """
+    for name, operand in (("a", a), ("b", b)):
+        if len(operand) > DSP_WIDTH:
+            raise ValueError(f"{name} must have at most {DSP_WIDTH} bits, not {len(operand)!r}")
+    product = Signal(2 * DSP_WIDTH)
+    registers = {}
+    for name, enable in (("INPUTA", "CE0"), ("INPUTB", "CE1"), ("PIPELINE", "CE0"), ("OUTPUT", "CE0")):
+        registers |= {f"p_REG_{name}_CLK": "CLK0", f"p_REG_{name}_CE": enable, f"p_REG_{name}_RST": "RST0"}
+    operands = {}
+    for name, operand in (("A", a), ("B", b), ("C", Const(0, signed(DSP_WIDTH)))):
+        wide = Signal(signed(DSP_WIDTH), name=f"operand_{name}")
+        operands[name] = (wide, operand)
+    pins = {f"i_{name}{bit}": wide[bit] for name, (wide, _) in operands.items() for bit in range(DSP_WIDTH)}
+    m = Module()
+    m.d.comb += [wide.eq(operand) for wide, operand in operands.values()]
+    m.d.comb += p.eq(product[: len(p)])
+    m.submodules.block = Instance(
+        "MULT18X18D",
+        **registers,
+        p_REG_INPUTC_CLK="NONE",
+        p_GSR="DISABLED",
+        p_RESETMODE="SYNC",
+        p_SOURCEB_MODE="B_SHIFT",
+        i_CLK0=ClockSignal(),
+        **{f"i_CLK{index}": Const(0, 1) for index in range(1, 4)},
+        i_CE0=Const(1, 1),
+        i_CE1=b_en,
+        i_CE2=Const(1, 1),
+        i_CE3=Const(1, 1),
+        **{f"i_RST{index}": Const(0, 1) for index in range(4)},
+        i_SIGNEDA=Const(1, 1),
+        i_SIGNEDB=Const(1, 1),
+        i_SOURCEA=Const(0, 1),
+        i_SOURCEB=Const(0, 1),
+        **pins,
+        **{f"o_P{bit}": product[bit] for bit in range(2 * DSP_WIDTH)},
+    )
+    return m
+
+
+class ECP5Blocks:
+    """Mixed into a platform, or used as one: multipliers of the array become DSP blocks.
+
+    Multipliers with other latencies than a block with all its registers has, or wider ones, stay what they
+    are, and the tools make of them what they can.
+    """
+
+    def get_multiplier(self, multiplier: Multiplier) -> Any:
+        """A DSP block where width and latency are right, the general description elsewhere."""
+        if multiplier.latency != DSP_LATENCY or max(multiplier.a_width, multiplier.b_width) > DSP_WIDTH:
+            return multiplier.describe()
+        return dsp_multiplier(multiplier.a, multiplier.b, multiplier.p)
+
+    def get_held_multiplier(self, multiplier: HeldMultiplier) -> Any:
+        """As :meth:`get_multiplier`; the operand that stays is held in the block."""
+        if multiplier.latency != DSP_LATENCY or max(multiplier.a_width, multiplier.b_width) > DSP_WIDTH:
+            return multiplier.describe()
+        return dsp_multiplier(multiplier.a, multiplier.b, multiplier.p, b_en=multiplier.b_en)

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames of the UART bridge, version 1 (``docs/uart-bridge.md``): taken apart, and put together."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, enum, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from serrano.tape.crc import crc32_step
+
+__all__ = [
+    "DATA_MAX",
+    "SYNC",
+    "VERSION",
+    "BridgeCommand",
+    "BridgeStatus",
+    "FrameReceiver",
+    "FrameSender",
+    "Request",
+    "Response",
+]
+
+VERSION = 1
+SYNC = b"\xa5\x5e"
+DATA_MAX = 1024
+"""Bytes of a payload behind its first four."""
+
+_HEADER = 6
+_ALL_ONES = (1 << 32) - 1
+
+
+class BridgeCommand(enum.Enum, shape=unsigned(8)):
+    """What a request asks for."""
+
+    PING = 0
+    READ = 1
+    WRITE = 2
+    READ_REGISTERS = 3
+    WRITE_REGISTERS = 4
+    CHECK = 5
+
+
+class BridgeStatus(enum.Enum, shape=unsigned(8)):
+    """What became of it."""
+
+    OK = 0
+    BAD_CRC = 1
+    BAD_COMMAND = 2
+    BAD_LENGTH = 3
+    BUS_ERROR = 4
+
+
+class Request(data.Struct):
+    """A request whose data is in the buffer. ``first`` and ``second`` are the payload's first two words."""
+
+    sequence: unsigned(8)
+    command: unsigned(8)
+    flags: unsigned(8)
+    length: unsigned(16)
+    first: unsigned(32)
+    second: unsigned(32)
+    intact: unsigned(1)
+    """Its CRC is right."""
+
+
+class Response(data.Struct):
+    """A response; ``length`` bytes of the buffer are its payload."""
+
+    sequence: unsigned(8)
+    command: unsigned(8)
+    status: BridgeStatus
+    state: unsigned(8)
+    length: unsigned(16)
+
+
+class FrameReceiver(wiring.Component):
+    """Finds frames among bytes.
+
+    It waits for the two bytes of SYNC; then come header, payload and CRC. Frames that are too long are
+    none: it waits for SYNC again, as it does if nothing comes for ``gap`` cycles in the middle of one. While
+    a request waits to be taken no bytes are: what was stored stays.
+
+    Parameters
+    ----------
+    gap : :class:`int`
+        Cycles without a byte after which a frame is given up.
+
+    Members
+    -------
+    i : ``In(stream.Signature(8))``
+        Bytes of the line.
+    store : ``Out(1)``
+        A byte of data is to be stored in this cycle.
+    place : ``Out(range(1024))``
+        Where: its place in the payload behind the first four bytes.
+    byte : ``Out(8)``
+        The byte.
+    o : ``Out(stream.Signature(Request))``
+        Requests.
+    """
+
+    def __init__(self, gap: int):
+        self.gap = gap
+        super().__init__(
+            {
+                "i": In(stream.Signature(8)),
+                "store": Out(1),
+                "place": Out(range(DATA_MAX)),
+                "byte": Out(8),
+                "o": Out(stream.Signature(Request)),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        request, byte = self.o.payload, self.i.payload
+        header = Signal(8 * _HEADER, reset_less=True)
+        arguments = Signal(64, reset_less=True)
+        count, crc, received = Signal(11), Signal(32), Signal(32, reset_less=True)
+        quiet = Signal(range(self.gap + 1))
+        taken, hunting, counted, measuring = (Signal() for _ in range(4))
+        m.d.comb += [
+            taken.eq(self.i.valid & self.i.ready),
+            self.i.ready.eq(~self.o.valid & ~measuring),
+            self.byte.eq(byte),
+            self.place.eq(count - 4),
+            Cat(request.sequence, request.command, request.flags).eq(header[:24]),
+            request.length.eq(header[32:]),
+            Cat(request.first, request.second).eq(arguments),
+            request.intact.eq(received == ~crc),
+        ]
+        with m.If(taken | hunting):
+            m.d.sync += quiet.eq(self.gap)
+        with m.Elif(quiet != 0):
+            m.d.sync += quiet.eq(quiet - 1)
+        with m.If(taken & counted):
+            m.d.sync += crc.eq(crc32_step(crc, byte, 1))
+        with m.If(taken):
+            m.d.sync += count.eq(count + 1)
+        with m.FSM():
+            with m.State("SYNC"):
+                m.d.comb += hunting.eq(1)
+                with m.If(taken & (byte == SYNC[0])):
+                    m.next = "SECOND"
+            with m.State("SECOND"):
+                m.d.sync += [crc.eq(_ALL_ONES), count.eq(0)]
+                with m.If(taken & (byte == SYNC[1])):
+                    m.next = "HEADER"
+                with m.Elif((taken & (byte != SYNC[0])) | (quiet == 0)):
+                    m.next = "SYNC"
+            with m.State("HEADER"):
+                m.d.comb += counted.eq(1)
+                with m.If(taken):
+                    m.d.sync += header.eq(Cat(header[8:], byte))
+                    with m.If(count == _HEADER - 1):
+                        m.d.sync += count.eq(0)
+                        m.next = "LENGTH"
+                with m.Elif(quiet == 0):
+                    m.next = "SYNC"
+            with m.State("LENGTH"):
+                m.d.comb += measuring.eq(1)
+                with m.If(request.length > DATA_MAX + 4):
+                    m.next = "SYNC"
+                with m.Elif(request.length == 0):
+                    m.next = "CRC"
+                with m.Else():
+                    m.next = "PAYLOAD"
+            with m.State("PAYLOAD"):
+                m.d.comb += [counted.eq(1), self.store.eq(taken & (count >= 4))]
+                with m.If(taken):
+                    with m.If(count < 8):
+                        m.d.sync += arguments.word_select(count[:3], 8).eq(byte)
+                    with m.If(count == request.length - 1):
+                        m.d.sync += count.eq(0)
+                        m.next = "CRC"
+                with m.Elif(quiet == 0):
+                    m.next = "SYNC"
+            with m.State("CRC"):
+                with m.If(taken):
+                    m.d.sync += received.eq(Cat(received[8:], byte))
+                    with m.If(count == 3):
+                        m.d.sync += self.o.valid.eq(1)
+                        m.next = "GIVE"
+                with m.Elif(quiet == 0):
+                    m.next = "SYNC"
+            with m.State("GIVE"):
+                m.d.comb += hunting.eq(1)
+                with m.If(self.o.ready):
+                    m.d.sync += self.o.valid.eq(0)
+                    m.next = "SYNC"
+        return m
+
+
+class FrameSender(wiring.Component):
+    """Sends responses, with payloads from a buffer.
+
+    Members
+    -------
+    i : ``In(stream.Signature(Response))``
+        Responses; taken when the last byte has been given out.
+    place : ``Out(range(1024))``
+        Byte of the buffer that is wanted two cycles later.
+    byte : ``In(8)``
+        The byte.
+    o : ``Out(stream.Signature(8))``
+        Bytes for the line.
+    """
+
+    i: In(stream.Signature(Response))
+    place: Out(range(DATA_MAX))
+    byte: In(8)
+    o: Out(stream.Signature(8))
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        response = self.i.payload
+        count, crc = Signal(11), Signal(32)
+        content = Signal(8 * _HEADER)
+        m.d.comb += [
+            content.eq(
+                Cat(
+                    response.sequence,
+                    response.command | 0x80,
+                    response.status.as_value(),
+                    response.state,
+                    response.length,
+                )
+            ),
+            self.place.eq(count),
+        ]
+        parts = {
+            "SYNC": (Const(int.from_bytes(SYNC, "little"), 16).word_select(count[:1], 8), 2, False),
+            "HEADER": (content.word_select(count[:3], 8), _HEADER, True),
+            "PAYLOAD": (self.byte, response.length, True),
+            "CRC": ((~crc).word_select(count[:2], 8), 4, False),
+        }
+        names = list(parts)
+        following = dict(zip(names, [*names[1:], "DONE"], strict=True))
+        after = Signal()
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.sync += [count.eq(0), crc.eq(_ALL_ONES)]
+                with m.If(self.i.valid):
+                    m.next = "SYNC-WAIT"
+            for name, (byte, length, counted) in parts.items():
+                with m.State(f"{name}-WAIT"):
+                    # The buffer takes two cycles.
+                    m.d.sync += after.eq(~after)
+                    with m.If(count == length):
+                        m.d.sync += [count.eq(0), after.eq(0)]
+                        if name == "CRC":
+                            m.next = "DONE"
+                        else:
+                            m.next = f"{following[name]}-WAIT"
+                    with m.Elif(after):
+                        m.d.sync += [self.o.payload.eq(byte), self.o.valid.eq(1)]
+                        m.next = name
+                with m.State(name), m.If(self.o.ready):
+                    m.d.sync += [self.o.valid.eq(0), count.eq(count + 1)]
+                    if counted:
+                        m.d.sync += crc.eq(crc32_step(crc, self.o.payload, 1))
+                    m.next = f"{name}-WAIT"
+            with m.State("DONE"):
+                m.d.comb += self.i.ready.eq(1)
+                m.next = "IDLE"
+        return m

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two managers at one AXI4 subordinate."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from serrano.bus.axi import AXI4Read, AXI4Write
+
+__all__ = ["AXIShare"]
+
+MANAGERS = 2
+
+
+class AXIShare(wiring.Component):
+    """Lets two managers use a subordinate in turn.
+
+    A burst's ID is the manager's number: what the managers give as ID is not passed on, and they get 0. So
+    each of them is answered in the order of its requests, if the subordinate keeps the order of an ID. A
+    manager that does not take its answers holds up the other one where the subordinate answers in order.
+
+    Parameters
+    ----------
+    address_bits : :class:`int`
+        Width of addresses.
+    data_bytes : :class:`int`
+        Bytes per beat.
+
+    Members
+    -------
+    reads : ``In(AXI4Read(address_bits, data_bytes)).array(2)``
+        Read channels of the managers.
+    writes : ``In(AXI4Write(address_bits, data_bytes)).array(2)``
+        Write channels of the managers.
+    read : ``Out(AXI4Read(address_bits, data_bytes))``
+        Read channels of the subordinate.
+    write : ``Out(AXI4Write(address_bits, data_bytes))``
+        Write channels of the subordinate.
+    """
+
+    def __init__(self, address_bits: int, data_bytes: int):
+        read, write = AXI4Read(address_bits, data_bytes), AXI4Write(address_bits, data_bytes)
+        super().__init__(
+            {
+                "reads": In(read).array(MANAGERS),
+                "writes": In(write).array(MANAGERS),
+                "read": Out(read),
+                "write": Out(write),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        self._build_reads(m)
+        self._build_writes(m)
+        return m
+
+    def _build_reads(self, m: Module) -> None:
+        read = self.read
+        last = Signal()
+        free = ~read.arvalid | read.arready
+        chosen = Mux(last, ~self.reads[0].arvalid, self.reads[1].arvalid)
+        with m.If(read.arready):
+            m.d.sync += read.arvalid.eq(0)
+        for number, manager in enumerate(self.reads):
+            mine = chosen == number
+            m.d.comb += [
+                manager.arready.eq(free & mine),
+                manager.rvalid.eq(read.rvalid & (read.rid == number)),
+                manager.rdata.eq(read.rdata),
+                manager.rresp.eq(read.rresp),
+                manager.rlast.eq(read.rlast),
+            ]
+            with m.If(manager.arvalid & manager.arready):
+                m.d.sync += [read.arvalid.eq(1), read.arid.eq(number), last.eq(number)]
+                m.d.sync += [
+                    getattr(read, name).eq(getattr(manager, name))
+                    for name in ("araddr", "arlen", "arsize", "arburst", "arlock", "arcache", "arprot")
+                ]
+        m.d.comb += read.rready.eq(Mux(read.rid[0], self.reads[1].rready, self.reads[0].rready))
+
+    def _build_writes(self, m: Module) -> None:
+        write = self.write
+        last, owner, busy = Signal(), Signal(), Signal()
+        free = ~busy & (~write.awvalid | write.awready)
+        chosen = Mux(last, ~self.writes[0].awvalid, self.writes[1].awvalid)
+        with m.If(write.awready):
+            m.d.sync += write.awvalid.eq(0)
+        for number, manager in enumerate(self.writes):
+            m.d.comb += [
+                manager.awready.eq(free & (chosen == number)),
+                manager.bvalid.eq(write.bvalid & (write.bid == number)),
+                manager.bresp.eq(write.bresp),
+            ]
+            with m.If(manager.awvalid & manager.awready):
+                m.d.sync += [write.awvalid.eq(1), write.awid.eq(number)]
+                m.d.sync += [last.eq(number), owner.eq(number), busy.eq(1)]
+                m.d.sync += [
+                    getattr(write, name).eq(getattr(manager, name))
+                    for name in ("awaddr", "awlen", "awsize", "awburst", "awlock", "awcache", "awprot")
+                ]
+            # Data of a burst goes on until its last beat; then the next burst may come.
+            with m.If(busy & (owner == number)):
+                m.d.comb += [
+                    write.wdata.eq(manager.wdata),
+                    write.wstrb.eq(manager.wstrb),
+                    write.wlast.eq(manager.wlast),
+                    write.wvalid.eq(manager.wvalid),
+                    manager.wready.eq(write.wready),
+                ]
+        with m.If(write.wvalid & write.wready & write.wlast):
+            m.d.sync += busy.eq(0)
+        m.d.comb += write.bready.eq(Mux(write.bid[0], self.writes[1].bready, self.writes[0].bready))

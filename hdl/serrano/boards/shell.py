@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lies between the pins of a board and its top: clock, reset, registers in the pads."""
+
+from importlib import import_module
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import io, wiring
+from amaranth.lib.cdc import FFSynchronizer, ResetSynchronizer
+
+from serrano.config import PRESETS
+
+from .description import Board
+from .ecp5 import ECP5Blocks
+from .pll import Clocking, clock_generator
+from .top import BoardTop
+
+__all__ = ["IO_LATENCY", "SDRAM_LEAD_NS", "Shell", "platform_of"]
+
+IO_LATENCY = 2
+"""Registers in the pads: one on the way to the SDRAM, one on the way back."""
+
+SDRAM_LEAD_NS = 2.0
+"""By so much the SDRAM's clock goes before ours, so that its data are there when we take them."""
+
+
+class Shell(wiring.Component):
+    """A board's top on the board's pins.
+
+    One clock from the PLL, and the same clock, earlier by :data:`SDRAM_LEAD_NS`, for the SDRAM. The reset
+    ends when the PLL has locked. All pins of the SDRAM but its clock have their registers in the pads.
+
+    Parameters
+    ----------
+    board : :class:`~serrano.boards.description.Board`
+        The board.
+    clock_hz : :class:`int` or ``None``
+        Another clock than the board's.
+
+    Members
+    -------
+    ``-``
+        Pins are asked of the platform.
+    """
+
+    def __init__(self, board: Board, *, clock_hz: int | None = None):
+        self.board = board
+        self.clock_hz = board.clock_hz if clock_hz is None else clock_hz
+        super().__init__({})
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        board = self.board
+        m.submodules.top = top = BoardTop(
+            PRESETS[board.preset],
+            board.sdram,
+            clock_hz=self.clock_hz,
+            baud=board.baud,
+            cas_latency=board.cas_latency,
+            io_latency=IO_LATENCY,
+        )
+        memory_clock = self._build_clock(m, platform)
+        self._build_memory(m, platform, top, memory_clock)
+        uart = platform.request("uart", 0, dir="-")
+        m.submodules.rx = rx = io.Buffer("i", uart.rx)
+        m.submodules.tx = tx = io.Buffer("o", uart.tx)
+        m.submodules.line = FFSynchronizer(rx.i, top.uart_rx, init=1)
+        m.d.comb += tx.o.eq(top.uart_tx)
+        for index in range(len(top.leds)):
+            try:
+                led = platform.request("led", index, dir="-")
+            except Exception as error:
+                if type(error).__name__ != "ResourceError":
+                    raise
+                break
+            m.submodules[f"led_{index}"] = buffer = io.Buffer("o", led)
+            m.d.comb += buffer.o.eq(top.leds[index])
+        return m
+
+    def _build_clock(self, m: Module, platform: Any) -> Signal:
+        """The domain ``sync``; returns the clock of the SDRAM."""
+        pin = platform.request(platform.default_clk, 0, dir="-")
+        clocking = Clocking.of(platform.default_clk_frequency, self.clock_hz)
+        m.submodules.clock_pin = clock_pin = io.Buffer("i", pin)
+        m.domains.sync = domain = ClockDomain("sync")
+        memory_clock, locked = Signal(), Signal()
+        m.submodules.pll = clock_generator(
+            clocking, clock_pin.i, domain.clk, memory_clock, locked, lag_ns=-SDRAM_LEAD_NS
+        )
+        m.submodules.reset = ResetSynchronizer(~locked, domain="sync")
+        platform.add_clock_constraint(domain.clk, self.clock_hz)
+        return memory_clock
+
+    def _build_memory(self, m: Module, platform: Any, top: BoardTop, memory_clock: Signal) -> None:
+        pins, ours = platform.request("sdram", 0, dir="-"), top.sdram
+        m.submodules.sdram_clock = clock = io.Buffer("o", pins.clk)
+        m.d.comb += clock.o.eq(memory_clock)
+        for name in ("clk_en", "cs", "ras", "cas", "we", "ba", "a", "dqm"):
+            if hasattr(pins, name):
+                m.submodules[f"sdram_{name}"] = buffer = io.FFBuffer("o", getattr(pins, name))
+                m.d.comb += buffer.o.eq(getattr(ours, name))
+        m.submodules.sdram_dq = dq = io.FFBuffer("io", pins.dq)
+        m.d.comb += [dq.o.eq(ours.dq_o), dq.oe.eq(ours.dq_oe), ours.dq_i.eq(dq.i)]
+
+
+def platform_of(board: Board) -> Any:
+    """The board's platform, with the ECP5's multipliers behind our wrappers.
+
+    Raises
+    ------
+    ValueError
+        If the platform cannot be imported.
+    """
+    module, _, name = board.platform.partition(":")
+    try:
+        described = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"the platform {board.platform!r} of board {board.name} is missing: {error}"
+        ) from error
+    return type(name, (ECP5Blocks, described), {})()

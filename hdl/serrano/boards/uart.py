@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A serial line: 8 data bits, no parity, 1 stop bit."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+__all__ = ["UartReceiver", "UartTransmitter"]
+
+
+def _check(divisor: int) -> None:
+    if divisor < 4:
+        raise ValueError(f"A bit must have at least 4 cycles, not {divisor!r}")
+
+
+class UartReceiver(wiring.Component):
+    """Bytes from a line. Each bit is sampled once, in its middle.
+
+    A start bit that is gone in its middle is none. A byte without a stop bit is dropped, and so is one that
+    comes while the one before has not been taken.
+
+    Parameters
+    ----------
+    divisor : :class:`int`
+        Clock cycles in a bit, at least 4.
+
+    Members
+    -------
+    rx : ``In(1)``
+        The line; asynchronous.
+    o : ``Out(stream.Signature(8))``
+        Bytes.
+    overrun : ``Out(1)``
+        A byte is dropped in this cycle as nobody took the one before.
+    broken : ``Out(1)``
+        A byte is dropped in this cycle as it has no stop bit.
+
+    Raises
+    ------
+    ValueError
+        If a bit is too short.
+    """
+
+    def __init__(self, divisor: int):
+        _check(divisor)
+        self.divisor = divisor
+        super().__init__({"rx": In(1), "o": Out(stream.Signature(8)), "overrun": Out(1), "broken": Out(1)})
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        line = Signal(3, init=0b111)
+        m.d.sync += line.eq(Cat(self.rx, line))
+        rx = line[2]
+        timer = Signal(range(self.divisor))
+        bits, count, running = Signal(9, reset_less=True), Signal(range(10)), Signal()
+        sample = running & (timer == 0)
+        with m.If(self.o.ready):
+            m.d.sync += self.o.valid.eq(0)
+        with m.If(~running):
+            # The first sample is in the middle of the start bit.
+            m.d.sync += [timer.eq(self.divisor // 2 - 1), running.eq(~rx), count.eq(0)]
+        with m.Elif(~sample):
+            m.d.sync += timer.eq(timer - 1)
+        with m.Else():
+            m.d.sync += [
+                timer.eq(self.divisor - 1),
+                bits.eq(Cat(bits[1:], rx)),
+                count.eq(count + 1),
+            ]
+            with m.If((count == 0) & rx):
+                m.d.sync += running.eq(0)
+            with m.If(count == 9):
+                m.d.sync += running.eq(0)
+                m.d.comb += [
+                    self.broken.eq(~rx),
+                    self.overrun.eq(rx & self.o.valid & ~self.o.ready),
+                ]
+                with m.If(rx & (~self.o.valid | self.o.ready)):
+                    m.d.sync += [self.o.valid.eq(1), self.o.payload.eq(bits[1:])]
+        return m
+
+
+class UartTransmitter(wiring.Component):
+    """Bytes to a line.
+
+    Parameters
+    ----------
+    divisor : :class:`int`
+        Clock cycles in a bit, at least 4.
+
+    Members
+    -------
+    i : ``In(stream.Signature(8))``
+        Bytes.
+    tx : ``Out(1)``
+        The line.
+
+    Raises
+    ------
+    ValueError
+        If a bit is too short.
+    """
+
+    def __init__(self, divisor: int):
+        _check(divisor)
+        self.divisor = divisor
+        super().__init__({"i": In(stream.Signature(8)), "tx": Out(1, init=1)})
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        timer = Signal(range(self.divisor))
+        bits, count = Signal(9, init=0x1FF), Signal(range(11))
+        m.d.comb += self.i.ready.eq(count == 0)
+        m.d.sync += self.tx.eq(bits[0])
+        with m.If(self.i.ready):
+            with m.If(self.i.valid):
+                m.d.sync += [
+                    bits.eq(Cat(Const(0, 1), self.i.payload)),
+                    count.eq(10),
+                    timer.eq(self.divisor - 1),
+                ]
+        with m.Elif(timer != 0):
+            m.d.sync += timer.eq(timer - 1)
+        with m.Else():
+            m.d.sync += [timer.eq(self.divisor - 1), bits.eq(Cat(bits[1:], Const(1, 1))), count.eq(count - 1)]
+        return m

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Yosys, nextpnr and ecppack: native ones where PATH has them, else those of YoWASP."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["DEVICES", "Device", "ToolError", "command", "pack", "place", "synthesize", "utilization"]
+
+
+class ToolError(Exception):
+    """A tool is missing or has failed; the text says which, and where its log is."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a device has: logic cells (LUT4 with their share of carry logic), flip-flops, DSP multipliers and
+    block RAMs of 18 kbit; and its option for nextpnr."""
+
+    option: str
+    comb: int
+    ff: int
+    dsp: int
+    ebr: int
+
+
+DEVICES = {
+    "LFE5U-25F": Device("--25k", 24288, 24288, 28, 56),
+    "LFE5U-45F": Device("--45k", 43848, 43848, 72, 108),
+    "LFE5U-85F": Device("--85k", 83640, 83640, 156, 208),
+}
+"""ECP5 devices by name."""
+
+CELLS = {
+    "comb": {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6},
+    "ff": {"TRELLIS_FF": 1},
+    "dsp": {"MULT18X18D": 1},
+    "ebr": {"DP16KD": 1, "PDPW16KD": 1},
+}
+"""How many of each resource a cell of the netlist takes. A LUT memory of 16 x 4 bits takes four logic cells,
+and two more lie under its write port."""
+
+
+def command(tool: str, search: Callable[[str], str | None] = shutil.which) -> list[str]:
+    """The command that runs ``tool``: the native one, or that of YoWASP beside this interpreter.
+
+    Raises
+    ------
+    ToolError
+        If there is neither.
+    """
+    native = search(tool)
+    if native:
+        return [native]
+    beside = Path(sys.executable).with_name(f"yowasp-{tool}")
+    found = str(beside) if beside.exists() else search(f"yowasp-{tool}")
+    if not found:
+        raise ToolError(
+            f"neither {tool} nor yowasp-{tool} was found; `pip install -e '.[fpga]'` brings the latter"
+        )
+    return [found]
+
+
+def run(tool: str, arguments: Sequence[str], folder: Path, log: str) -> float:
+    """Runs a tool in a folder and returns the seconds that it took.
+
+    Raises
+    ------
+    ToolError
+        If it is missing or fails; with the last lines that it wrote.
+    """
+    begin = time.monotonic()
+    output = folder / f"{log}.out"
+    with output.open("w", encoding="utf-8") as stream:
+        result = subprocess.run(
+            [*command(tool), *arguments], cwd=folder, stdout=stream, stderr=subprocess.STDOUT, check=False
+        )
+    if result.returncode:
+        tail = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-5:]
+        raise ToolError(f"{tool} failed ({result.returncode}), see {output}:\n" + "\n".join(tail))
+    return time.monotonic() - begin
+
+
+def synthesize(rtlil: str, folder: Path, *, top: str = "top") -> dict[str, Any]:
+    """Synthesizes RTLIL for the ECP5 into ``folder/netlist.json``, and returns the netlist's cells."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{top}.il").write_text(rtlil, encoding="utf-8")
+    script = f"read_rtlil {top}.il; synth_ecp5 -top {top} -json netlist.json"
+    run("yosys", ["-q", "-l", "yosys.log", "-p", script], folder, "yosys")
+    return json.loads((folder / "netlist.json").read_text(encoding="utf-8"))["modules"][top]["cells"]
+
+
+def utilization(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """What the cells of a netlist take before place and route: ``comb``, ``ff``, ``dsp``, ``ebr``."""
+    totals = dict.fromkeys(CELLS, 0)
+    for cell in cells.values():
+        for resource, weights in CELLS.items():
+            totals[resource] += weights.get(cell["type"], 0)
+    return totals
+
+
+def place(
+    folder: Path,
+    *,
+    device: str,
+    package: str,
+    speed: str,
+    clock_mhz: float,
+    seed: int,
+    constraints: str | None = None,
+) -> dict[str, Any]:
+    """Places and routes ``folder/netlist.json`` and returns nextpnr's report; the bitstream's text is beside.
+
+    Timing that is not met is no error: the report says what was reached.
+    """
+    name = f"seed{seed}"
+    arguments = [
+        DEVICES[device].option, "--package", package.upper(), "--speed", speed,
+        "--json", "netlist.json", "--freq", f"{clock_mhz:g}", "--seed", str(seed), "--timing-allow-fail",
+        "--report", f"{name}.json", "--textcfg", f"{name}.config", "--log", f"{name}.log", "--quiet",
+    ]  # fmt: skip
+    if constraints:
+        arguments += ["--lpf", constraints]
+    run("nextpnr-ecp5", arguments, folder, name)
+    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def pack(folder: Path, seed: int, target: str) -> Path:
+    """Makes the bitstream of a placed and routed design, for the board's loader."""
+    run("ecppack", ["--compress", "--input", f"seed{seed}.config", "--bit", target], folder, "ecppack")
+    return folder / target

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DSP blocks of the ECP5 behind the wrappers: which are used, with which registers."""
+
+import dataclasses
+import re
+
+import pytest
+from amaranth.back import rtlil
+from amaranth.hdl import Const, Signal
+
+from serrano.boards.ecp5 import DSP_LATENCY, ECP5Blocks, dsp_multiplier
+from serrano.config import preset
+from serrano.matmul.array import SystolicArray
+from serrano.primitives.held_multiplier import HeldMultiplier
+from serrano.primitives.multiplier import Multiplier
+
+
+def text_of(component) -> str:
+    return rtlil.convert(component, platform=ECP5Blocks())
+
+
+@pytest.mark.parametrize("kind", [Multiplier, HeldMultiplier])
+def test_all_registers_are_used(kind) -> None:
+    text = text_of(kind(9, 8, latency=DSP_LATENCY))
+    assert text.count("cell \\MULT18X18D") == 1
+    registers = dict(re.findall(r'parameter \\REG_(\w+)_CLK "(\w+)"', text))
+    assert registers == {
+        "INPUTA": "CLK0", "INPUTB": "CLK0", "PIPELINE": "CLK0", "OUTPUT": "CLK0", "INPUTC": "NONE"
+    }  # fmt: skip
+    assert "$mul" not in text
+
+
+@pytest.mark.parametrize("multiplier", [Multiplier(9, 8), Multiplier(19, 8, latency=3), HeldMultiplier(9, 8)])
+def test_others_are_described(multiplier) -> None:
+    text = text_of(multiplier)
+    assert "MULT18X18D" not in text and "cell $mul" in text
+
+
+def test_one_block_per_element() -> None:
+    config = dataclasses.replace(preset("ulx3s"), n=4, lanes=2, multiplier_latency=3, held_weights=True)
+    text = text_of(SystolicArray(config))
+    assert text.count("cell \\MULT18X18D") == 16 and "cell $mul" not in text
+
+
+def test_operands_that_are_too_wide() -> None:
+    with pytest.raises(ValueError, match=r"^a must have at most 18 bits, not 19$"):
+        dsp_multiplier(Signal(19), Const(0, 8), Signal(27))

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shell on a board's pins: every pin is the platform's, and the constraints in the tree are these."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from serrano.boards import BOARDS, board
+from serrano.boards.shell import IO_LATENCY, Shell, platform_of
+
+CONSTRAINTS = Path(__file__).parents[2] / "constraints"
+
+
+@pytest.fixture(scope="module", params=list(BOARDS))
+def plan(request):
+    described = board(request.param)
+    return described, platform_of(described).build(Shell(described), name="top", do_build=False)
+
+
+def text_of(plan, name: str) -> str:
+    content = plan.files[name]
+    return content if isinstance(content, str) else content.decode()
+
+
+def test_constraints_are_those_of_the_platform(plan) -> None:
+    """Pins, standards and the clock: the file in the tree is what synthesis uses."""
+    described, files = plan
+    kept = (CONSTRAINTS / f"{described.name}.lpf").read_text(encoding="utf-8").splitlines()
+    made = text_of(files, "top.lpf").splitlines()
+    assert kept[0] == "# SPDX-License-Identifier: Apache-2.0"
+    assert [line for line in kept if not line.startswith("#")] == [
+        line.strip() for line in made if line.strip() and not line.startswith("#")
+    ]
+
+
+def test_every_pin_of_the_memory_has_its_place_and_a_register(plan) -> None:
+    described, files = plan
+    constraints, rtlil = text_of(files, "top.lpf"), text_of(files, "top.il")
+    part = described.sdram
+    bits = {"dq": part.data_bits, "a": part.row_bits, "ba": part.bank_bits, "dqm": part.data_bits // 8}
+    for name, width in bits.items():
+        found = re.findall(rf'LOCATE COMP "sdram_0__{name}__io\[\d+\]" SITE "(\w+)"', constraints)
+        assert len(set(found)) == len(found) == width
+    assert rtlil.count("cell \\IFS1P3DX") == part.data_bits
+    # Address, bank, mask, data, its enables, and six strobes.
+    outputs = 2 * part.data_bits + part.row_bits + part.bank_bits + part.data_bits // 8 + 5
+    assert rtlil.count("cell \\OFS1P3DX") >= outputs
+    assert IO_LATENCY == 2
+    assert "FREQUENCY NET" in constraints and f"{float(described.clock_hz)}" in constraints
+
+
+def test_dsp_blocks_take_the_array(plan) -> None:
+    _, files = plan
+    assert text_of(files, "top.il").count("cell \\MULT18X18D") >= 16
+    assert "cell \\EHXPLLL" in text_of(files, "top.il")
+
+
+def test_a_platform_that_is_missing() -> None:
+    described = dataclasses.replace(board("ulx3s_85f"), platform="amaranth_boards.ulx3s:Nothing")
+    with pytest.raises(ValueError, match=r"^the platform 'amaranth_boards\.ulx3s:Nothing' of board"):
+        platform_of(described)

