@@ -21,7 +21,7 @@ from amaranth.hdl import ClockSignal, Instance, Value
 from amaranth.lib import wiring
 
 from .emit.boundary import Boundary, Port, axi_port_names
-from .emit.plain import plain_negations, wide_shifts
+from .emit.plain import plain_negations, wide_shifts, without_empty_wires
 from .emit.rtlil import convert_merged
 from .primitives.memory import OnChipMemory
 from .primitives.multiplier import Multiplier
@@ -121,7 +121,8 @@ def _to_verilog(rtlil_text: str, top: str, ports: Sequence[Port]) -> str:
         else:
             os.environ["AMARANTH_USE_YOSYS"] = previous
     text = yosys.run(["-q", "-"], script, ignore_warnings=True)
-    text = plain_negations(_with_starts(_without_triggers(text[text.index("\nmodule ") + 1 :])))
+    text = _with_starts(_without_triggers(text[text.index("\nmodule ") + 1 :]))
+    text = without_empty_wires(plain_negations(text))
     return _with_ordered_headers(text, {top: [port.name for port in ports]})
 
 

@@ -6,7 +6,7 @@ from amaranth import *
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from serrano.emit.plain import plain_negations, wide_shifts
+from serrano.emit.plain import plain_negations, wide_shifts, without_empty_wires
 from serrano.verilog import emit_verilog
 
 SHIFT = """\
@@ -45,6 +45,11 @@ def test_negations() -> None:
     assert plain_negations("  assign a = ! b[2:0];\n") == "  assign a = ~| b[2:0];\n"
     for other in ("  assign a = b != c;\n", "  if (! a) begin\n", "  assign a = ~b;\n"):
         assert plain_negations(other) == other
+
+
+def test_fields_without_bits() -> None:
+    kept = "  wire [1:0] a;\n  reg b;\n"
+    assert without_empty_wires("  wire [-1:0] tile;\n" + kept + "  reg [-1:0] \\end ;\n") == kept
 
 
 class Picker(wiring.Component):

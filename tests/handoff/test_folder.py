@@ -42,7 +42,7 @@ def test_manifest(folder: Path) -> None:
     found.pop("manifest.json")
     assert manifest["files"] == found
     icarus = "not run" if shutil.which("iverilog") is None else "pass"
-    assert manifest["checks"] == {"verilator": "pass", "icarus": icarus, "yosys": "pass"}
+    assert manifest["checks"] == {"verilator": "pass", "icarus": icarus, "yosys": "pass", "reset": icarus}
     assert manifest["configuration"]["n"] == 4 and manifest["tools"]["amaranth"] == "0.5.10"
     wanted = (
         "serrano_top.v serrano_mem_1r1w.v serrano_mul.v filelist.f serrano.sdc serrano.core waivers.vlt"

@@ -3,12 +3,13 @@
 
 import re
 
-__all__ = ["plain_negations", "wide_shifts"]
+__all__ = ["plain_negations", "wide_shifts", "without_empty_wires"]
 
 _SHIFT = re.compile(
     r"^  cell \$(?:shift|shiftx|shr|sshr) \S+\n(?:    parameter [^\n]*\n)*(?:    connect [^\n]*\n)*  end\n",
     re.MULTILINE,
 )
+_EMPTY = re.compile(r"^  (?:wire|reg) \[-1:0\] (?:\\\S+ |\w+);\n", re.MULTILINE)
 _NEGATION = re.compile(r"(?<== )! (?=[^;=]*;$)", re.MULTILINE)
 
 
@@ -36,3 +37,8 @@ def _widened(match: re.Match) -> str:
 def plain_negations(verilog: str) -> str:
     """Writes "no bit is set" as a reduction, where Yosys writes a logical not of several bits."""
     return _NEGATION.sub("~| ", verilog)
+
+
+def without_empty_wires(verilog: str) -> str:
+    """Drops the declarations of fields without bits, which Verilog would take for two bits."""
+    return _EMPTY.sub("", verilog)

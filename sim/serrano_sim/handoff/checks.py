@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the target checks by itself: Verilator's lint, Icarus Verilog as a second reader, Yosys' ``check``."""
+"""What the target checks by itself: Verilator's lint, Icarus Verilog as a second reader, Yosys' ``check``.
+
+Icarus also brings every module out of reset from unknown contents, see :mod:`.reset`.
+"""
 
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from ..runner import verilator_root
+from .reset import PASSED, reset_bench
 
 __all__ = ["NEVER_WAIVED", "CheckError", "Checks", "find_yosys", "run_checks"]
 
@@ -87,6 +92,24 @@ def _icarus(folder: Path, files: Sequence[str], top: str, strict: bool) -> str:
     return "iverilog " + version.split("version", 1)[1].split()[0]
 
 
+def _reset(folder: Path, files: Sequence[str]) -> str:
+    """Every module out of reset; its tool is named by the check before."""
+    iverilog, vvp = shutil.which("iverilog"), shutil.which("vvp")
+    if iverilog is None or vvp is None:
+        return NOT_RUN
+    with tempfile.TemporaryDirectory() as work:
+        bench, program = Path(work) / "tb_reset.v", Path(work) / "tb_reset.vvp"
+        bench.write_text(reset_bench("".join((folder / file).read_text() for file in files)))
+        # The bench last, so that its time scale is not that of the design.
+        _run(
+            "iverilog", [iverilog, "-g2005", "-s", "tb_reset", "-o", str(program), *files, str(bench)], folder
+        )
+        said = _run("vvp", [vvp, "-n", str(program)], folder)
+    if PASSED not in said:
+        raise CheckError(f"after reset something is undefined:\n{said}")
+    return "pass"
+
+
 def _yosys(folder: Path, files: Sequence[str], top: str) -> str:
     command, version = find_yosys()
     script = f"read_verilog {' '.join(files)}; hierarchy -check -top {top}; proc; opt_clean; check -assert"
@@ -118,7 +141,8 @@ def run_checks(folder: Path, files: Sequence[str], top: str, *, strict: bool = F
         "icarus": _icarus(folder, files, top, strict),
         "yosys": _yosys(folder, files, top),
     }
+    results = {name: NOT_RUN if version == NOT_RUN else "pass" for name, version in tools.items()}
     return Checks(
-        results={name: NOT_RUN if version == NOT_RUN else "pass" for name, version in tools.items()},
+        results=results | {"reset": _reset(folder, files)},
         tools={name: version for name, version in tools.items() if version != NOT_RUN},
     )
