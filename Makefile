@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # What the user gives is taken literally, dollar signs and quotes included, and goes to the recipes through the
 # environment: "$$PROMPT" in a recipe is safe for any text.
-USER_VARS := MODEL TOKENIZER PROMPT PROMPT2 TOKENS PRESET LATENCY SEED RUNS WAVES TRACE TEXT FILE ARGS TESTS OUT SHAPE QUICK BOARD DIVISOR SEEDS CLOCK UNIT
+USER_VARS := MODEL TOKENIZER PROMPT PROMPT2 TOKENS PRESET LATENCY SEED RUNS WAVES TRACE TEXT FILE ARGS TESTS OUT SHAPE QUICK BOARD DIVISOR SEEDS CLOCK UNIT STRICT
 $(foreach v,$(USER_VARS),$(if $(filter-out undefined,$(origin $(v))),$(eval override $(v) := $$(value $(v)))$(eval export $(v))))
 
 # option,VARIABLE: the option with its value if the variable is not empty.
@@ -132,9 +132,11 @@ accuracy: $(VENV)/.stamp ## the golden model against float64 on held-out text: p
 	  $(call option,--text,TEXT)
 
 .PHONY: verilog
-verilog: $(VENV)/.stamp ## write the Verilog of a preset to build/verilog/PRESET
+verilog: $(VENV)/.stamp ## write and check what synthesis of a preset needs: build/verilog/PRESET
 #> PRESET=base      tiny, ulx3s, base, wide
-	@$(RUN) -m serrano.verilog "$(or $(PRESET),base)" -o "build/verilog/$(or $(PRESET),base)"
+#> STRICT=1         Icarus Verilog has to be there, so that its check is not left out
+	@$(RUN) -m serrano_sim.handoff "$(or $(PRESET),base)" -o "build/verilog/$(or $(PRESET),base)" \
+	  $(if $(filter-out 0,$(STRICT)),--strict)
 
 .PHONY: fpga
 fpga: $(VENV)/.stamp-fpga ## synthesize, place and route a board: bitstream in build/fpga, build/reports/fpga.json

@@ -19,7 +19,7 @@ def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess:
     """Runs make without what a make around this test, or the user, has put into the environment."""
     ours = (
         "MAKEFLAGS MFLAGS MAKELEVEL MODEL TOKENIZER PROMPT PROMPT2 TOKENS PRESET LATENCY SEED RUNS WAVES"
-        " TRACE TEXT FILE ARGS TESTS SHAPE QUICK BOARD DIVISOR SEEDS CLOCK UNIT"
+        " TRACE TEXT FILE ARGS TESTS SHAPE QUICK BOARD DIVISOR SEEDS CLOCK UNIT STRICT"
     )
     environment = {name: value for name, value in os.environ.items() if name not in ours.split()}
     command = ["make", "--no-print-directory", *arguments]
@@ -71,6 +71,7 @@ def test_help_names_every_target():
         "SEEDS",
         "CLOCK",
         "UNIT",
+        "STRICT",
     ):
         assert f"{variable}=" in done.stdout
 
@@ -87,8 +88,9 @@ def test_options_only_for_what_is_set():
         f"-m serrano_sim.invariance {options}"
     )
     assert dry_run("accuracy").endswith("-m serrano_sim.accuracy")
-    assert dry_run("verilog").endswith('-m serrano.verilog "base" -o "build/verilog/base"')
-    assert dry_run("verilog", "PRESET=tiny").endswith('-m serrano.verilog "tiny" -o "build/verilog/tiny"')
+    assert dry_run("verilog").endswith('-m serrano_sim.handoff "base" -o "build/verilog/base"')
+    strict = dry_run("verilog", "PRESET=tiny", "STRICT=1")
+    assert strict.endswith('-m serrano_sim.handoff "tiny" -o "build/verilog/tiny" --strict')
 
 
 def test_every_option_of_sim(shim):

@@ -21,6 +21,7 @@ from amaranth.hdl import ClockSignal, Instance, Value
 from amaranth.lib import wiring
 
 from .emit.boundary import Boundary, Port, axi_port_names
+from .emit.plain import plain_negations, wide_shifts, without_empty_wires
 from .emit.rtlil import convert_merged
 from .primitives.held_multiplier import HeldMultiplier
 from .primitives.memory import OnChipMemory
@@ -31,7 +32,7 @@ __all__ = ["Emission", "Port", "axi_port_names", "emit", "emit_verilog", "genera
 _WRAPPERS = Path(__file__).parent / "primitives" / "verilog"
 _START = "\\$start "
 # A process of one constant, which has nothing to wait for and would never be carried out.
-_CONSTANT = re.compile(r"^( *)always @\* *\n? *(\S+ (?:\[[0-9:]+\] )?= \d+'h[0-9a-fx]+;)\n", re.MULTILINE)
+_CONSTANT = re.compile(r"^( *)always @\* *\n? *(\S+ (?:\[[0-9:]+\] )?= \d+'[hd][0-9a-fx]+;)\n", re.MULTILINE)
 _TRIGGER = re.compile(r"^ *reg (\\\$auto\$verilog_backend\.cc:\S+ ) = 0;\n", re.MULTILINE)
 
 
@@ -117,7 +118,7 @@ class Emission:
 def _to_verilog(rtlil_text: str, top: str, ports: Sequence[Port]) -> str:
     script = "\n".join(
         [
-            f"read_rtlil <<rtlil\n{rtlil_text}\nrtlil",
+            f"read_rtlil <<rtlil\n{wide_shifts(rtlil_text)}\nrtlil",
             "proc -nomux -norom",
             "memory_collect",
             "attrmap -remove generator -remove top",
@@ -136,6 +137,7 @@ def _to_verilog(rtlil_text: str, top: str, ports: Sequence[Port]) -> str:
             os.environ["AMARANTH_USE_YOSYS"] = previous
     text = yosys.run(["-q", "-"], script, ignore_warnings=True)
     text = _with_starts(_without_triggers(text[text.index("\nmodule ") + 1 :]))
+    text = without_empty_wires(plain_negations(text))
     return _with_ordered_headers(text, {top: [port.name for port in ports]})
 
 
@@ -152,6 +154,16 @@ def _with_ordered_headers(text: str, known: Mapping[str, Sequence[str]]) -> str:
         return f"module {header[1]}(\n{listed[:-2]}\n);\n"
 
     return re.sub(r"^module (\S+) ?\(([^)]*)\);\n", order, text, flags=re.MULTILINE)
+
+
+def _with_sources(text: str, sources: Mapping[str, str]) -> str:
+    """Says above each module which class it was made from, and in which file that is."""
+
+    def comment(module: re.Match) -> str:
+        lines = sources.get(module[1], "").splitlines()
+        return "".join(f"// {line}\n" for line in lines) + module[0]
+
+    return re.sub(r"^module (\S+)\(\n", comment, text, flags=re.MULTILINE)
 
 
 def _with_starts(text: str) -> str:
@@ -179,7 +191,7 @@ def _without_triggers(text: str) -> str:
             for block in re.findall(
                 rf"always @\* begin\n{trigger}(.*?)^  end\n", module, re.MULTILINE | re.DOTALL
             ):
-                reads = re.sub(r"^ *\S+ (\[[\d:]+\] )?= \d+'h[0-9a-fx]+;\n", "", block, flags=re.MULTILINE)
+                reads = re.sub(r"^ *\S+ (\[[\d:]+\] )?= \d+'[hd][0-9a-fx]+;\n", "", block, flags=re.MULTILINE)
                 needed = needed or not reads.strip()
             if not needed:
                 module = re.sub(trigger, "", module)
@@ -242,7 +254,7 @@ def generate(
     )
     return Emission(
         name=name,
-        text=header + _to_verilog(design.text, name, ports),
+        text=header + _with_sources(_to_verilog(design.text, name, ports), design.sources),
         ports=ports,
         wrappers=tuple(_WRAPPERS / f"{wrapper}.v" for wrapper in sorted(target.wrappers)),
         modules=design.modules,

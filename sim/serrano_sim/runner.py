@@ -30,7 +30,16 @@ from cocotb_tools.runner import Verilator, VerilatorControlFile
 
 from .memory.handle import violations_in
 
-__all__ = ["Results", "SimulationError", "TestResult", "build", "build_root", "run", "verilator_environment"]
+__all__ = [
+    "Results",
+    "SimulationError",
+    "TestResult",
+    "build",
+    "build_root",
+    "run",
+    "verilator_environment",
+    "verilator_root",
+]
 
 _SOURCE_SUFFIXES = (".v", ".sv")
 _COPIED_SUFFIXES = (".cpp", ".cc", ".c")
@@ -102,11 +111,11 @@ class _Runner(Verilator):
         self._make_variables = {**_MAKE_VARIABLES, "OPT_FAST": optimize}
 
     def _simulator_in_path_build_only(self) -> None:
-        self.executable = str(_verilator_root() / "bin" / "verilator")
+        self.executable = str(verilator_root() / "bin" / "verilator")
 
     def _set_env_build(self) -> None:
         super()._set_env_build()
-        self.env["VERILATOR_ROOT"] = str(_verilator_root())
+        self.env["VERILATOR_ROOT"] = str(verilator_root())
         self.env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), self.env["PATH"]])
         self.env["MAKEFLAGS"] = " ".join(f"{name}={value}" for name, value in self._make_variables.items())
 
@@ -170,15 +179,16 @@ def verilator_environment() -> tuple[Path, dict[str, str]]:
         if name not in ("MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
     }
     own = {
-        "VERILATOR_ROOT": str(_verilator_root()),
+        "VERILATOR_ROOT": str(verilator_root()),
         "PATH": path,
         "MAKEFLAGS": " ".join(f"{name}={value}" for name, value in variables.items()),
     }
-    return _verilator_root(), inherited | own
+    return verilator_root(), inherited | own
 
 
 @functools.cache
-def _verilator_root() -> Path:
+def verilator_root() -> Path:
+    """Folder of the Verilator package, in which ``bin/verilator`` is."""
     return Path(str(metadata.distribution("verilator").locate_file("verilator")))
 
 

@@ -9,6 +9,7 @@ blocks give equal text; equal texts are then one module.
 This page uses parts of Amaranth that carry no promise of stability; the package's version is pinned for that.
 """
 
+import inspect
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -28,11 +29,13 @@ _INIT = re.compile(r"^ *attribute \\init [^\n]*\n", re.MULTILINE)
 class MergedDesign:
     """RTLIL of a design, one module for each distinct block.
 
-    ``modules`` maps each module's name to the number of its instances in the whole design.
+    ``modules`` maps each module's name to the number of its instances in the whole design, ``sources`` to
+    the class that it was made from: name and file, and on a second line the class's summary if it has one.
     """
 
     text: str
     modules: Mapping[str, int]
+    sources: Mapping[str, str]
     memories: int
 
     @property
@@ -43,16 +46,24 @@ class MergedDesign:
 
 @dataclass
 class _Block:
-    """What is known of one distinct module: its class name and body, and the children in the body."""
+    """What is known of one distinct module: its class name and body, the children in it, its source."""
 
     label: str
     body: str
     children: dict[int, int]
+    source: str
 
 
 def _snake(name: str) -> str:
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
     return re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_").lower() or "block"
+
+
+def _source(origin: type) -> str:
+    """Name of a class, its file from the root of its package, and the first line of its docstring."""
+    summary = (inspect.getdoc(origin) or "").partition("\n")[0]
+    file = origin.__module__.replace(".", "/") + ".py"
+    return f"{origin.__qualname__}, {file}\n{summary}".strip()
 
 
 def _statement_targets(statements: Iterable[Any], into: _ast.SignalDict) -> None:
@@ -111,7 +122,9 @@ class _Splitter:
             hierarchy=("@@",),
         )
         body, _ = rtlil.convert_fragment(design, name="@@", emit_src=False)
-        return self._intern(_Block(self._label(fragment, name), body, children))
+        origin = self._origin(fragment)
+        label = _snake(name if origin is None else origin.__name__)
+        return self._intern(_Block(label, body, children, "" if origin is None else _source(origin)))
 
     def _intern(self, block: _Block) -> int:
         key = (block.label, block.body)
@@ -120,11 +133,12 @@ class _Splitter:
             self._blocks.append(block)
         return self._by_text[key]
 
-    def _label(self, fragment: _ir.Fragment, name: str) -> str:
+    def _origin(self, fragment: _ir.Fragment) -> type | None:
+        """The class that the fragment was elaborated from; None if it is a bare module."""
         for origin in reversed(fragment.origins or ()):
             if not isinstance(origin, Module):
-                return _snake(type(origin).__name__)
-        return _snake(name)
+                return type(origin)
+        return None
 
     def _drives(self, fragment: _ir.Fragment) -> _ast.SignalDict:
         """The signals driven in a fragment or below it."""
@@ -205,6 +219,7 @@ class _Splitter:
         return MergedDesign(
             text=_INIT.sub("", text),
             modules={names[number]: counts[number] for number in order},
+            sources={names[number]: self._blocks[number].source for number in order},
             memories=len(re.findall(r"^ *cell \$memwr", text, re.MULTILINE)),
         )
 

@@ -6,6 +6,7 @@ from typing import Any
 from amaranth import *
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from serrano.config import AcceleratorConfig
 from serrano.faults import FaultCode
@@ -82,10 +83,10 @@ class Issuer(wiring.Component):
         m.d.comb += [
             carries.eq(Cat(header.opcode == opcode.value for opcode in WITH_PAYLOAD).any()),
             fits.eq(self._fits()),
-            self.unpack.payload.blocks.eq((header.n_out + n - 1) // n),
-            self.unpack.payload.tiles.eq((header.k + n - 1) // n),
+            self.unpack.payload.blocks.eq((header.n_out + (n - 1)) >> exact_log2(n)),
+            self.unpack.payload.tiles.eq((header.k + (n - 1)) >> exact_log2(n)),
             self.unpack.payload.kmean_blocks.eq(
-                Mux(header.opcode == Opcode.QKV.value, (k_width + n - 1) // n, 0)
+                Mux(header.opcode == Opcode.QKV.value, (k_width + (n - 1)) >> exact_log2(n), 0)
             ),
             fifo.i.payload.eq(header),
         ]

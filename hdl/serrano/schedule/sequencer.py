@@ -6,6 +6,7 @@ from typing import Any
 from amaranth import *
 from amaranth.lib import enum, stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from serrano.attention.payloads import AttendCommand
 from serrano.config import AcceleratorConfig
@@ -169,7 +170,7 @@ class Sequencer(wiring.Component):
     def _build_commands(self, m: Module) -> None:
         """Payloads follow from the packet, the step and the model; the states say when they are valid."""
         n, model, header = self.config.n, self.model, self._header
-        blocks = (header.n_out + n - 1) // n
+        blocks = (header.n_out + (n - 1)) >> exact_log2(n)
         step, rows, part = self._current, self._current.rows, self._attended.part
         projected, last = Signal.like(rows), Signal.like(step.last)
         m.d.comb += [projected.eq(rows), last.eq(rows - 1)]
@@ -178,7 +179,7 @@ class Sequencer(wiring.Component):
         m.d.comb += [
             self.feed.payload.rows.eq(projected),
             self.feed.payload.last.eq(last),
-            self.feed.payload.tiles.eq((header.k + n - 1) // n),
+            self.feed.payload.tiles.eq((header.k + (n - 1)) >> exact_log2(n)),
             self.feed.payload.blocks.eq(blocks),
             self.dequantize.payload.rows.eq(projected),
             self.dequantize.payload.last.eq(last),

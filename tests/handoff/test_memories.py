@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The list of memories: every instance once, by its path, with its parameters."""
+
+from serrano.verilog import generate
+from serrano_sim.handoff.memories import CONTRACT, instances_of, memory_list
+from support.primitives import Bank
+
+TEXT = """\
+module top(
+  clk
+);
+  input clk;
+  serrano_mem_1r1w #(
+    .ADDR_WIDTH(32'd2),
+    .DEPTH(32'd3),
+    .LANES(32'd1),
+    .TRANSPARENT(32'd1),
+    .WIDTH(32'd8)
+  ) \\table  (
+    .clk(clk)
+  );
+  top_half left (
+    .clk(clk)
+  );
+  top_half \\right$1  (
+    .clk(clk)
+  );
+endmodule
+module top_half(clk);
+  serrano_mem_1r1w #(
+    .ADDR_WIDTH(32'd4),
+    .DEPTH(32'd16),
+    .LANES(32'd2),
+    .TRANSPARENT(32'd0),
+    .WIDTH(32'd10)
+  ) words (
+    .clk(clk)
+  );
+endmodule
+"""
+
+
+def test_paths_and_sizes() -> None:
+    listed = memory_list(TEXT, "top")
+    assert listed["contract"] == CONTRACT
+    assert [memory["path"] for memory in listed["memories"]] == [
+        "top.\\table ",
+        "top.left.words",
+        "top.\\right$1 .words",
+    ]
+    assert listed["memories"][0] == {
+        "path": "top.\\table ", "width": 8, "depth": 3, "lanes": 1, "transparent": True, "bits": 24
+    }  # fmt: skip
+    assert (listed["count"], listed["total_bits"]) == (3, 24 + 2 * 160)
+
+
+def test_as_many_as_were_emitted() -> None:
+    design = generate(Bank(), "bank")
+    found = list(instances_of(design.text, "bank", "serrano_mem_1r1w"))
+    assert len(found) == design.text.count("serrano_mem_1r1w #(") > 1
+    assert all(
+        set(parameters) == {"ADDR_WIDTH", "DEPTH", "LANES", "TRANSPARENT", "WIDTH"} for _, parameters in found
+    )
