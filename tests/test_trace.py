@@ -87,7 +87,7 @@ def test_events_and_counters() -> None:
 
 
 def test_a_fault_waits_for_events() -> None:
-    """Of two in a row, and of what comes with them, nothing is lost but a result."""
+    """Of two in a row, and of what comes with them, nothing is lost."""
     dut = Tracer(CONFIG)
 
     async def bench(ctx) -> None:
@@ -102,6 +102,7 @@ def test_a_fault_waits_for_events() -> None:
         await ctx.tick()
         assert shown(ctx, dut) == (TraceKind.FAULT, 0, 0, 0, [code.value, 1])
         ctx.set(dut.fault, {})
+        ctx.set(dut.token, {})
         ctx.set(dut.admitted, {"valid": 1, "sequence": 2, "number": 4})
         await ctx.tick()
         assert shown(ctx, dut)[0] is TraceKind.ADMIT
@@ -112,6 +113,30 @@ def test_a_fault_waits_for_events() -> None:
         assert shown(ctx, dut) == (TraceKind.TOKEN, 0, 1, 0, [5, 6])
 
     simulate(dut, bench)
+
+
+@pytest.mark.parametrize("second", range(1, 12))
+def test_results_around_faults(second: int) -> None:
+    """A fault of a completion record comes while a step runs, and stops nothing of it."""
+    dut = Tracer(CONFIG)
+    faults = {2: FaultCode.BUS_SLVERR, 2 + second: FaultCode.BUS_DECERR}
+    results = [*range(9), *range(12, 16)]
+    found, codes = [], []
+
+    async def bench(ctx) -> None:
+        for cycle in range(24):
+            ctx.set(dut.residual, {"valid": cycle in results, "beat": {"column": cycle}})
+            ctx.set(dut.fault, {"valid": cycle in faults, "code": faults.get(cycle, 0)})
+            await ctx.tick()
+            if ctx.get(dut.valid):
+                kind, _, _, column, values = shown(ctx, dut)
+                if kind is TraceKind.FAULT:
+                    codes.append(FaultCode(values[0]))
+                else:
+                    found.append(column)
+
+    simulate(dut, bench)
+    assert found == results and codes == list(faults.values())
 
 
 def signed(value: int) -> int:

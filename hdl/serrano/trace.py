@@ -94,8 +94,8 @@ class Tracer(wiring.Component):
     """Merges what the blocks show into one stream that cannot be stalled, one cycle later.
 
     Results of different blocks never come in the same cycle, as packets are executed one after another;
-    counters wait for a free cycle. An event of the scheduler goes before a fault, which waits for it, and
-    that before a result.
+    counters wait for a free cycle. An event of the scheduler goes before a fault, and that before a result;
+    what comes later waits.
 
     Parameters
     ----------
@@ -157,8 +157,7 @@ class Tracer(wiring.Component):
         m = Module()
         beat = self.beat
         first_head = Signal(16)
-        heads = self.heads.beat
-        with m.Switch(heads.kind):
+        with m.Switch(self.heads.beat.kind):
             with m.Case(HeadKind.K):
                 m.d.comb += first_head.eq(0)
             with m.Case(HeadKind.V):
@@ -172,7 +171,16 @@ class Tracer(wiring.Component):
         with m.If(~late.valid):
             m.d.sync += late.eq(self.fault)
 
+        result, held = (
+            Signal(data.StructLayout({"valid": 1, "beat": TraceBeat(self.config)})) for _ in range(2)
+        )
+        self._choose(m, result, first_head)
+        # One result waits where something goes before it; the faults behind wait until none does.
+        shown = Signal.like(result)
+        m.d.comb += shown.eq(Mux(held.valid, Value.cast(held), Value.cast(result)))
         m.d.sync += [self.valid.eq(1), beat.packet.eq(self.packet), beat.row.eq(0), beat.column.eq(0)]
+        with m.If(~held.valid):
+            m.d.sync += held.eq(result)
         with m.If(self.begin):
             self._show(m, TraceKind.BEGIN, [self.step.rows, self.step.sampled])
         with m.Elif(self.committed):
@@ -187,21 +195,11 @@ class Tracer(wiring.Component):
             ended = self.ended
             sequence = Mux(ended.has_sequence, ended.sequence, NO_SEQUENCE)
             self._show(m, TraceKind.END, [sequence | Value.cast(ended.code) << 16, ended.number])
-        with m.Elif(fault.valid):
+        with m.Elif(fault.valid & ~(held.valid & result.valid)):
             self._show(m, TraceKind.FAULT, [fault.code, fault.packet])
             m.d.sync += [late.eq(self.fault), late.valid.eq(late.valid & self.fault.valid)]
-        with m.Elif(self.token.valid):
-            self._show(m, TraceKind.TOKEN, [self.token.beat.token, self.token.beat.value])
-            m.d.sync += beat.row.eq(self.token.beat.row)
-        with m.Elif(self.logits.valid):
-            self._show_result(m, TraceKind.LOGITS, self.logits.beat, self.logits.beat.values)
-        with m.Elif(self.residual.valid):
-            self._show_result(m, TraceKind.RESIDUAL, self.residual.beat, self.residual.beat.values)
-        with m.Elif(self.heads.valid):
-            self._show_result(m, TraceKind.HEADS, heads, heads.codes)
-            m.d.sync += beat.column.eq((first_head + heads.head) * self.model.head_pad + heads.column)
-        with m.Elif(self.codes.valid):
-            self._show_result(m, TraceKind.CODES, self.codes.beat, self.codes.beat.codes)
+        with m.Elif(shown.valid):
+            m.d.sync += [beat.eq(shown.beat), held.eq(result), held.valid.eq(held.valid & result.valid)]
         with m.Elif(self.counters.valid):
             value = self.counters.payload.value
             self._show(m, TraceKind.COUNTER, [value[:32], value[32:]])
@@ -211,11 +209,30 @@ class Tracer(wiring.Component):
             m.d.sync += self.valid.eq(0)
         return m
 
+    def _choose(self, m: Module, result: Any, first_head: Value) -> None:
+        """The result of this cycle."""
+        heads, beat = self.heads.beat, result.beat
+        column = (first_head + heads.head) * self.model.head_pad + heads.column
+        token = self.token.beat
+        m.d.comb += beat.packet.eq(self.packet)
+        sources = (
+            (TraceKind.TOKEN, self.token, [token.token, token.value], 0),
+            (TraceKind.LOGITS, self.logits, self.logits.beat.values, self.logits.beat.column),
+            (TraceKind.RESIDUAL, self.residual, self.residual.beat.values, self.residual.beat.column),
+            (TraceKind.HEADS, self.heads, heads.codes, column),
+            (TraceKind.CODES, self.codes, self.codes.beat.codes, self.codes.beat.column),
+        )
+        for kind, source, values, place in reversed(sources):
+            with m.If(source.valid):
+                m.d.comb += [
+                    result.valid.eq(1),
+                    beat.kind.eq(kind),
+                    beat.row.eq(source.beat.row),
+                    beat.column.eq(place),
+                    *(beat.values[lane].eq(value) for lane, value in enumerate(values)),
+                ]
+
     def _show(self, m: Module, kind: TraceKind, values: list[Any]) -> None:
         m.d.sync += self.beat.kind.eq(kind)
         for lane in range(self.config.lanes):
             m.d.sync += self.beat.values[lane].eq(values[lane] if lane < len(values) else 0)
-
-    def _show_result(self, m: Module, kind: TraceKind, source: Any, values: Any) -> None:
-        self._show(m, kind, list(values))
-        m.d.sync += [self.beat.row.eq(source.row), self.beat.column.eq(source.column)]
