@@ -115,6 +115,7 @@ sim-board: $(VENV)/.stamp ## a whole board in simulation: SDRAM with all its rul
 #> MODEL= TOKENIZER= PROMPT=   as above
 #> TOKENS=16        how many tokens to generate
 #> DIVISOR=4        clock cycles in a bit of the serial line
+#> ARGS="--clock 50"   another clock than the board's, in MHz: the memory's times in cycles follow
 #> SHAPE=15m        random weights of this shape instead of a checkpoint
 	@$(RUN) -m serrano_sim.board $(call option,--board,BOARD) $(call option,--model,MODEL) \
 	  $(call option,--tokenizer,TOKENIZER) $(if $(filter undefined,$(origin PROMPT)),,--prompt "$$PROMPT") \

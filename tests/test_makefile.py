@@ -117,6 +117,14 @@ def test_every_option_of_accuracy(shim):
     assert done.stdout.splitlines() == wanted
 
 
+def test_every_option_of_sim_board(shim):
+    given = ["BOARD=b", "MODEL=m", "TOKENIZER=t", "PROMPT=it's", "TOKENS=3", "DIVISOR=8", "SHAPE=15m"]
+    done = make("sim-board", *given, "ARGS=--clock 50", folder=shim)
+    options = [word for text in given for word in (f"--{text.split('=')[0].lower()}", text.split("=")[1])]
+    assert done.stdout.splitlines() == ["-m", "serrano_sim.board", *options, "--clock", "50"]
+    assert dry_run("sim-board").endswith("-m serrano_sim.board")
+
+
 @pytest.mark.parametrize("prompt", ["", "it's", 'a "b" `id` $HOME $(shell id) \\n;#', "naïve ☃"])
 def test_a_prompt_arrives_as_it_was_given(shim, prompt):
     done = make("sim", f"PROMPT={prompt}", folder=shim)

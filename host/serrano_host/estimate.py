@@ -511,7 +511,11 @@ class _Step:
         self.n, self.lanes = m.n, m.lanes
         self.slices = m.n // m.lanes
         self.lanes_log2 = m.lanes.bit_length() - 1
-        self.engine = 4 + m.multiplier_latency + 2 * m.n
+        # Register slices lie in front of the array, behind it, and behind the dequantizer.
+        self.engine = 4 + m.multiplier_latency + 2 * m.n + 2 * m.registered
+        self.dequantizer = self.DEQUANTIZER + m.registered
+        # One for its jobs, one behind its memories, one for its end.
+        self.quantizer = self.QUANTIZER + 3 * m.registered
         self.maximum = 1 if m.lanes <= 4 else 2
         # From a tile's last row until its plane is loaded again.
         self.reload = m.n // 2 if m.load_bytes > m.n else 1
@@ -525,7 +529,7 @@ class _Step:
     def quantize(self, length: int) -> int:
         """From the command of the row quantizer until it is done."""
         words = -(-length // self.n) * self.slices
-        return self.rows * words + self.QUANTIZER + self.lanes_log2
+        return self.rows * words + self.quantizer + self.lanes_log2
 
     def per_tile(self, rows: int, tiles: int) -> float:
         """Cycles per tile of a tape if they are there, with so many tiles in a block."""
@@ -536,7 +540,7 @@ class _Step:
 
     def results(self, rows: int) -> int:
         """From the first row of the last tile taken to the last slice out of the dequantizer."""
-        return self.engine + rows * self.slices - 1 + self.DEQUANTIZER
+        return self.engine + rows * self.slices - 1 + self.dequantizer
 
     def draft(self) -> Descriptor:
         """A descriptor with all that the program follows from."""
@@ -682,7 +686,7 @@ class _Step:
         tiles = -(-packet.k // self.n) * max(1, self.head_pad // self.n)
         unit = self.rows * heads * job + self.UNIT
         array = tiles * self.per_tile(self.rows, -(-packet.k // self.n))
-        first = begin + self.FEED + array + self.engine + self.DEQUANTIZER
+        first = begin + self.FEED + array + self.engine + self.dequantizer
         # k and v come first; of each head the words of its codes and its scale are written.
         appended = 2 * self.shape.kv_heads * self.head_pad // width
         writes = self.rows * heads * (-(-self.shape.head_dim // self.machine.port_bytes) + 1)
@@ -720,6 +724,8 @@ class _Step:
         for span in self.spans:
             tokens = max(span.rows, span.rows * TOKEN_BYTES // self.machine.port_bytes)
             time += self.SEQUENCE if span.rows == 1 else self.CHUNK + tokens + self.memory.latency
+            # Two commands of the KV controller, two cycles longer each.
+            time += 4 * self.machine.registered
         return time
 
     # Attention

@@ -22,6 +22,7 @@ class Machine:
     read_burst_bytes: int
     lookahead: int = 4
     multiplier_latency: int = 1
+    registered: bool = False
 
     @property
     def load_bytes(self) -> int:
@@ -41,7 +42,7 @@ MACHINES = {
     ),
     "ulx3s": Machine(
         n=8, port_bytes=2, lanes=2, rows_max=16, attention_rows_max=32, tape_fifo_bytes=2048,
-        read_burst_bytes=512, multiplier_latency=3,
+        read_burst_bytes=512, multiplier_latency=3, registered=True,
     ),
     "base": Machine(
         n=16, port_bytes=16, lanes=8, rows_max=16, attention_rows_max=16, tape_fifo_bytes=16384,

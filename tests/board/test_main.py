@@ -75,6 +75,7 @@ def test_bad_runs(change, text):
     [
         (["--board", "none"], "board must be one of"),
         (["--tokens", "0"], "TOKENS must be at least 1, not 0"),
+        (["--clock", "200"], "clock_hz must be at most 142857143 at CAS latency 3, not 200000000"),
         (["--model", "no-such-model"], "no-such-model"),
     ],
 )

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--divisor", type=int, default=4, help="clock cycles in a bit of the line (default: 4)"
     )
+    parser.add_argument("--clock", type=float, help="MHz, instead of the board's clock")
     parser.add_argument(
         "--by-line",
         type=int,
@@ -142,6 +144,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             found = board(args.board)
+            if args.clock is not None:
+                found = replace(found, clock_hz=round(args.clock * 1e6))
         except ValueError as error:
             raise SerranoError(str(error)) from error
         task, name, tokenizer = prepare(args, console)
