@@ -16,7 +16,7 @@ from .vector import EXPECTED, PROMPT, make_tape
 
 __all__ = ["Result", "self_test"]
 
-BLOCK = 4096
+BLOCK = 2048
 BLOCKS = 16
 HOLD_SECONDS = 1.0
 
