@@ -108,7 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             requests,
             Path(folder) / "run",
             design=Design(tuple(files), design.ports),
-            options=Options(random_reset=True, seed=1),
+            # A short run: what takes long is to compile the netlist.
+            options=Options(random_reset=True, seed=1, optimize="-O0"),
             memory=MemorySettings.of(60, 0.1, 2),
         )
         verdict = check(result, model)
