@@ -203,6 +203,11 @@ bench: $(VENV)/.stamp ## cycles of steps of models from 260 k to 1.1 G parameter
 	@$(RUN) -m serrano_sim.bench $(if $(filter-out 0,$(QUICK)),--quick) $(call option,--shape,SHAPE) \
 	  $(if $(filter-out 0,$(QUICK))$(SHAPE)$(ARGS),,--docs) $(ARGS)
 
+.PHONY: gate-level
+gate-level: $(VENV)/.stamp ## synthesize a preset to gates and run the netlist on the bench: build/reports/gates.json
+#> PRESET=tiny      a quarter of an hour; larger ones take very long
+	@$(RUN) -m serrano_sim.handoff.gates "$(or $(PRESET),tiny)"
+
 .PHONY: formal
 formal: $(VENV)/.stamp-formal ## prove the KV controller's invariants (installs YoWASP and z3 the first time)
 #> ARGS="--only NAME"   one property

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = (
     "help venv doctor sim sim-board demo accuracy verilog fpga area test lint format faults invariance"
-    " conformance bench-kvcache bench formal train clean distclean"
+    " conformance bench-kvcache bench gate-level formal train clean distclean"
 ).split()
 
 
@@ -91,6 +91,11 @@ def test_options_only_for_what_is_set():
     assert dry_run("verilog").endswith('-m serrano_sim.handoff "base" -o "build/verilog/base"')
     strict = dry_run("verilog", "PRESET=tiny", "STRICT=1")
     assert strict.endswith('-m serrano_sim.handoff "tiny" -o "build/verilog/tiny" --strict')
+
+
+def test_gate_level():
+    assert dry_run("gate-level").endswith('-m serrano_sim.handoff.gates "tiny"')
+    assert dry_run("gate-level", "PRESET=ulx3s").endswith('-m serrano_sim.handoff.gates "ulx3s"')
 
 
 def test_every_option_of_sim(shim):

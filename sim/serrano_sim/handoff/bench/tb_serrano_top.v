@@ -170,6 +170,7 @@ module tb_serrano_top;
                     if (found[73] !== expected[starts[id] + seen[id]][73]) finish;
                 end else $display("cycle %0d: request %0d: token %0d, status %h%0s", cycle, id, found[63:32],
                               found[71:64], found[73] ? ", end" : "");
+                $fflush;
                 seen[id] = seen[id] + 1;
             end
         end
@@ -209,6 +210,7 @@ module tb_serrano_top;
         if (value !== IRQ_LOADED) fail("IRQ after LOAD", value, IRQ_LOADED);
         write(IRQ, value);
         $display("cycle %0d: the model is loaded", cycle);
+        $fflush;
 
         // From here on the host touches no register but the one that counts the records.
         write(SUBMIT_TAIL, REQUEST_COUNT);
