@@ -183,7 +183,7 @@ class Datapath(wiring.Component):
         wiring.connect(m, sequencer.runs, runs.i)
         wiring.connect(m, runs.o, wiring.flipped(self.tape_memory.request))
         wiring.connect(m, wiring.flipped(self.tape_memory.data), reader.units)
-        wiring.connect(m, reader.headers, issuer.headers)
+        wiring.connect(m, self._slice(m, "headers", reader.headers), issuer.headers)
         wiring.connect(m, issuer.packets, sequencer.packets)
         wiring.connect(m, issuer.unpack, unpacker.command)
         wiring.connect(m, reader.payload, unpacker.payload)

@@ -27,9 +27,11 @@ def test_the_golden_model_has_the_same_numbers() -> None:
         assert len(ours) == len(golden)
 
 
-@pytest.mark.parametrize("blocks", [12, 9, 4])
-def test_random_commands(blocks: int) -> None:
-    dut = Controller(SMALL, reference_bits=2)
+@pytest.mark.parametrize(
+    ("blocks", "registered"), [(12, False), (9, False), (4, False), (9, True), (4, True)]
+)
+def test_random_commands(blocks: int, registered: bool) -> None:
+    dut = Controller(dataclasses.replace(SMALL, registered=registered), reference_bits=2)
     golden = manager(SMALL, blocks, reference_bits=2)
     golden.records = 3
     golden.mover = lambda move: not refused(move)

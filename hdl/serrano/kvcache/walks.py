@@ -106,6 +106,12 @@ def build_fork(m: Module, parts: Parts) -> None:
     tables, pool, state = parts.tables, parts.pool, parts.state
     index, destination = parts.index, parts.command.arg0
     held = tables.r_state
+    # Whether a block could not be held is known in the cycle after HOLD: at the end of a long path from the
+    # pool's memory, for which there is a cycle more if there are to be registers.
+    full, registered = pool.full, tables.config.registered
+    if registered:
+        full = Signal(name="fork_full")
+        m.d.sync += full.eq(pool.full)
 
     def undo() -> None:
         # The block in front of `index` was full; those before it have a reference too many.
@@ -116,7 +122,7 @@ def build_fork(m: Module, parts: Parts) -> None:
 
     with m.State("FORK_ENTRY"):
         _read_entry(m, parts, "FORK")
-        with m.If(pool.full):
+        with m.If(full):
             undo()
     with m.State("FORK"):
         operate(m, parts, PoolOperation.HOLD, tables.entry_block)
@@ -127,12 +133,23 @@ def build_fork(m: Module, parts: Parts) -> None:
             tables.entry_w_block.eq(tables.entry_block),
         ]
         m.d.sync += index.eq(index + 1)
-        m.next = "FORK_ENTRY"
-        with m.If(index == parts.final):
-            m.next = "FORKED"
+        last = index == parts.final
+        if registered:
+            ends = Signal(name="fork_ends")
+            m.d.sync += ends.eq(last)
+            m.next = "FORK_HELD"
+        else:
+            m.next = "FORK_ENTRY"
+            with m.If(last):
+                m.next = "FORKED"
+    if registered:
+        with m.State("FORK_HELD"):
+            m.next = "FORK_ENTRY"
+            with m.If(ends):
+                m.next = "FORKED"
     with m.State("FORKED"):
         m.d.comb += [tables.w_seq.eq(destination), state.reserved.eq(0)]
-        with m.If(pool.full):
+        with m.If(full):
             undo()
         with m.Else():
             finish(m, parts, held.entries - held.first)

@@ -29,7 +29,6 @@ LEFT_OUT = {"$scopeinfo"}
 FLIP_FLOPS = ("$_DFF", "$_SDFF", "$_DFFE", "$_SDFFE", "$_ALDFF", "TRELLIS_FF")
 GENERIC = """
     read_verilog {files}
-    hierarchy -check -top {top}
     blackbox serrano_mem_1r1w
     synth -top {top}
     write_json {out}
