@@ -205,8 +205,9 @@ bench: $(VENV)/.stamp ## cycles of steps of models from 260 k to 1.1 G parameter
 
 .PHONY: gate-level
 gate-level: $(VENV)/.stamp ## synthesize a preset to gates and run the netlist on the bench: build/reports/gates.json
-#> PRESET=tiny      a quarter of an hour; larger ones take very long
-	@$(RUN) -m serrano_sim.handoff.gates "$(or $(PRESET),tiny)"
+#> PRESET=tiny      several minutes, Icarus Verilog needed; larger ones take very long
+#> ARGS=--cocotb    the bench of make sim, under Verilator, instead of the stand-alone one; very long
+	@$(RUN) -m serrano_sim.handoff.gates "$(or $(PRESET),tiny)" $(ARGS)
 
 .PHONY: formal
 formal: $(VENV)/.stamp-formal ## prove the KV controller's invariants (installs YoWASP and z3 the first time)

