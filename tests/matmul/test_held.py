@@ -66,14 +66,18 @@ def test_the_place_opens_in_time(reload: int) -> None:
             # The first of two rows.
             ctx.set(dut.taken, 1)
             waited = 0
-            await ctx.tick()
-            assert ctx.get(dut.loaded) and not ctx.get(dut.swap)
-            ctx.set(dut.taken, 0)
             while not ctx.get(dut.load):
                 await ctx.tick()
+                ctx.set(dut.taken, 0)
                 waited += 1
-            assert waited + 1 == max(1, reload)
-            for _ in range(CONFIG.tile_units):
+                assert ctx.get(dut.loaded) and not ctx.get(dut.swap)
+            assert waited == reload
+            units = CONFIG.tile_units
+            if not reload:
+                await ctx.tick()
+                ctx.set(dut.taken, 0)
+                units -= 1
+            for _ in range(units):
                 assert not ctx.get(dut.swap)
                 await ctx.tick()
             ctx.set(dut.taken, 1)
@@ -81,6 +85,27 @@ def test_the_place_opens_in_time(reload: int) -> None:
             await ctx.tick()
             ctx.set(dut.taken, 0)
             ctx.set(dut.last, 0)
+
+    simulate(dut, bench)
+
+
+def test_tiles_of_one_unit_without_a_gap() -> None:
+    """With each row the next tile comes."""
+    dut = HeldLoader(CONFIG, 0)
+
+    async def bench(ctx) -> None:
+        for name in ("ends", "by_column"):
+            ctx.set(dut.tiles.payload[name], 1)
+        ctx.set(dut.tiles.valid, 1)
+        await ctx.tick()
+        ctx.set(dut.taken, 1)
+        ctx.set(dut.last, 1)
+        for _ in range(5):
+            assert ctx.get(dut.loaded) and ctx.get(dut.swap) and ctx.get(dut.load)
+            await ctx.tick()
+        ctx.set(dut.tiles.valid, 0)
+        await ctx.tick()
+        assert not ctx.get(dut.loaded)
 
     simulate(dut, bench)
 

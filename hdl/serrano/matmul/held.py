@@ -150,27 +150,29 @@ class HeldLoader(wiring.Component):
         m = Module()
         in_use, complete, occupied = Signal(), Signal(), Signal()
         whole = (self.unit == self.config.tile_units - 1) | self.tiles.payload.ends
-        freed = self.taken & self.swap
-        # What is freed can be written in the next cycle: one cycle passes by itself.
+        first = self.taken & self.swap
+        # Without `reload` the next tile may begin with the row itself; else one cycle passes by itself.
+        opens = first if self.reload == 0 else Const(0)
+        freed = first
         for cycle in range(max(0, self.reload - 1)):
             following = Signal(name=f"freed_{cycle + 1}")
             m.d.sync += following.eq(freed)
             freed = following
         m.d.comb += [
-            self.tiles.ready.eq(~occupied),
+            self.tiles.ready.eq(~occupied | opens),
             self.load.eq(self.tiles.valid & self.tiles.ready),
             self.tile.eq(self.tiles.payload),
             self.swap.eq(~in_use),
             self.loaded.eq(in_use | complete),
         ]
+        with m.If(self.taken):
+            m.d.sync += in_use.eq(~self.last)
+        with m.If(first):
+            m.d.sync += complete.eq(0)
         with m.If(freed):
             m.d.sync += occupied.eq(0)
         with m.If(self.load):
             m.d.sync += self.unit.eq(Mux(whole, 0, self.unit + 1))
             with m.If(whole):
                 m.d.sync += [occupied.eq(1), complete.eq(1)]
-        with m.If(self.taken):
-            m.d.sync += in_use.eq(~self.last)
-            with m.If(self.swap):
-                m.d.sync += complete.eq(0)
         return m
