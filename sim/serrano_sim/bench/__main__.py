@@ -63,7 +63,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="at most a quarter of an hour")
     parser.add_argument("--shape", type=Path, help="a model of one's own: JSON with its dimensions, instead")
     parser.add_argument(
-        "--presets", help="separated by commas (default: all, each with what is meant for it)"
+        "--presets", help="separated by commas (default: all but wide, each with what is meant for it)"
     )
     parser.add_argument(
         "--only",
@@ -115,6 +115,8 @@ def plan_of(args: argparse.Namespace) -> tuple[dict[str, Shape], list[Case], lis
         shapes = {name: shape}
     cases = quick_plan(list(shapes)) if args.quick else full_plan(list(shapes), args.presets)
     kept, left = [], []
+    if not args.quick and args.presets is None:
+        left.append("wide, as it takes long to build: --presets wide")
     for case in chosen(cases, args.only):
         problems = problems_of(case, shapes[case.shape])
         if problems:
