@@ -61,29 +61,22 @@ class _VerilogTarget:
         )
 
     def get_multiplier(self, multiplier: Multiplier) -> Instance:
-        self.wrappers.add("serrano_mul")
-        return Instance(
-            "serrano_mul",
-            p_A_WIDTH=multiplier.a_width,
-            p_B_WIDTH=multiplier.b_width,
-            p_LATENCY=multiplier.latency,
-            i_clk=ClockSignal(),
-            i_a=multiplier.a,
-            i_b=multiplier.b,
-            o_p=multiplier.p,
-        )
+        return self._multiplier("serrano_mul", multiplier)
 
     def get_held_multiplier(self, multiplier: HeldMultiplier) -> Instance:
-        self.wrappers.add("serrano_mul_held")
+        return self._multiplier("serrano_mul_held", multiplier, i_b_en=multiplier.b_en)
+
+    def _multiplier(self, name: str, multiplier: Multiplier | HeldMultiplier, **more: Value) -> Instance:
+        self.wrappers.add(name)
         return Instance(
-            "serrano_mul_held",
+            name,
             p_A_WIDTH=multiplier.a_width,
             p_B_WIDTH=multiplier.b_width,
             p_LATENCY=multiplier.latency,
             i_clk=ClockSignal(),
             i_a=multiplier.a,
             i_b=multiplier.b,
-            i_b_en=multiplier.b_en,
+            **more,
             o_p=multiplier.p,
         )
 

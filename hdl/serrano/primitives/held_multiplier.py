@@ -7,15 +7,9 @@ from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from .multiplier import checked
+
 __all__ = ["HeldMultiplier"]
-
-
-def _integer(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, not {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, not {value!r}")
-    return value
 
 
 class HeldMultiplier(wiring.Component):
@@ -57,9 +51,9 @@ class HeldMultiplier(wiring.Component):
     """
 
     def __init__(self, a_width: int, b_width: int, *, latency: int = 2):
-        self.a_width = _integer("Operand width", a_width, 1)
-        self.b_width = _integer("Operand width", b_width, 1)
-        self.latency = _integer("Latency", latency, 2)
+        self.a_width = checked("Operand width", a_width, 1)
+        self.b_width = checked("Operand width", b_width, 1)
+        self.latency = checked("Latency", latency, 2)
         super().__init__(
             {
                 "a": In(signed(a_width)),

@@ -10,11 +10,12 @@ from amaranth.lib.wiring import In, Out
 __all__ = ["Multiplier"]
 
 
-def _positive(name: str, value: Any) -> int:
+def checked(name: str, value: Any, least: int) -> int:
+    """The value, if it is an integer and at least so large."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an integer, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value!r}")
     return value
 
 
@@ -55,9 +56,9 @@ class Multiplier(wiring.Component):
     """
 
     def __init__(self, a_width: int, b_width: int, *, latency: int = 1):
-        self.a_width = _positive("Operand width", a_width)
-        self.b_width = _positive("Operand width", b_width)
-        self.latency = _positive("Latency", latency)
+        self.a_width = checked("Operand width", a_width, 1)
+        self.b_width = checked("Operand width", b_width, 1)
+        self.latency = checked("Latency", latency, 1)
         super().__init__(
             {
                 "a": In(signed(a_width)),
