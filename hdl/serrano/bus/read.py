@@ -224,8 +224,10 @@ class ReadArbiter(wiring.Component):
     to 16 bursts are in flight, under one id, answered in order. While ``stop`` is set no new burst is issued;
     ``idle`` tells that none is in flight. ``flush`` resets buffers and pending requests, and is to be used
     only while ``stop`` and ``idle``. All three are about the clients that are not ``apart``; those go on as
-    if nothing happened. With ``config.registered`` a burst is chosen from what was known a cycle ago and issued
-    in the next cycle, at most one in three cycles; beats, faults and words come one, one and three cycles later.
+    if nothing happened.
+
+    With ``config.registered`` a burst is chosen from what was known a cycle ago and issued in the next cycle,
+    at most one in three cycles; beats and faults are told a cycle later, words given out three cycles later.
 
     Parameters
     ----------

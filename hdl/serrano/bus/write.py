@@ -20,7 +20,7 @@ __all__ = ["WriteArbiter", "WritePort", "WriteRequest"]
 OUTSTANDING = 64
 """Writes in flight at a time: one per cycle up to a latency of about 60 cycles."""
 
-WAITING = 3
+WAITING = 4
 """Writes of a client that are taken, but not in flight yet, or answered and not yet counted so."""
 
 
@@ -65,8 +65,8 @@ class WriteArbiter(wiring.Component):
     was taken is always completed. While ``stop`` is set none is taken of clients that are not ``apart``, and
     ``idle`` tells that none of theirs is in flight; those apart go on as if nothing happened.
 
-    With ``config.registered`` there is a register slice behind each client, and answers count a cycle later:
-    ``ready`` and ``fault`` are registers, no write loses a cycle to it but that of its way.
+    With ``config.registered`` there is a register slice behind each client, errors are told a cycle later,
+    and ``pending`` falls two cycles later. As before, one write may be taken per cycle.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ class WriteArbiter(wiring.Component):
             apart = name in self.apart
             go = Const(1) if apart else ~self.stop
             request, entered = self._build_entrance(m, name, port.request, go)
-            take, mine = Signal(), Signal()
+            take, mine, ended = Signal(), Signal(), Signal()
             m.d.comb += [take.eq(request.valid & request.ready), request.ready.eq(free & ~chosen)]
             chosen = chosen | request.valid
             with m.If(take):
@@ -168,7 +168,10 @@ class WriteArbiter(wiring.Component):
                     axi.wstrb.eq(request.payload.strobe),
                 ]
             in_flight = Signal(range(OUTSTANDING + WAITING + 1), name=f"{name}_in_flight")
-            m.d.sync += in_flight.eq(in_flight + entered - mine)
+            m.d.sync += in_flight.eq(in_flight + entered - ended)
+            # Nobody is to think that all is well before its fault has been looked at.
+            domain = m.d.sync if self.config.registered else m.d.comb
+            domain += ended.eq(mine)
             m.d.comb += [
                 mine.eq(answer.valid & (answer.client == index)),
                 port.pending.eq(in_flight != 0),
