@@ -83,6 +83,8 @@ class Interpolator(wiring.Component):
             for index, (value, step) in enumerate(zip(self.table, self.steps, strict=True)):
                 with m.Case(index):
                     m.d.comb += word.eq(value | step << value_width)
+            with m.Default():
+                m.d.comb += word.eq(0)
         fraction = Signal(self.fraction_bits, reset_less=True)
         step = Signal(step_width, reset_less=True)
         base, start = (Signal(value_width, name=name, reset_less=True) for name in ("base", "start"))
