@@ -11,14 +11,19 @@ from serrano.stream.pipeline import delayed
 
 from .arithmetic import HighestBit, magnitude
 
-__all__ = ["H16Encoder", "h16_decode", "h16_magnitude"]
+__all__ = ["H16Encoder", "h16_decode", "h16_magnitude", "h16_parts"]
+
+
+def h16_parts(code: Value) -> tuple[Value, Value]:
+    """The significand of a code's magnitude, 11 bits, and by how much it is shifted to the left, 5 bits."""
+    normal = code[10:15].any()
+    return Cat(code[:10], normal), Mux(normal, code[10:15] - 1, 0)[:5]
 
 
 def h16_magnitude(code: Value) -> Value:
     """The magnitude that a code stands for, in 32 bits: codes of int32 numbers are at most 2**31."""
-    fraction, exponent = code[:10], code[10:15]
-    normal = Cat(fraction, Const(1, 1)) << (exponent - 1)[:5]
-    return Mux(exponent == 0, fraction, normal)[:32]
+    significand, shift = h16_parts(code)
+    return (significand << shift)[:32]
 
 
 def h16_decode(code: Value) -> Value:

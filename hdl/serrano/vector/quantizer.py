@@ -330,18 +330,21 @@ class VectorQuantizer(wiring.Component):
         m.submodules.setup = setup = PipelineControl(factors.latency)
         m.submodules.flow = flow = PipelineControl(self.read_latency + lanes.latency)
         job = self.jobs.payload
-        known = data.StructLayout({"factors": Factors, "words": job.words.shape(), "tag": len(Cat(job.tag))})
+        known = data.StructLayout(
+            {"factors": Factors, "final": self.r_word.shape(), "tag": len(Cat(job.tag))}
+        )
         # Gaps between jobs close up here while a vector is read.
         m.submodules.ready = ready = StreamRegister(known)
         vector = ready.o.payload
-        word = Signal.like(self.r_word)
+        word, final = Signal.like(self.r_word), Signal.like(self.r_word)
         m.d.comb += [
+            final.eq(job.words - 1),
             setup.i_valid.eq(self.jobs.valid),
             self.jobs.ready.eq(setup.i_ready),
             factors.enable.eq(setup.advance),
             factors.maximum.eq(job.maximum),
-            Cat(ready.i.payload.words, ready.i.payload.tag).eq(
-                delayed(m, Cat(job.words, job.tag), setup.latency, enable=setup.advance, name="job")
+            Cat(ready.i.payload.final, ready.i.payload.tag).eq(
+                delayed(m, Cat(final, job.tag), setup.latency, enable=setup.advance, name="job")
             ),
             ready.i.payload.factors.eq(factors.factors),
             ready.i.valid.eq(setup.o_valid),
@@ -350,7 +353,7 @@ class VectorQuantizer(wiring.Component):
             self.r_en.eq(flow.i_valid & flow.advance),
             self.r_advance.eq(flow.advance),
             self.r_word.eq(word),
-            self.r_last.eq(word == vector.words - 1),
+            self.r_last.eq(word == vector.final),
             Value.cast(self.r_tag).eq(vector.tag),
             ready.o.ready.eq(self.r_en & self.r_last),
             self.beats.valid.eq(flow.o_valid),
