@@ -23,7 +23,7 @@ class GateUp(wiring.Component):
     """SiLU of the even lanes times the odd lanes, as h16 codes: section 8 of ``docs/numerics.md``.
 
     One beat per cycle; a beat of ``lanes`` outputs becomes a half beat of ``lanes / 2`` codes, ``latency``
-    (19) cycles later.
+    (19, with ``config.registered`` 32) cycles later.
 
     Parameters
     ----------
@@ -38,10 +38,9 @@ class GateUp(wiring.Component):
         Half beats; ``column`` is the channel of the first code, half the input's.
     """
 
-    latency = SiluUp.latency + H16Encoder.latency
-
     def __init__(self, config: AcceleratorConfig):
         self.config = config
+        self.latency = SiluUp.latency_of(config.registered) + H16Encoder.latency_of(config.registered)
         super().__init__(
             {
                 "beats": In(stream.Signature(EpilogueBeat(config))),
@@ -66,8 +65,8 @@ class GateUp(wiring.Component):
             o.half.eq(1),
         ]
         for pair in range(self.config.lanes // 2):
-            m.submodules[f"silu_{pair}"] = silu = SiluUp()
-            m.submodules[f"encoder_{pair}"] = encoder = H16Encoder()
+            m.submodules[f"silu_{pair}"] = silu = SiluUp(registered=self.config.registered)
+            m.submodules[f"encoder_{pair}"] = encoder = H16Encoder(registered=self.config.registered)
             m.d.comb += [
                 silu.enable.eq(control.advance),
                 silu.gate.eq(i.values[2 * pair]),
