@@ -34,7 +34,9 @@ def test_all_registers_are_used(kind) -> None:
     assert "$mul" not in text
 
 
-@pytest.mark.parametrize("multiplier", [Multiplier(9, 8), Multiplier(19, 19, latency=3), HeldMultiplier(9, 8)])
+@pytest.mark.parametrize(
+    "multiplier", [Multiplier(9, 8), Multiplier(19, 19, latency=3), HeldMultiplier(9, 8)]
+)
 def test_others_are_described(multiplier) -> None:
     text = text_of(multiplier)
     assert "MULT18X18D" not in text and "cell $mul" in text
@@ -56,7 +58,9 @@ def test_two_blocks_for_a_wide_operand(narrow: int, wide: int) -> None:
     dut, rng = Wide(narrow, wide), random.Random(narrow)
     ends = [(-(1 << bits - 1), -1, 0, 1, (1 << bits - 1) - 1) for bits in (narrow, wide)]
     pairs = [(a, b) for a in ends[0] for b in ends[1]]
-    pairs += [(rng.randrange(ends[0][0], ends[0][4]), rng.randrange(ends[1][0], ends[1][4])) for _ in range(99)]
+    pairs += [
+        (rng.randrange(ends[0][0], ends[0][4]), rng.randrange(ends[1][0], ends[1][4])) for _ in range(99)
+    ]
 
     async def bench(ctx) -> None:
         for cycle in range(len(pairs) + DSP_LATENCY):

@@ -81,7 +81,7 @@ def dsp_multiplier(a: Value, b: Value, p: Value, *, b_en: Value | int = 1, pipel
 
 
 def wide_multiplier(a: Value, b: Value, p: Value) -> Module:
-    """Two blocks, for the two parts of ``b``, and an adder behind them: ``p`` is ``a * b`` three cycles later.
+    """Two blocks for the two parts of ``b``, and an adder behind: ``p`` is ``a * b`` of three cycles ago.
 
     Parameters
     ----------
