@@ -10,7 +10,6 @@ from amaranth.lib.wiring import In, Out
 from serrano.bus import ReadBeat
 from serrano.config import AcceleratorConfig
 from serrano.faults import FaultCode
-from serrano.stream import StreamRegister
 from serrano.tape.crc import crc32_step
 from serrano.tape.packets import HEADER_BYTES, WITH_PAYLOAD, Header, Opcode, PayloadUnit
 
@@ -147,10 +146,8 @@ class TapeReader(wiring.Component):
         merged: Any,
     ) -> None:
         """Units go on while the header register or the payload register can take what they bring."""
-        unit = Signal(PayloadUnit(self.config))
-        m.d.comb += [unit.bytes.eq(self.units.payload.bytes), unit.last.eq(packet_end)]
-        header_free = self._build_output(m, "headers", take & header_end, merged)
-        payload_free = self._build_output(m, "payload", take & in_payload, unit)
+        header_free = ~self.headers.valid | self.headers.ready
+        payload_free = ~self.payload.valid | self.payload.ready
         m.d.comb += [
             take.eq(
                 self.units.valid
@@ -159,20 +156,18 @@ class TapeReader(wiring.Component):
             ),
             self.units.ready.eq(take),
         ]
-
-    def _build_output(self, m: Module, name: str, valid: Value, payload: Any) -> Value:
-        """A register in front of an output; whether it is free. With registers, that is one as well."""
-        output = getattr(self, name)
-        if self.config.registered:
-            m.submodules[f"{name}_register"] = register = StreamRegister(payload.shape())
-            wiring.connect(m, register.o, wiring.flipped(output))
-            m.d.comb += [register.i.valid.eq(valid), register.i.payload.eq(payload)]
-            return register.i.ready
-        with m.If(output.ready):
-            m.d.sync += output.valid.eq(0)
-        with m.If(valid):
-            m.d.sync += [output.valid.eq(1), output.payload.eq(payload)]
-        return ~output.valid | output.ready
+        with m.If(self.headers.ready):
+            m.d.sync += self.headers.valid.eq(0)
+        with m.If(take & header_end):
+            m.d.sync += [self.headers.valid.eq(1), self.headers.payload.eq(merged)]
+        with m.If(self.payload.ready):
+            m.d.sync += self.payload.valid.eq(0)
+        with m.If(take & in_payload):
+            m.d.sync += [
+                self.payload.valid.eq(1),
+                self.payload.payload.bytes.eq(self.units.payload.bytes),
+                self.payload.payload.last.eq(packet_end),
+            ]
 
     def _build_header_check(
         self, m: Module, complete: Value, merged: Any, kept: Any, expected: Signal
