@@ -176,7 +176,7 @@ class Controller(wiring.Component):
         # Initialization also follows reset.
         wanted = Signal(init=1)
         m.d.comb += [
-            requesters.locked.eq(settled(m, config, self.locked, "locked_before")),
+            requesters.locked.eq(self.locked),
             self.used.eq(pool.used),
             self.peak.eq(pool.peak),
             self.initializing.eq(wanted | pool.initializing),

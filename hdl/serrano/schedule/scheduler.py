@@ -12,7 +12,8 @@ from serrano.bus import ReadPort
 from serrano.config import AcceleratorConfig
 from serrano.faults import FaultCode
 from serrano.kvcache.commands import Opcode, Status
-from serrano.kvcache.payloads import KVPort, sequence_bits
+from serrano.kvcache.pace import paced, settled, take_turns
+from serrano.kvcache.payloads import KVCommand, KVPort, sequence_bits
 from serrano.primitives.memory import OnChipMemory
 from serrano.schedule.admission import Admission
 from serrano.schedule.calls import kv_call, share_kv
@@ -22,7 +23,7 @@ from serrano.schedule.formation import Formation
 from serrano.schedule.rings import NO_SEQUENCE, Completion, Submission
 from serrano.schedule.slots import CancelSearch, Served, Slot, one_of
 from serrano.schedule.spans import Span, StepCommand
-from serrano.stream import StreamFIFO
+from serrano.stream import StreamFIFO, StreamRegister
 
 __all__ = ["Scheduler"]
 
@@ -168,13 +169,17 @@ class Scheduler(wiring.Component):
         self._index = Signal.like(self._formation.spans)
         self._sequence = Signal(sequence_bits(config))
         self._kv = KVPort().create(path=("own_kv",))
-        share_kv(m, self.kv, [self._admission.kv, self._formation.kv, self._kv])
+        self._share_kv(m)
+        self._build_outcome(m)
         self._build_memories(m)
         self._build_after(m)
         self._build_records(m)
         self._build_requests(m)
         self._build_formation(m)
-        self._ending = one_of(m, self._failing | self._cancels, Const(0), "ending")
+        to_end = self._failing | self._cancels
+        self._ending = settled(m, config, one_of(m, to_end, Const(0), "ending"), "ending_settled")
+        self._some_end = settled(m, config, to_end.any(), "some_end")
+        self._acts = take_turns(m, config)
         with m.FSM(name="scheduler") as fsm:
             self._build_gap(m)
             self._build_admission(m)
@@ -182,10 +187,11 @@ class Scheduler(wiring.Component):
             self._build_step(m)
             self._build_commit(m)
             self._build_drop(m)
+        between = fsm.ongoing("GAP")
+        if config.registered:
+            between |= fsm.ongoing("CHOOSE")
         m.d.comb += [
-            self.busy.eq(
-                ~fsm.ongoing("GAP") | self._active.any() | self._taken | self.reading | self._records.o.valid
-            ),
+            self.busy.eq(~between | self._active.any() | self._taken | self.reading | self._records.o.valid),
             self.taking.eq(
                 fsm.ongoing("GAP") & ~self._taken & ~self._search.busy & ~self._retried & ~self.pause
             ),
@@ -193,6 +199,43 @@ class Scheduler(wiring.Component):
             self._search.pause.eq(self.reading | fsm.ongoing("ADMIT") | fsm.ongoing("REFUSE")),
         ]
         return m
+
+    def _share_kv(self, m: Module) -> None:
+        """The three that give commands; with registers, a slice behind them."""
+        users = [self._admission.kv, self._formation.kv, self._kv]
+        if not self.config.registered:
+            share_kv(m, self.kv, users)
+            return
+        port = KVPort().create(path=("shared_kv",))
+        share_kv(m, port, users)
+        m.submodules.commands = slice_ = StreamRegister(KVCommand)
+        wiring.connect(m, port.commands, slice_.i)
+        wiring.connect(m, slice_.o, wiring.flipped(self.kv.commands))
+        wiring.connect(m, port.responses, wiring.flipped(self.kv.responses))
+
+    def _build_outcome(self, m: Module) -> None:
+        """How the step ended, a cycle later with registers; and what is told, and kept, of requests."""
+        config = self.config
+        outcome = Signal(
+            data.StructLayout(
+                {
+                    "done": 1,
+                    "failed": 1,
+                    "retry": 1,
+                    "code": FaultCode,
+                    "own": 1,
+                    "fault_sequence": sequence_bits(config),
+                }
+            )
+        )
+        for name in ("done", "failed", "retry", "code", "own", "fault_sequence"):
+            m.d.comb += outcome[name].eq(getattr(self, name))
+        self._outcome = settled(m, config, outcome, "outcome_before")
+        # A request is to end for a reason.
+        given = data.StructLayout({"valid": 1, "sequence": sequence_bits(config), "code": FaultCode})
+        self._given = Signal(given)
+        self._told = Signal.like(self.refused, name="told")
+        m.d.comb += self.refused.eq(settled(m, config, self._told, "told_before"))
 
     def _build_memories(self, m: Module) -> None:
         config = self.config
@@ -203,6 +246,10 @@ class Scheduler(wiring.Component):
         m.submodules.rows = self._rows = OnChipMemory(EmbedCommand(config), rows, transparent=False)
         m.submodules.sampled = self._sampled = OnChipMemory(32, rows, transparent=False)
         self._forming = Signal()
+        given = settled(m, config, self._given, "given_before")
+        known = self._failing.bit_select(given.sequence, 1)
+        with m.If(given.valid):
+            m.d.sync += known.eq(1)
         formation, slots = self._formation, self._slots
         # What is in hand is read in every cycle. The spans that are sampled come first: one token of each.
         m.d.comb += [
@@ -210,6 +257,9 @@ class Scheduler(wiring.Component):
             slots.r_addr.eq(Mux(self._forming, formation.slot_sequence, self._sequence)),
             slots.w_addr.eq(self._sequence),
             formation.slot.eq(slots.r_data),
+            self._reasons.w_en.eq(given.valid & ~known),
+            self._reasons.w_addr.eq(given.sequence),
+            self._reasons.w_data.eq(given.code),
             self._reasons.r_en.eq(1),
             self._reasons.r_addr.eq(self._sequence),
             self._spans.r_en.eq(1),
@@ -231,13 +281,11 @@ class Scheduler(wiring.Component):
 
     def _give_reason(self, m: Module, sequence: Value, code: Any) -> None:
         """The request of a sequence is to end for this reason, unless it has one already."""
-        known = self._failing.bit_select(sequence, 1)
         m.d.comb += [
-            self._reasons.w_en.eq(~known),
-            self._reasons.w_addr.eq(sequence),
-            self._reasons.w_data.eq(code),
+            self._given.valid.eq(1),
+            self._given.sequence.eq(sequence),
+            self._given.code.eq(code),
         ]
-        m.d.sync += known.eq(1)
 
     def _build_records(self, m: Module) -> None:
         """Completion records wait here while the next step runs already; ``claimed`` are promised."""
@@ -245,9 +293,10 @@ class Scheduler(wiring.Component):
         wiring.connect(m, records.o, wiring.flipped(self.completions))
         self._claimed, self._claim, self._release = Signal(32), Signal(32), Signal(32)
         written = self.completions.valid & self.completions.ready
-        m.d.sync += self._claimed.eq(self._claimed + self._claim - self._release - written)
+        change = settled(m, self.config, (self._claim - self._release)[:32], "change")
+        m.d.sync += self._claimed.eq(self._claimed + change - written)
         self._room = Signal(32)
-        m.d.comb += self._room.eq(self.ring_free - self._claimed)
+        m.d.comb += self._room.eq(settled(m, self.config, (self.ring_free - self._claimed)[:32], "room"))
 
     def _build_requests(self, m: Module) -> None:
         admission, search = self._admission, self._search
@@ -267,7 +316,8 @@ class Scheduler(wiring.Component):
             search.begin_number.eq(self._held.number),
             self.cancel_busy.eq(search.busy),
         ]
-        m.d.comb += self._may_admit.eq(self._taken & ~self._blocked & ~self._retried & (self._room != 0))
+        may = self._taken & ~self._blocked & ~self._retried & (self._room != 0)
+        m.d.comb += self._may_admit.eq(settled(m, self.config, may, "may_admit_before"))
         m.d.comb += [
             self.admitted.has_sequence.eq(1),
             self.admitted.sequence.eq(admission.sequence),
@@ -282,14 +332,18 @@ class Scheduler(wiring.Component):
         slot, span, token = self._slots.r_data, self._spans.r_data, self._sampled.r_data
         self._after = after = Signal(Slot(self.config))
         self._is_sampled, self._is_last = sampled, last = Signal(), Signal()
+        position = settled(m, self.config, slot.position + span.rows, "position_after")
+        is_last = (slot.remaining == 1) | (token == slot.eos)
         m.d.comb += [
             after.eq(slot),
-            after.position.eq(slot.position + span.rows),
-            sampled.eq(after.position >= slot.prompt_tokens),
-            last.eq((slot.remaining == 1) | (token == slot.eos)),
+            after.position.eq(position),
+            sampled.eq(settled(m, self.config, position >= slot.prompt_tokens, "sampled_settled")),
+            last.eq(settled(m, self.config, is_last, "last_settled")),
         ]
+        remaining = settled(m, self.config, slot.remaining - 1, "remaining_after")
         with m.If(sampled):
-            m.d.comb += [after.token.eq(token), after.remaining.eq(slot.remaining - 1)]
+            m.d.comb += [after.token.eq(token), after.remaining.eq(remaining)]
+        self._decodes = settled(m, self.config, after.decoding, "decodes")
 
     def _build_formation(self, m: Module) -> None:
         formation, span = self._formation, self.span
@@ -306,7 +360,8 @@ class Scheduler(wiring.Component):
         for number in range(self.config.sequences_max):
             reserved = formation.reserved & (formation.slot_sequence == number)
             m.d.sync += self._locked[number].eq(self._locked[number] | reserved)
-            m.d.comb += self.locked[number].eq(self._locked[number] | reserved)
+            before = Const(0) if self.config.registered else reserved
+            m.d.comb += self.locked[number].eq(self._locked[number] | before)
         with m.If(span.valid & span.ready & (formation.spans == 0)):
             m.d.sync += self.sequence.eq(span.payload.sequence)
         failed = formation.failed
@@ -317,39 +372,53 @@ class Scheduler(wiring.Component):
     def _tell(self, m: Module, code: Any, detail: Any) -> None:
         """Reports what is wrong with a request, to the fault registers; they know of errors of the memory."""
         m.d.comb += [
-            self.refused.valid.eq(code != FaultCode.BUS_SLVERR),
-            self.refused.code.eq(code),
-            self.refused.detail.eq(detail),
+            self._told.valid.eq(code != FaultCode.BUS_SLVERR),
+            self._told.code.eq(code),
+            self._told.detail.eq(detail),
         ]
 
     def _build_gap(self, m: Module) -> None:
         search, held = self._search, self._held
-        with m.State("GAP"):
+        with paced(m, "GAP", self._acts):
             m.d.sync += [self._sequence.eq(self._ending), self._index.eq(0)]
             with m.If(self.requests.valid & ~self._taken):
                 m.d.comb += self.requests.ready.eq(1)
                 m.d.sync += [held.eq(self.requests.payload), self._taken.eq(1), self._cancelled.eq(0)]
             with m.Elif(self.reading | search.busy):
                 pass
-            with m.Elif((self._failing | self._cancels).any()):
-                m.next = "ENDING"
-            with m.Elif(self.waiting & self.taking):
+            with m.Elif(~self._some_end & self.waiting & self.taking):
                 pass
-            with m.Elif(self._may_admit):
-                m.d.comb += self._admission.start.eq(1)
-                m.next = "ADMIT"
-            with m.Elif(self._active.any()):
-                m.d.sync += self._blocked.eq(0)
-                m.d.comb += self._formation.start.eq(1)
-                m.next = "FORM"
             with m.Else():
-                m.d.sync += [self.running.eq(0), self._blocked.eq(0), self._retried.eq(0)]
+                if self.config.registered:
+                    m.next = "CHOOSE"
+                else:
+                    self._choose(m)
+        if self.config.registered:
+            # No request is looked for any more; what has changed before has settled.
+            with paced(m, "CHOOSE", self._acts):
+                m.d.sync += self._sequence.eq(self._ending)
+                m.next = "GAP"
+                self._choose(m)
         with m.State("FORM"):
             m.d.comb += self._forming.eq(1)
             with m.If(self._formation.done):
                 m.next = "GAP"
                 with m.If(self._formation.step.rows != 0):
                     m.next = "STEP"
+
+    def _choose(self, m: Module) -> None:
+        """What comes next: an end, an admission, a step."""
+        with m.If(self._some_end):
+            m.next = "ENDING"
+        with m.Elif(self._may_admit):
+            m.d.comb += self._admission.start.eq(1)
+            m.next = "ADMIT"
+        with m.Elif(self._active.any()):
+            m.d.sync += self._blocked.eq(0)
+            m.d.comb += self._formation.start.eq(1)
+            m.next = "FORM"
+        with m.Else():
+            m.d.sync += [self.running.eq(0), self._blocked.eq(0), self._retried.eq(0)]
 
     def _build_admission(self, m: Module) -> None:
         admission, held, record = self._admission, self._held, self._records.i
@@ -453,7 +522,7 @@ class Scheduler(wiring.Component):
         with m.State("EXECUTE"):
             m.d.comb += self.tokens.ready.eq(1)
             m.d.sync += self._index.eq(0)
-            with m.If(self.done):
+            with m.If(self._outcome.done):
                 m.d.comb += [self.committed.eq(1), self._formation.commit.eq(1)]
                 m.d.sync += self._retried.eq(0)
                 m.next = "SPAN"
@@ -461,13 +530,14 @@ class Scheduler(wiring.Component):
 
     def _watch_step(self, m: Module) -> None:
         """In the present state the step may be given up."""
-        with m.If(self.failed):
-            m.d.sync += [self._index.eq(0), self._status.eq(self.code), self._all_fail.eq(0)]
+        outcome = self._outcome
+        with m.If(outcome.failed):
+            m.d.sync += [self._index.eq(0), self._status.eq(outcome.code), self._all_fail.eq(0)]
             m.next = "DROP"
-            with m.If(self.retry & ~self._retried):
+            with m.If(outcome.retry & ~self._retried):
                 m.d.sync += self._retried.eq(1)
-            with m.Elif(self.own):
-                self._give_reason(m, self.fault_sequence, self.code)
+            with m.Elif(outcome.own):
+                self._give_reason(m, outcome.fault_sequence, outcome.code)
             with m.Else():
                 m.d.sync += [self._all_fail.eq(1), self._retried.eq(0)]
 
@@ -493,7 +563,7 @@ class Scheduler(wiring.Component):
             m.d.comb += [self._slots.w_en.eq(1), self._slots.w_data.eq(after)]
             m.d.sync += [self._ends.eq(last), self._alone.eq(0), self._status.eq(FaultCode.NONE)]
             m.next = "NEXT"
-            with m.If(after.decoding):
+            with m.If(self._decodes):
                 m.d.sync += self._decoding.bit_select(sequence, 1).eq(1)
             with m.If(sampled):
                 m.next = "UPDATED"

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from serrano.config import AcceleratorConfig
 from serrano.faults import FaultCode
+from serrano.kvcache.pace import settled
 from serrano.kvcache.payloads import sequence_bits, token_count
 from serrano.primitives.memory import OnChipMemory
 
@@ -171,7 +172,9 @@ class CancelSearch(wiring.Component):
                 m.d.sync += index.eq(index + 1)
                 with m.If(last == sequences - 1):
                     m.next = "IDLE"
+        hit_found = settled(m, self.config, found, "hit_found")
+        hit_last = settled(m, self.config, last, "hit_last")
         for number in range(sequences):
-            m.d.comb += self.hits[number].eq(found & (last == number) & self.active[number])
+            m.d.comb += self.hits[number].eq(hit_found & (hit_last == number) & self.active[number])
         m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
         return m
