@@ -82,7 +82,9 @@ class TapeReader(wiring.Component):
         header = Signal(Header)
         merged = Signal(Header)
         left = Signal(32)
-        in_payload, take, header_end, packet_end = Signal(), Signal(), Signal(), Signal()
+        in_payload, take, packet_end = Signal(), Signal(), Signal()
+        # The next unit completes a header.
+        header_end = Signal(init=header_units == 1)
         content = Value.cast(self.units.payload.bytes)
         has_payload, final = Signal(), Signal()
         if self.config.registered and header_units - 1 - PAYLOAD_FIELD // width >= 2:
@@ -93,7 +95,6 @@ class TapeReader(wiring.Component):
 
         m.d.comb += [
             merged.eq(header),
-            header_end.eq(~in_payload & (position == header_units - 1)),
             packet_end.eq(Mux(in_payload, final, header_end & ~has_payload)),
         ]
         for unit in range(used_units):
@@ -103,6 +104,10 @@ class TapeReader(wiring.Component):
         self._build_flow(m, take, header_end, packet_end, in_payload, merged)
         with m.If(take):
             m.d.sync += header.eq(merged)
+            if header_units == 1:
+                m.d.sync += header_end.eq(packet_end)
+            else:
+                m.d.sync += header_end.eq(~in_payload & (position == header_units - 2))
             with m.If(in_payload):
                 m.d.sync += [left.eq(left - width), final.eq(left == 2 * width)]
             with m.Else():
