@@ -195,6 +195,9 @@ class UartBridge(wiring.Component):
     def _build_control(self, m: Module) -> None:
         frames, sender, request = self._frames, self._sender, self._request
         state, shown = Signal(BridgeState), Signal(8)
+        length = Signal.like(self._length)
+        chosen = {command: Signal(name=f"is_{command.name.lower()}") for command in BridgeCommand}
+        m.d.sync += [known.eq(request.command == command.value) for command, known in chosen.items()]
         m.d.comb += [
             sender.i.payload.state.eq(shown),
             state.eq(self.state),
@@ -202,8 +205,9 @@ class UartBridge(wiring.Component):
             sender.i.payload.sequence.eq(request.sequence),
             sender.i.payload.command.eq(request.command),
             sender.i.payload.status.eq(self._status),
-            sender.i.payload.length.eq(Mux(self._status == BridgeStatus.OK, self._length, 0)),
+            sender.i.payload.length.eq(length),
         ]
+        m.d.sync += length.eq(Mux(self._status == BridgeStatus.OK, self._length, 0))
         status = self._checked(m)
         last = Signal(8)
         done = Signal()
@@ -231,7 +235,7 @@ class UartBridge(wiring.Component):
                     m.next = "RUN"
             with m.State("RUN"):
                 for command, running in self._running.items():
-                    m.d.comb += running.eq(request.command == command.value)
+                    m.d.comb += running.eq(chosen[command])
                 with m.If(self._ended):
                     m.d.sync += shown.eq(Value.cast(state))
                     m.next = "ANSWER"
