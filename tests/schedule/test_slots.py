@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Choosing among sequences, and finding a request by its number."""
 
+import dataclasses
+import sys
+
 import pytest
 from amaranth import Module, Signal
 
@@ -9,6 +12,13 @@ from serrano.schedule.slots import CancelSearch, one_of
 from support.streams import simulate
 
 CONFIG = preset("tiny")
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["plain", "registered"])
+def config(request, monkeypatch):
+    """Every test runs with and without registers."""
+    changed = dataclasses.replace(CONFIG, registered=request.param)
+    monkeypatch.setattr(sys.modules[__name__], "CONFIG", changed)
 
 
 @pytest.mark.parametrize("count", [1, 3, 8])
