@@ -25,7 +25,7 @@ def config(request, monkeypatch):
 def test_one_of(count: int) -> None:
     m = Module()
     candidates, turn = Signal(count), Signal(range(max(2, count)))
-    chosen = one_of(m, candidates, turn, "chosen")
+    chosen = one_of(m, CONFIG, candidates, turn, "chosen")
     # The simulator wants a clock.
     m.d.sync += Signal().eq(1)
 
@@ -34,6 +34,8 @@ def test_one_of(count: int) -> None:
             for first in range(count):
                 ctx.set(candidates, mask)
                 ctx.set(turn, first)
+                for _ in range(2 * CONFIG.registered):
+                    await ctx.tick()
                 order = [*range(first, count), *range(first)]
                 assert ctx.get(chosen) == next(number for number in order if mask >> number & 1)
 
