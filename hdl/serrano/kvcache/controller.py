@@ -278,6 +278,8 @@ class Controller(wiring.Component):
                 m.next = "JUDGE"
             # The step loop has seen its answer, and locked what it wants, before the next command is chosen.
             with step(m, parts, "REST"):
+                m.next = "RESTED"
+            with step(m, parts, "RESTED"):
                 m.next = "IDLE"
 
     def _build_judgment(self, m: Module, parts: Parts, number: Signal) -> None:

@@ -103,6 +103,7 @@ class Admission(wiring.Component):
             slot.eos.eq(request.eos),
             slot.keep.eq(request.flags.keep),
         ]
+        self._first_wrong = self._wrong(m)
         with m.FSM():
             self._build_checks(m)
             self._build_open(m)
@@ -122,8 +123,8 @@ class Admission(wiring.Component):
         m.d.sync += [self.code.eq(code), self.detail.eq(detail)]
         m.next = following
 
-    def _wrong(self, m: Module) -> list[tuple[Any, FaultCode]]:
-        """What may be wrong with the request, in order."""
+    def _wrong(self, m: Module) -> Any:
+        """What is wrong with the request: the first of all that may be, or nothing."""
         request, sequences = self.submission.request, self.config.sequences_max
         out_of_range = Mux(request.flags.adopt, request.sequence >= sequences, request.sequence != 0)
         found = [
@@ -136,13 +137,19 @@ class Admission(wiring.Component):
             (request.prompt[:2] != 0, FaultCode.REQUEST_ADDRESS),
             (request.max_new >= self.ring_size, FaultCode.REQUEST_RING),
         ]
-        return [
+        first = Signal(FaultCode)
+        found = [
             (settled(m, self.config, Value.cast(wrong), code.name.lower()), code) for wrong, code in found
         ]
+        for wrong, code in reversed(found):
+            with m.If(wrong):
+                m.d.comb += first.eq(code)
+        return settled(m, self.config, first, "first_wrong")
 
     def _build_checks(self, m: Module) -> None:
         request = self.submission.request
-        wrong = self._wrong(m)
+        wrong = self._first_wrong
+        is_wrong = settled(m, self.config, wrong != FaultCode.NONE, "is_wrong")
         lacks = settled(m, self.config, request.max_new >= self.ring_room, "lacks")
         taken = settled(m, self.config, self.active.bit_select(request.sequence, 1), "taken")
         with m.State("IDLE"):
@@ -155,11 +162,8 @@ class Admission(wiring.Component):
                 with paced(m, state, self._acts):
                     m.next = following
         with m.State("CHECK"):
-            with m.If(0):
-                pass
-            for condition, code in wrong:
-                with m.Elif(condition):
-                    self._refuse(m, code)
+            with m.If(is_wrong):
+                self._refuse(m, wrong)
             with m.Elif(lacks):
                 m.next = "WAIT"
             with m.Elif(request.flags.adopt):

@@ -129,7 +129,7 @@ class Formation(wiring.Component):
         ]
         with m.If(self.commit):
             m.d.sync += self._turn.eq(self._next_turn)
-        self._chosen = settled(m, config, one_of(m, self._left, self._turn, "chosen"), "chosen_settled")
+        self._chosen = one_of(m, config, self._left, self._turn, "chosen")
         self._some_left = settled(m, config, self._left.any(), "some_left")
         self._acts = take_turns(m, config)
         self._turn_state = "TURN" if config.registered else "DECODE"

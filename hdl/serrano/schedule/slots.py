@@ -87,13 +87,18 @@ def _lowest(candidates: Value) -> Value:
     return Cat(found, ~low.any() & high.any())
 
 
-def one_of(m: Module, candidates: Value, turn: Value, name: str) -> Signal:
-    """The lowest candidate from ``turn`` on, else the lowest of all; 0 if there is none."""
+def one_of(m: Module, config: AcceleratorConfig, candidates: Value, turn: Value, name: str) -> Any:
+    """The lowest candidate from ``turn`` on, else the lowest of all; 0 if there is none.
+
+    If the accelerator is ``registered``, that of two cycles ago.
+    """
     chosen = Signal(range(max(2, len(candidates))), name=name)
     later = Signal(len(candidates), name=f"{name}_later")
     m.d.comb += later.eq(candidates & (Const(-1, signed(len(candidates) + 1)) << turn)[: len(candidates)])
-    m.d.comb += chosen.eq(Mux(later.any(), _lowest(later), _lowest(candidates)))
-    return chosen
+    those = settled(m, config, later, f"{name}_those")
+    anybody = settled(m, config, candidates, f"{name}_anybody")
+    m.d.comb += chosen.eq(Mux(those.any(), _lowest(those), _lowest(anybody)))
+    return settled(m, config, chosen, f"{name}_settled")
 
 
 class CancelSearch(wiring.Component):
