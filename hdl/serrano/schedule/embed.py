@@ -6,17 +6,16 @@ from typing import Any
 from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for, ceil_log2
+from amaranth.utils import ceil_log2
 
 from serrano.bus import ReadPort
 from serrano.config import AcceleratorConfig
 from serrano.kvcache.payloads import sequence_bits
 from serrano.layouts import EpilogueBeat, PackedScale, Scale
-from serrano.primitives.multiplier import Multiplier
 from serrano.schedule.descriptor import ModelInfo
 from serrano.stream import ByteWord, Gearbox, StreamFIFO
 from serrano.stream.pipeline import PipelineControl, delayed
-from serrano.vector.arithmetic import Scaler, unpack_scale
+from serrano.vector.arithmetic import Scaler, multiplied, product_latency, unpack_scale
 from serrano.vector.payloads import RopeWrite
 
 __all__ = ["EmbedCommand", "Embedder", "EmbeddingDequantizer"]
@@ -64,10 +63,9 @@ class EmbeddingDequantizer(wiring.Component):
         Beats are on their way.
     """
 
-    latency = Scaler.latency
-
     def __init__(self, config: AcceleratorConfig):
         self.config = config
+        self.latency = Scaler.latency_of(config.registered, 8)
         super().__init__(
             {
                 "dim": In(16),
@@ -85,10 +83,11 @@ class EmbeddingDequantizer(wiring.Component):
         index = Signal(range(header_words + 1))
         column = Signal.like(self.beats.payload.column)
         packed, scale = Signal(PackedScale), Signal(Scale)
-        is_code, wanted, end = Signal(), Signal(), Signal.like(self.dim)
-        # The model does not change while words come.
+        is_code, wanted = Signal(), Signal()
+        # The model stays: what follows from it is kept.
+        end = Signal(17, reset_less=True)
         m.d.sync += end.eq((self.dim + config.n - 1) & ~(config.n - 1))
-        m.submodules.control = control = PipelineControl(Scaler.latency)
+        m.submodules.control = control = PipelineControl(self.latency)
         m.d.comb += [
             scale.eq(unpack_scale(packed)),
             is_code.eq(index == header_words),
@@ -98,8 +97,8 @@ class EmbeddingDequantizer(wiring.Component):
             self.beats.valid.eq(control.o_valid),
             control.o_ready.eq(self.beats.ready),
             self.busy.eq(control.stages.any()),
-            self.beats.payload.row.eq(delayed(m, self.row, Scaler.latency, enable=control.advance)),
-            self.beats.payload.column.eq(delayed(m, column, Scaler.latency, enable=control.advance)),
+            self.beats.payload.row.eq(delayed(m, self.row, self.latency, enable=control.advance)),
+            self.beats.payload.column.eq(delayed(m, column, self.latency, enable=control.advance)),
         ]
         with m.If(self.words.valid & self.words.ready):
             with m.If(is_code):
@@ -111,7 +110,7 @@ class EmbeddingDequantizer(wiring.Component):
             with m.If(word.last):
                 m.d.sync += [index.eq(0), column.eq(0)]
         for lane in range(config.lanes):
-            m.submodules[f"lane_{lane}"] = scaler = Scaler(width=8)
+            m.submodules[f"lane_{lane}"] = scaler = Scaler(width=8, registered=config.registered)
             m.d.comb += [
                 scaler.enable.eq(control.advance),
                 scaler.value.eq(word.bytes.word_select(lane, 8).as_signed()),
@@ -205,33 +204,33 @@ class Embedder(wiring.Component):
         """Two runs for each command."""
         config, model, request = self.config, self.model, self.memory.request
         row = Signal(EmbedCommand(config))
-        latency = config.multiplier_latency if config.registered else 1
-        waited = Signal(range(latency))
-        embed_address, embed_base, rope_address, rope_base = (
-            Signal(config.address_bits, name=name, reset_less=True)
-            for name in ("embed_address", "embed_base", "rope_address", "rope_base")
-        )
-        m.d.sync += [
-            embed_base.eq(self.tape + model.embed_offset),
-            rope_base.eq(self.tape + model.rope_offset),
-        ]
-        embed_product = self._build_product(m, "embed", row.token, config.vocab_max, model.embed_stride)
-        rope_product = self._build_product(m, "rope", row.position, config.context_max, model.rope_stride)
+        addresses, places = [], []
+        # The row and the model stay, so that the products may take their time.
+        multiply = product_latency(33, 33, registered=config.registered)
+        left = Signal(range(multiply))
+        for name, index, stride, offset in (
+            ("embed", row.token, model.embed_stride, model.embed_offset),
+            ("rope", row.position, model.rope_stride, model.rope_offset),
+        ):
+            product = multiplied(m, index, stride, enable=1, registered=config.registered, name=name)
+            base = Signal(config.address_bits, name=f"{name}_base", reset_less=True)
+            address = Signal(config.address_bits, name=f"{name}_address", reset_less=True)
+            m.d.sync += base.eq(self.tape + offset)
+            addresses.append(address)
+            places.append(address.eq(product + base))
+        embed_address, rope_address = addresses
         with m.FSM() as fsm:
             with m.State("IDLE"):
                 m.d.comb += self.command.ready.eq(1)
-                m.d.sync += row.eq(self.command.payload)
+                m.d.sync += [row.eq(self.command.payload), left.eq(multiply - 1)]
                 with m.If(self.command.valid):
                     m.next = "ADDRESS"
             with m.State("ADDRESS"):
-                m.d.sync += waited.eq(Mux(waited == latency - 1, 0, waited + 1))
-                with m.If(waited == latency - 1):
+                m.d.sync += left.eq(left - 1)
+                with m.If(left == 0):
                     m.next = "OFFSET"
             with m.State("OFFSET"):
-                m.d.sync += [
-                    embed_address.eq(embed_base + embed_product),
-                    rope_address.eq(rope_base + rope_product),
-                ]
+                m.d.sync += places
                 m.next = "EMBEDDING"
             for state, address, size, rows, following in (
                 ("EMBEDDING", embed_address, model.embed_stride, code_rows, "ROPE"),
@@ -249,18 +248,6 @@ class Embedder(wiring.Component):
                     with m.If(asked):
                         m.next = following
         self._asking = ~fsm.ongoing("IDLE")
-
-    def _build_product(self, m: Module, name: str, index: Value, end: int, stride: Value) -> Value:
-        """Bytes in front of a row of a table, in the cycle after the last one of state ADDRESS."""
-        bits = bits_for(end - 1)
-        if not self.config.registered:
-            product = Signal(self.config.address_bits, name=f"{name}_product", reset_less=True)
-            m.d.sync += product.eq(index[:bits] * stride)
-            return product
-        multiplier = Multiplier(bits + 1, len(stride) + 1, latency=self.config.multiplier_latency)
-        m.submodules[f"{name}_product"] = multiplier
-        m.d.comb += [multiplier.a.eq(index[:bits]), multiplier.b.eq(stride)]
-        return multiplier.p
 
     def _build_pairs(self, m: Module, pairs: Gearbox, row: Value) -> None:
         """Give out the pairs of the channels that a head has, drop the padding of the row."""

@@ -15,6 +15,7 @@ from serrano.layouts import ReadRequest
 from serrano.schedule.descriptor import ModelInfo
 from serrano.schedule.issuer import TO_LOGITS
 from serrano.schedule.spans import PartIterator, Span, StepCommand
+from serrano.stream import StreamRegister
 from serrano.tape.packets import Header, Opcode
 from serrano.vector.arithmetic import unpack_scale
 from serrano.vector.payloads import (
@@ -148,6 +149,7 @@ class Sequencer(wiring.Component):
         self._record = Signal(16)
         self._build_reports(m)
         self._build_spans(m)
+        self._gathers, self._attends = self._sliced(m, "gather"), self._sliced(m, "attend")
         self._build_commands(m)
         self._build_gathers(m)
         m.d.comb += self.packet.eq(self._header.index)
@@ -170,6 +172,15 @@ class Sequencer(wiring.Component):
         self._domain = m.d.sync if self.config.registered else m.d.comb
         self._now = Signal(data.StructLayout(dict.fromkeys(REPORTS, 1)))
         self._domain += [self._now[name].eq(getattr(self, name)) for name in REPORTS]
+
+    def _sliced(self, m: Module, name: str) -> Any:
+        """What to drive instead of a command: a register slice, with registers."""
+        target = getattr(self, name)
+        if not self.config.registered:
+            return target
+        m.submodules[f"{name}_slice"] = register = StreamRegister(target.payload.shape())
+        wiring.connect(m, register.o, wiring.flipped(target))
+        return register.i
 
     def _build_spans(self, m: Module) -> None:
         """The spans of the step, once for the records that are asked for and once for attention."""
@@ -209,15 +220,15 @@ class Sequencer(wiring.Component):
             self.argmax.payload.vocab.eq(model.vocab),
             self.quantize.payload.rows.eq(rows),
             self.quantize.payload.eps.eq(model.s_eps),
-            self.attend.payload.row.eq(part.span.row),
-            self.attend.payload.skip.eq(part.skip),
-            self.attend.payload.rows.eq(part.rows),
-            self.attend.payload.final.eq(part.final),
-            self.attend.payload.kv_heads.eq(model.kv_heads),
-            self.attend.payload.group.eq(model.group),
-            self.attend.payload.head_dim.eq(model.head_dim),
-            self.attend.payload.head_pad.eq(model.head_pad),
-            self.attend.payload.committed.eq(part.span.position),
+            self._attends.payload.row.eq(part.span.row),
+            self._attends.payload.skip.eq(part.skip),
+            self._attends.payload.rows.eq(part.rows),
+            self._attends.payload.final.eq(part.final),
+            self._attends.payload.kv_heads.eq(model.kv_heads),
+            self._attends.payload.group.eq(model.group),
+            self._attends.payload.head_dim.eq(model.head_dim),
+            self._attends.payload.head_pad.eq(model.head_pad),
+            self._attends.payload.committed.eq(part.span.position),
         ]
 
     def _issue(self, m: Module, streams: list[Any], following: str) -> None:
@@ -340,7 +351,7 @@ class Sequencer(wiring.Component):
 
     def _build_gathers(self, m: Module) -> None:
         """The records of a layer's ATTEND: part after part, head after head, while other packets run."""
-        gather, parts, model = self.gather, self._gathered, self.model
+        gather, parts, model = self._gathers, self._gathered, self.model
         head, record = Signal.like(model.kv_heads), Signal.like(self._record)
         fresh = parts.part.span.position == 0
         m.d.comb += [
@@ -362,7 +373,7 @@ class Sequencer(wiring.Component):
         parts, model = self._attended, self.model
         # Commands whose last result has not been staged.
         under_way = Signal(range(self.config.rows_max + 1))
-        taken = self.attend.valid & self.attend.ready
+        taken = self._attends.valid & self._attends.ready
         m.d.comb += self.append.payload.record.eq(self._record)
         with m.State("QKV"):
             m.d.sync += self.route.eq(Route.HEADS)
@@ -379,7 +390,7 @@ class Sequencer(wiring.Component):
             m.d.comb += [self.staging_start.eq(1), parts.start.eq(1)]
             m.next = "ATTENDING"
         with m.State("ATTENDING"):
-            m.d.comb += [self.attend.valid.eq(parts.valid), parts.step.eq(taken)]
+            m.d.comb += [self._attends.valid.eq(parts.valid), parts.step.eq(taken)]
             m.d.sync += under_way.eq(under_way + taken - self._now.staged_last)
             with m.If(~parts.active & (under_way == 0) & self._now.staging_idle):
                 m.next = "STAGED"
