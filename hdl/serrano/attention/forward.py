@@ -167,7 +167,12 @@ class ForwardBuffer(wiring.Component):
             memory.w_en.eq(delayed(m, w_en, name=f"w_en_{bank}", **once)),
             memory.w_addr.eq(
                 address(
-                    beat.kind == HeadKind.V, beat.row >> bits, beat.head, w_chunk, enable=Const(1), name="write"
+                    beat.kind == HeadKind.V,
+                    beat.row >> bits,
+                    beat.head,
+                    w_chunk,
+                    enable=Const(1),
+                    name="write",
                 )
             ),
             Value.cast(memory.w_data).eq(delayed(m, lanes, name=f"w_data_{bank}", **once)),

@@ -195,9 +195,7 @@ class Rescaler(wiring.Component):
         more = {"cycles": int(self.config.registered), "enable": control.advance}
         for lane in range(self.config.lanes):
             token = tokens[lane]
-            late = delayed(
-                m, token, 1 + more["cycles"], enable=control.advance, name=f"token_{lane}"
-            )
+            late = delayed(m, token, 1 + more["cycles"], enable=control.advance, name=f"token_{lane}")
             below_m, below_x, weight_shift, term_shift = (
                 Signal(width, name=f"{name}_{lane}", reset_less=True)
                 for name, width in (
@@ -226,9 +224,7 @@ class Rescaler(wiring.Component):
                     # From a shift of 26 on, nothing is left of either.
                     term_shift.eq(_limited(delayed(m, below_m, name=f"below_m_{lane}", **more), 5)),
                     weight_shift.eq(_limited(delayed(m, below_x, name=f"below_x_{lane}", **more), 5)),
-                    term.eq(
-                        Mux(valid, round_shift(delayed(m, scaled, name=f"scaled_{lane}", **more), 1), 0)
-                    ),
+                    term.eq(Mux(valid, round_shift(delayed(m, scaled, name=f"scaled_{lane}", **more), 1), 0)),
                     weight.eq(Mux(valid, Mux(rounded[16:] != 0, 0xFFFF, rounded[:16]), 0)),
                 ]
             weights.append(weight)
