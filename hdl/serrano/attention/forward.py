@@ -12,7 +12,7 @@ from serrano.config import AcceleratorConfig
 from serrano.layouts import PackedScale
 from serrano.primitives.memory import OnChipMemory
 from serrano.stream.pipeline import delayed
-from serrano.vector.arithmetic import pack_scale, times
+from serrano.vector.arithmetic import pack_scale
 from serrano.vector.payloads import HeadCodes, HeadKind, HeadScale
 
 from .payloads import chunk_count, kv_words, read_enable, word_address

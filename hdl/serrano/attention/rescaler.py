@@ -56,8 +56,8 @@ class Rescaler(wiring.Component):
     ``m`` and ``X`` apart from ``l``, and is not cleared: the item that is first does not look at it.
 
     ``lanes`` tokens per cycle; ``latency`` (6, with ``config.registered`` 10) cycles from a word of tokens to
-    its weights. An item takes at least ``16 / lanes + 3`` cycles, with ``config.registered`` two more, so that
-    a row's state is back in memory before the next item needs it.
+    its weights. An item takes at least ``16 / lanes + 3`` cycles, with ``config.registered`` two more: then a
+    row's state is back in memory before the next item needs it.
 
     Parameters
     ----------

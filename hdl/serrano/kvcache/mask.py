@@ -41,8 +41,8 @@ class RecordMask(wiring.Component):
 
     A record is a row of *chunks* of 16 tokens each, with 2 bytes per token (K scales; V scales), or up to
     ``n`` (K and V codes). What a byte belongs to follows from its place alone, so that one beat passes per
-    cycle (``latency`` 1); with ``config.registered`` it is found out a cycle before. A record without data is given as zeros with ``error`` set, which is also set in
-    all of a ``short`` one.
+    cycle (``latency`` 1); with ``config.registered`` it is found out a cycle before. A record without data is
+    given as zeros with ``error`` set, which is also set in all of a ``short`` one.
 
     Parameters
     ----------
