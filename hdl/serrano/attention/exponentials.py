@@ -243,7 +243,9 @@ class Exponentials(wiring.Component):
                 m.d.comb += [
                     biased.eq(weight.exponent + above + bias),
                     tree.values[lane].eq(
-                        delayed(m, Mux(weight.valid, biased, 0), between, enable=one, name=f"above_{field}_{lane}")
+                        delayed(
+                            m, Mux(weight.valid, biased, 0), between, enable=one, name=f"above_{field}_{lane}"
+                        )
                     ),
                 ]
             m.d.comb += [tree.enable.eq(one), latest[field].eq(tree.maximum)]

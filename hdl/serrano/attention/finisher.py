@@ -19,8 +19,8 @@ __all__ = ["Finisher"]
 class Finisher(wiring.Component):
     """``g = recip(rhu(l, pl - 15))`` and ``n = m + pl - X - 1`` limited to -16 .. 63, with ``pl = msb(l)``.
 
-    One row per cycle, ``latency`` (5, with ``registered`` more). ``l`` is at least 2**22, or 0 for a row that never saw a valid token;
-    such a row's outputs are all zero, and what they are multiplied by means nothing.
+    One row per cycle, ``latency`` (5, with ``registered`` 9). ``l`` is at least 2**22, or 0 for a row that
+    never saw a valid token; such a row's outputs are all zero, and what they are multiplied by means nothing.
 
     Parameters
     ----------

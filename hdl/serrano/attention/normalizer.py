@@ -68,7 +68,7 @@ class Normalizer(wiring.Component):
 
     @staticmethod
     def latency_of(config: AcceleratorConfig) -> int:
-        """Latency for a configuration; with registers two more are in front of the finals' memory and behind."""
+        """Latency for a configuration; registers are also in front of the finals' memory and behind it."""
         registered = config.registered
         product = ShiftedProduct.latency_of(registered, ACCUMULATOR_BITS, len(Signal(Final).reciprocal))
         return 1 + 2 * int(registered) + product + H16Encoder.latency_of(registered)

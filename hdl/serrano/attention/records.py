@@ -141,7 +141,9 @@ class RecordBuffer(wiring.Component):
             end.eq(write & self.records.payload.last),
             w_codes.eq(write << beat[:bits]),
             codes.w_en.eq(delayed(m, w_codes, name="w_codes", **late)),
-            codes.w_addr.eq(delayed(m, (base[slot] + beat[bits:])[: len(codes.w_addr)], name="w_addr", **late)),
+            codes.w_addr.eq(
+                delayed(m, (base[slot] + beat[bits:])[: len(codes.w_addr)], name="w_addr", **late)
+            ),
             codes.w_data.eq(content.replicate(beats_per_unit)),
             w_scales.eq(Mux(write & (beat < header_beats), 1 << beat[: ceil_log2(header_beats)], 0)),
             scales.w_en.eq(delayed(m, w_scales, name="w_scales", **late)),

@@ -56,8 +56,8 @@ class Rescaler(wiring.Component):
     ``m`` and ``X`` apart from ``l``, and is not cleared: the item that is first does not look at it.
 
     ``lanes`` tokens per cycle; ``latency`` (6, with ``config.registered`` 10) cycles from a word of tokens to
-    its weights. An item takes at least ``16 / lanes + 3`` cycles, with ``config.registered`` two more, so that
-    a row's state is back in memory before the next item needs it.
+    its weights. An item takes at least ``16 / lanes + 3`` cycles, with ``config.registered`` two more: then a
+    row's state is back in memory before the next item needs it.
 
     Parameters
     ----------
@@ -195,9 +195,7 @@ class Rescaler(wiring.Component):
         more = {"cycles": int(self.config.registered), "enable": control.advance}
         for lane in range(self.config.lanes):
             token = tokens[lane]
-            late = delayed(
-                m, token, 1 + more["cycles"], enable=control.advance, name=f"token_{lane}"
-            )
+            late = delayed(m, token, 1 + more["cycles"], enable=control.advance, name=f"token_{lane}")
             below_m, below_x, weight_shift, term_shift = (
                 Signal(width, name=f"{name}_{lane}", reset_less=True)
                 for name, width in (
@@ -226,9 +224,7 @@ class Rescaler(wiring.Component):
                     # From a shift of 26 on, nothing is left of either.
                     term_shift.eq(_limited(delayed(m, below_m, name=f"below_m_{lane}", **more), 5)),
                     weight_shift.eq(_limited(delayed(m, below_x, name=f"below_x_{lane}", **more), 5)),
-                    term.eq(
-                        Mux(valid, round_shift(delayed(m, scaled, name=f"scaled_{lane}", **more), 1), 0)
-                    ),
+                    term.eq(Mux(valid, round_shift(delayed(m, scaled, name=f"scaled_{lane}", **more), 1), 0)),
                     weight.eq(Mux(valid, Mux(rounded[16:] != 0, 0xFFFF, rounded[:16]), 0)),
                 ]
             weights.append(weight)

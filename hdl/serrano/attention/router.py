@@ -38,7 +38,7 @@ class ResultRouter(wiring.Component):
     Members
     -------
     command : ``In(AttendCommand(config))``
-        The command; constant while operations are on their way, with ``config.registered`` from a cycle before
+        The command; constant while operations are on their way, and with ``config.registered`` a cycle before
         them; so are the counts.
     item_rows : ``In(range)``
         Rows of an item (count).

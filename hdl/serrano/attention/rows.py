@@ -29,7 +29,8 @@ class AttentionRows(wiring.Component):
     ``row * group_tiles + tile``. Scores are emitted with the last chunk, outputs with the last tile of the
     last item of a head; an item's first tile rescales the outputs.
 
-    One row per cycle, ``latency`` (1, with ``config.registered`` 4). V waits until the weights of its item are complete.
+    One row per cycle, ``latency`` (1, with ``config.registered`` 4). V waits until the weights of its item
+    are complete.
 
     Parameters
     ----------
@@ -39,7 +40,7 @@ class AttentionRows(wiring.Component):
     Members
     -------
     command : ``In(AttendCommand(config))``
-        The command; constant while operations are on their way, with ``config.registered`` from a cycle before
+        The command; constant while operations are on their way, and with ``config.registered`` a cycle before
         them; so are the counts.
     item_rows : ``In(range)``
         Rows of an item (count).

@@ -40,7 +40,7 @@ class TileFeeder(wiring.Component):
     Members
     -------
     command : ``In(AttendCommand(config))``
-        The command; constant while operations are on their way, with ``config.registered`` from a cycle before
+        The command; constant while operations are on their way, and with ``config.registered`` a cycle before
         them.
     chunks : ``In(range)``
         Chunks of a head (count).
@@ -212,8 +212,8 @@ class TileFeeder(wiring.Component):
 class _UnitRead(data.StructLayout):
     """A unit of a tile, and where it is read.
 
-    ``from_memory``: its bytes of the record are needed; ``whole``: all of the record is, for
-    the last time. ``sources`` tells of each of its tokens whether it comes from memory, else whether there is one.
+    ``from_memory``: its bytes of the record are needed; ``whole``: all of the record is, for the
+    last time. ``sources`` tells of each token whether it comes from memory, and else whether there is one.
     """
 
     def __init__(self, feeder: TileFeeder):

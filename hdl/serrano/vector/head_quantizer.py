@@ -13,7 +13,7 @@ from serrano.layouts import Scale
 from serrano.primitives.memory import OnChipMemory
 from serrano.stream import StreamFIFO, StreamRegister
 from serrano.stream.pipeline import PipelineControl, delayed
-from serrano.stream.slices import later
+from serrano.stream.slices import later, sliced
 
 from .arithmetic import ScaleProduct, magnitude
 from .maximum import LaneMaximum
@@ -179,7 +179,8 @@ class HeadQuantizer(wiring.Component):
     @staticmethod
     def latency_of(config: AcceleratorConfig) -> int:
         """Cycles from the last beat of a head of a row through maximum and FIFO to its first codes."""
-        return HeadMaxima.latency_of(config) + StreamFIFO.latency + VectorQuantizer.latency_of(config)
+        between = StreamFIFO.latency + int(config.registered)
+        return HeadMaxima.latency_of(config) + between + VectorQuantizer.latency_of(config)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -218,7 +219,7 @@ class HeadQuantizer(wiring.Component):
                 )
             ),
         ]
-        wiring.connect(m, jobs.o, quantizer.jobs)
+        wiring.connect(m, sliced(m, "jobs_slice", jobs.o, registered=config.registered), quantizer.jobs)
         between = quantizer.read_latency - 2
         values = delayed(m, memory.r_data, between, enable=quantizer.r_advance, name="values")
         for lane in range(config.lanes):

@@ -77,9 +77,7 @@ class Rotator(wiring.Component):
             write.pairs.shape(), config.rows_max * words, transparent=False
         )
         # The last cycle, or the last two, take the mean off.
-        m.submodules.beats = beats = DelayLine(
-            HeadBeat(config), self.latency - 1 - int(config.registered)
-        )
+        m.submodules.beats = beats = DelayLine(HeadBeat(config), self.latency - 1 - int(config.registered))
         m.d.comb += [
             self.rope.ready.eq(1),
             table.w_en.eq(self.rope.valid),
@@ -122,9 +120,7 @@ class Rotator(wiring.Component):
             a, b = values[2 * pair], values[2 * pair + 1]
             cos, sin = pairs[pair].cos, pairs[pair].sin
             products = [
-                multiplied(
-                    m, *factors, enable=enable, registered=registered, name=f"products_{pair}_{index}"
-                )
+                multiplied(m, *factors, enable=enable, registered=registered, name=f"products_{pair}_{index}")
                 for index, factors in enumerate(((a, cos), (b, sin), (a, sin), (b, cos)))
             ]
             sums = Signal(data.ArrayLayout(signed(49), 2), name=f"sums_{pair}", reset_less=True)
