@@ -152,6 +152,8 @@ class Argmax(wiring.Component):
             Signal(Candidate(self.config), name=name, reset_less=True) for name in ("new", "kept", "best")
         )
         earlier = Signal(Candidate(self.config))
+        # Both comparisons at once: which of them counts has been known for longer than they take.
+        better = Mux(follows, new.value > best.value, ~kept.valid | (new.value > kept.value))
         m.d.comb += [
             Value.cast(earlier).eq(Mux(follows, Value.cast(best), Value.cast(kept))),
             memory.w_addr.eq(written),
@@ -166,7 +168,7 @@ class Argmax(wiring.Component):
             follows.eq(now & (row == place)),
             memory.w_en.eq(now),
             written.eq(row),
-            best.eq(Mux(self._is_better(earlier, new), Value.cast(new), Value.cast(earlier))),
+            best.eq(Mux(better, Value.cast(new), Value.cast(earlier))),
         ]
 
     def _build_tree(self, m: Module, vocab: Value) -> Any:
