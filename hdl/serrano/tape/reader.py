@@ -86,12 +86,12 @@ class TapeReader(wiring.Component):
         # The next unit completes a header.
         header_end = Signal(init=header_units == 1)
         content = Value.cast(self.units.payload.bytes)
-        has_payload, final = Signal(), Signal()
+        has_payload, single, final = Signal(), Signal(), Signal()
+        size, domain = merged.payload_bytes, m.d.comb
         if self.config.registered and header_units - 1 - PAYLOAD_FIELD // width >= 2:
             # Known in time, if not in the cycle in which it comes.
-            m.d.sync += has_payload.eq(header.payload_bytes != 0)
-        else:
-            m.d.comb += has_payload.eq(merged.payload_bytes != 0)
+            size, domain = header.payload_bytes, m.d.sync
+        domain += [has_payload.eq(size != 0), single.eq(size == width)]
 
         m.d.comb += [
             merged.eq(header),
@@ -114,7 +114,7 @@ class TapeReader(wiring.Component):
                 m.d.sync += [
                     position.eq(position + 1),
                     left.eq(merged.payload_bytes),
-                    final.eq(merged.payload_bytes == width),
+                    final.eq(single),
                 ]
             with m.If(header_end):
                 m.d.sync += position.eq(0)
