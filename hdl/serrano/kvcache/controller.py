@@ -169,6 +169,8 @@ class Controller(wiring.Component):
             final,
             entry,
             at_end=settled(m, config, index == final, "at_end"),
+            above=settled(m, config, (index + 1)[: len(index)], "above"),
+            below=settled(m, config, (index - 1)[: len(index)], "below"),
             acts=take_turns(m, config),
             answer=Signal(Answer),
             rest="REST" if config.registered else "IDLE",
