@@ -19,7 +19,7 @@ __all__ = ["Finisher"]
 class Finisher(wiring.Component):
     """``g = recip(rhu(l, pl - 15))`` and ``n = m + pl - X - 1`` limited to -16 .. 63, with ``pl = msb(l)``.
 
-    One row per cycle, ``latency`` (5, with ``registered`` 9). ``l`` is at least 2**22, or 0 for a row that
+    One row per cycle, ``latency`` (5, with ``registered`` 10). ``l`` is at least 2**22, or 0 for a row that
     never saw a valid token; such a row's outputs are all zero, and what they are multiplied by means nothing.
 
     Parameters
@@ -48,7 +48,7 @@ class Finisher(wiring.Component):
     @staticmethod
     def latency_of(registered: bool) -> int:
         """Latency with, and without, more registers: the highest bit, the shift, the reciprocal."""
-        return HighestBit.latency_of(registered) + 1 + int(registered) + Recip.latency_of(registered)
+        return HighestBit.latency_of(registered) + 1 + 2 * int(registered) + Recip.latency_of(registered)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -58,14 +58,14 @@ class Finisher(wiring.Component):
         enable = control.advance
         i, o = self.totals.payload, self.finals.payload
         late = {"cycles": int(self.registered), "enable": enable}
-        total = delayed(m, i.total, highest.latency, enable=enable, name="total")
+        total = delayed(m, i.total, highest.latency + late["cycles"], enable=enable, name="total")
         difference = delayed(m, i.difference, highest.latency, enable=enable, name="difference")
         position, amount = highest.position, Signal(6)
         # One bit below the result's lowest is kept for rounding.
         shifted = Signal(len(total) + 1)
         exact = Signal(signed(len(difference) + 1), reset_less=True)
         operand = Signal(17, reset_less=True)
-        later = delayed(m, exact, name="exact", **late)
+        later = delayed(m, exact, 2 * late["cycles"], enable=enable, name="exact")
         m.d.comb += [
             control.i_valid.eq(self.totals.valid),
             self.totals.ready.eq(control.i_ready),
@@ -74,7 +74,7 @@ class Finisher(wiring.Component):
             highest.enable.eq(enable),
             highest.value.eq(i.total),
             amount.eq(position - 15),
-            shifted.eq(total.shift_left(1) >> amount),
+            shifted.eq(total.shift_left(1) >> delayed(m, amount, name="amount", **late)),
             recip.enable.eq(enable),
             recip.operand.eq(operand),
             o.reciprocal.eq(recip.result),
