@@ -133,8 +133,8 @@ class BurstSplitter(wiring.Component):
         address = Signal(self.config.address_bits, reset_less=True)
         left = Signal(32)
         tag = Signal(tag_bits(self.config), reset_less=True)
-        beats, last, free = Signal(9), Signal(), Signal()
-        measured = self._build_measures(m, address, left, beats, last)
+        beats, last, more, free = Signal(9), Signal(), Signal(), Signal()
+        measured = self._build_measures(m, address, left, beats, last, more)
         m.d.comb += free.eq((~self.burst.valid | self.burst.ready) & measured)
         if self.config.registered:
             m.d.sync += self.request.ready.eq(Mux(self.request.ready, ~self.request.valid, free & last))
@@ -158,11 +158,13 @@ class BurstSplitter(wiring.Component):
                 self.burst.payload.tag.eq(tag),
             ]
         with m.If(~self.burst.valid | self.burst.ready):
-            m.d.sync += self.burst.valid.eq(measured & (beats != 0))
+            m.d.sync += self.burst.valid.eq(measured & more)
         return m
 
-    def _build_measures(self, m: Module, address: Signal, left: Signal, beats: Signal, last: Signal) -> Value:
-        """How long a burst from here may be, and which the next one is. True if they are known."""
+    def _build_measures(
+        self, m: Module, address: Signal, left: Signal, beats: Signal, last: Signal, more: Signal
+    ) -> Value:
+        """How long a burst from here may be, and whether there is one. True if both are known."""
         page_beats = 4096 // self.config.port_bytes
         most = min(self.burst_beats, page_beats)
         place = address[self.beat_bits : 12]
@@ -173,6 +175,7 @@ class BurstSplitter(wiring.Component):
             limit.eq(Mux(place > page_beats - most, page_beats - place, most)),
             beats.eq(Mux(fits, left, limit)),
             last.eq(fits),
+            more.eq(left != 0),
         ]
         if not self.config.registered:
             return Const(1)
