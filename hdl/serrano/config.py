@@ -29,7 +29,7 @@ class AcceleratorConfig:
     port_bytes : :class:`int`
         Width of the memory port in bytes (``W``). A power of two from 2 to 64.
     lanes : :class:`int`
-        Epilogue lanes (``L``): results handled per cycle. A power of two from 2 to
+        Epilogue lanes (``L``): results handled per cycle. A power of two from 1 to
         ``n // 2``; attention takes at most 16.
     rows_max : :class:`int`
         Rows (tokens) in a step (``M_max``).
@@ -97,7 +97,7 @@ class AcceleratorConfig:
     registered: bool = False
 
     def __post_init__(self) -> None:
-        for field, low, high in (("n", 4, 64), ("port_bytes", 2, 64), ("lanes", 2, self.n // 2)):
+        for field, low, high in (("n", 4, 64), ("port_bytes", 2, 64), ("lanes", 1, self.n // 2)):
             value = getattr(self, field)
             if not _power_of_two(value) or not low <= value <= high:
                 raise ValueError(f"{field} must be a power of two from {low} to {high}, not {value!r}")

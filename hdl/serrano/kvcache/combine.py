@@ -12,7 +12,12 @@ from serrano.bus import WritePort, WriteRequest
 from serrano.config import AcceleratorConfig
 from serrano.layouts import tag_bits
 
-__all__ = ["Piece", "WriteCombiner"]
+__all__ = ["Piece", "WriteCombiner", "piece_bytes"]
+
+
+def piece_bytes(config: AcceleratorConfig) -> int:
+    """Bytes of the largest piece: the codes of all lanes, or a scale."""
+    return max(2, config.lanes)
 
 
 class Piece(data.StructLayout):
@@ -26,8 +31,8 @@ class Piece(data.StructLayout):
         super().__init__(
             {
                 "address": config.address_bits,
-                "size": range(exact_log2(config.lanes) + 1),
-                "bytes": data.ArrayLayout(unsigned(8), config.lanes),
+                "size": range(exact_log2(piece_bytes(config)) + 1),
+                "bytes": data.ArrayLayout(unsigned(8), piece_bytes(config)),
                 "scale": 1,
                 "tag": tag_bits(config),
             }
@@ -115,12 +120,12 @@ class WriteCombiner(wiring.Component):
 
     def _build_words(self, m: Module, word: Any, take: Signal) -> None:
         """The piece's next word: its bytes in their place."""
-        width, lanes = self.config.port_bytes, self.config.lanes
+        width, longest = self.config.port_bytes, piece_bytes(self.config)
         piece = self.pieces.payload
         width_bits = exact_log2(width)
-        step = Signal(range(max(2, lanes // width)))
-        steps = Signal(range(max(2, lanes // width)))
-        sizes = range(1, min(width_bits, exact_log2(lanes)) + 1)
+        step = Signal(range(max(2, longest // width)))
+        steps = Signal(range(max(2, longest // width)))
+        sizes = range(min(1, exact_log2(self.config.lanes)), min(width_bits, exact_log2(longest)) + 1)
         offset = piece.address[:width_bits]
         m.d.comb += [
             word.address.eq(Cat(Const(0, width_bits), (piece.address >> width_bits) + step)),
@@ -130,7 +135,7 @@ class WriteCombiner(wiring.Component):
         ]
         with m.If(take):
             m.d.sync += step.eq(Mux(step == steps, 0, step + 1))
-        source = Signal(data.ArrayLayout(unsigned(8), max(lanes, width)))
+        source = Signal(data.ArrayLayout(unsigned(8), max(longest, width)))
         m.d.comb += Value.cast(source).eq(Value.cast(piece.bytes) >> (step << (3 + width_bits)))
         for place in range(width):
             for size in sizes:

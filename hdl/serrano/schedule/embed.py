@@ -103,8 +103,8 @@ class EmbeddingDequantizer(wiring.Component):
                 m.d.sync += column.eq(column + config.lanes)
             with m.Else():
                 m.d.sync += index.eq(index + 1)
-                with m.If(index == 0):
-                    m.d.sync += packed.eq(word.bytes[:16])
+                with m.If(index < -(-2 // config.lanes)):
+                    m.d.sync += packed.eq(Cat(packed, word.bytes)[-max(16, len(word.bytes)) :])
             with m.If(word.last):
                 m.d.sync += [index.eq(0), column.eq(0)]
         for lane in range(config.lanes):
@@ -166,7 +166,7 @@ class Embedder(wiring.Component):
         m = Module()
         config, beat = self.config, self.memory.data
         m.submodules.codes = codes = Gearbox(config.port_bytes, config.lanes)
-        m.submodules.pairs = pairs = Gearbox(config.port_bytes, 2 * config.lanes)
+        m.submodules.pairs = pairs = Gearbox(config.port_bytes, 2 * max(2, config.lanes))
         # Rows on their way, as the elements and as the pairs see it.
         row = ceil_log2(config.rows_max)
         m.submodules.code_rows = code_rows = StreamFIFO(row, AHEAD)
@@ -243,7 +243,7 @@ class Embedder(wiring.Component):
         """Give out the pairs of the channels that a head has, drop the padding of the row."""
         config = self.config
         count = Signal(16)
-        wanted = count * config.lanes < self.model.head_pad
+        wanted = count * max(2, config.lanes) < self.model.head_pad
         m.d.comb += [
             self.rope.valid.eq(pairs.o.valid & wanted),
             pairs.o.ready.eq(self.rope.ready | ~wanted),

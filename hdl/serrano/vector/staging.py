@@ -57,12 +57,12 @@ class Staging(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config = self.config
-        half, words = config.lanes // 2, config.input_max // config.lanes
+        half, words = max(1, config.lanes // 2), config.input_max // config.lanes
         m.submodules.memory = memory = OnChipMemory(
             data.ArrayLayout(16, config.lanes), config.rows_max * words, transparent=False, granularity=half
         )
         beat = self.writes.payload
-        upper = beat.half & beat.column[ceil_log2(half)]
+        upper = beat.half & beat.column[ceil_log2(half)] if config.lanes > 1 else Const(0)
         word = beat.column[ceil_log2(config.lanes) :]
         m.d.comb += [
             self.writes.ready.eq(1),
