@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tracer: every kind of beat, as docs/trace.md has it, and what goes before what."""
 
+import dataclasses
+import random
+
 import pytest
 
 from serrano.config import preset
@@ -9,7 +12,7 @@ from serrano.trace import TraceKind, Tracer
 from serrano.vector.payloads import HeadKind
 from support.streams import simulate
 
-CONFIG = preset("ulx3s")
+CONFIG = dataclasses.replace(preset("ulx3s"), registered=False)
 VALUES = [-(1 << 31), 5]
 
 
@@ -180,3 +183,33 @@ def test_requests_and_their_sequences(number: int) -> None:
             await ctx.tick()
 
     simulate(dut, bench)
+
+
+def test_registers_delay_and_change_nothing() -> None:
+    """The same events, a cycle later."""
+    beats = []
+    for config in (CONFIG, preset("ulx3s")):
+        dut = Tracer(config)
+        rng = random.Random(21)
+
+        async def bench(ctx, dut=dut, rng=rng) -> None:
+            ctx.set(dut.counters.payload, {"index": 6, "value": 5})
+            ctx.set(dut.counters.valid, 1)
+            for _ in range(400):
+                for name in ("begin", "committed"):
+                    ctx.set(getattr(dut, name), rng.random() < 0.1)
+                for name, field in (("span", "sequence"), ("token", "token")):
+                    event = {"valid": rng.random() < 0.2, "beat": {field: rng.randrange(4)}}
+                    ctx.set(getattr(dut, name), event)
+                ctx.set(dut.fault, {"valid": rng.random() < 0.05, "packet": rng.randrange(100)})
+                ctx.set(dut.step, {"rows": rng.randrange(16)})
+                ctx.set(dut.packet, rng.randrange(100))
+                await ctx.tick()
+                seen.append((ctx.get(dut.valid), ctx.get(dut.beat.as_value())))
+
+        seen: list[tuple] = []
+        simulate(dut, bench)
+        beats.append(seen)
+    plain, registered = beats
+    assert len({beat for _, beat in plain}) > 100
+    assert registered[2:] == plain[1:-1]

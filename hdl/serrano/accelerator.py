@@ -100,7 +100,7 @@ class Accelerator(wiring.Component):
         m.submodules.scheduler = self._scheduler = Scheduler(config)
         m.submodules.controller = self._controller = Controller(config)
         m.submodules.mover = self._mover = BlockMover(config)
-        m.submodules.counters = self._counters = Counters()
+        m.submodules.counters = self._counters = Counters(registered=config.registered)
         m.submodules.tracer = self._tracer = Tracer(config)
         self._datapath = Datapath(config)
         self._geometry = Signal(KVGeometry(config))

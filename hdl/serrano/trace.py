@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The trace stream: ``docs/trace.md``."""
 
+from types import SimpleNamespace
 from typing import Any
 
 from amaranth import *
@@ -91,7 +92,8 @@ def _event(shape: Any) -> Any:
 
 
 class Tracer(wiring.Component):
-    """Merges what the blocks show into one stream that cannot be stalled, one cycle later.
+    """Merges what the blocks show into one stream that cannot be stalled, one cycle later; with
+    ``config.registered`` two.
 
     Results of different blocks never come in the same cycle, as packets are executed one after another;
     counters wait for a free cycle. An event of the scheduler goes before a fault, and that before a result;
@@ -155,49 +157,49 @@ class Tracer(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        beat = self.beat
+        beat, now = self.beat, self._take(m)
         first_head = Signal(16)
-        with m.Switch(self.heads.beat.kind):
+        with m.Switch(now.heads.beat.kind):
             with m.Case(HeadKind.K):
                 m.d.comb += first_head.eq(0)
             with m.Case(HeadKind.V):
-                m.d.comb += first_head.eq(self.model.kv_heads)
+                m.d.comb += first_head.eq(now.model.kv_heads)
             with m.Default():
-                m.d.comb += first_head.eq(self.model.kv_heads << 1)
+                m.d.comb += first_head.eq(now.model.kv_heads << 1)
 
         # A fault that has had to wait.
-        late, fault = Signal.like(self.fault), Signal.like(self.fault)
-        m.d.comb += fault.eq(Mux(late.valid, Value.cast(late), Value.cast(self.fault)))
+        late, fault = Signal.like(now.fault), Signal.like(now.fault)
+        m.d.comb += fault.eq(Mux(late.valid, Value.cast(late), Value.cast(now.fault)))
         with m.If(~late.valid):
-            m.d.sync += late.eq(self.fault)
+            m.d.sync += late.eq(now.fault)
 
         result, held = (
             Signal(data.StructLayout({"valid": 1, "beat": TraceBeat(self.config)})) for _ in range(2)
         )
-        self._choose(m, result, first_head)
+        self._choose(m, now, result, first_head)
         # One result waits where something goes before it; the faults behind wait until none does.
         shown = Signal.like(result)
         m.d.comb += shown.eq(Mux(held.valid, Value.cast(held), Value.cast(result)))
-        m.d.sync += [self.valid.eq(1), beat.packet.eq(self.packet), beat.row.eq(0), beat.column.eq(0)]
+        m.d.sync += [self.valid.eq(1), beat.packet.eq(now.packet), beat.row.eq(0), beat.column.eq(0)]
         with m.If(~held.valid):
             m.d.sync += held.eq(result)
-        with m.If(self.begin):
-            self._show(m, TraceKind.BEGIN, [self.step.rows, self.step.sampled])
-        with m.Elif(self.committed):
-            self._show(m, TraceKind.COMMIT, [self.step.rows])
-        with m.Elif(self.span.valid):
-            span = self.span.beat
-            self._show(m, TraceKind.SPAN, [span.sequence | span.rows << 16, self.number])
+        with m.If(now.begin):
+            self._show(m, TraceKind.BEGIN, [now.step.rows, now.step.sampled])
+        with m.Elif(now.committed):
+            self._show(m, TraceKind.COMMIT, [now.step.rows])
+        with m.Elif(now.span.valid):
+            span = now.span.beat
+            self._show(m, TraceKind.SPAN, [span.sequence | span.rows << 16, now.number])
             m.d.sync += [beat.row.eq(span.row), beat.column.eq(span.position)]
-        with m.Elif(self.admitted.valid):
-            self._show(m, TraceKind.ADMIT, [self.admitted.sequence, self.admitted.number])
-        with m.Elif(self.ended.valid):
-            ended = self.ended
+        with m.Elif(now.admitted.valid):
+            self._show(m, TraceKind.ADMIT, [now.admitted.sequence, now.admitted.number])
+        with m.Elif(now.ended.valid):
+            ended = now.ended
             sequence = Mux(ended.has_sequence, ended.sequence, NO_SEQUENCE)
             self._show(m, TraceKind.END, [sequence | Value.cast(ended.code) << 16, ended.number])
         with m.Elif(fault.valid & ~(held.valid & result.valid)):
             self._show(m, TraceKind.FAULT, [fault.code, fault.packet])
-            m.d.sync += [late.eq(self.fault), late.valid.eq(late.valid & self.fault.valid)]
+            m.d.sync += [late.eq(now.fault), late.valid.eq(late.valid & now.fault.valid)]
         with m.Elif(shown.valid):
             m.d.sync += [beat.eq(shown.beat), held.eq(result), held.valid.eq(held.valid & result.valid)]
         with m.Elif(self.counters.valid):
@@ -209,18 +211,30 @@ class Tracer(wiring.Component):
             m.d.sync += self.valid.eq(0)
         return m
 
-    def _choose(self, m: Module, result: Any, first_head: Value) -> None:
+    def _take(self, m: Module) -> Any:
+        """What comes in, with registers what came in the cycle before."""
+        if not self.config.registered:
+            return self
+        taken = SimpleNamespace(model=self.model)
+        for name, member in self.signature.members.items():
+            if member.is_port and member.flow == In and name != "model":
+                late = Signal(member.shape, name=f"taken_{name}")
+                m.d.sync += late.eq(getattr(self, name))
+                setattr(taken, name, late)
+        return taken
+
+    def _choose(self, m: Module, now: Any, result: Any, first_head: Value) -> None:
         """The result of this cycle."""
-        heads, beat = self.heads.beat, result.beat
-        column = (first_head + heads.head) * self.model.head_pad + heads.column
-        token = self.token.beat
-        m.d.comb += beat.packet.eq(self.packet)
+        heads, beat = now.heads.beat, result.beat
+        column = (first_head + heads.head) * now.model.head_pad + heads.column
+        token = now.token.beat
+        m.d.comb += beat.packet.eq(now.packet)
         sources = (
-            (TraceKind.TOKEN, self.token, [token.token, token.value], 0),
-            (TraceKind.LOGITS, self.logits, self.logits.beat.values, self.logits.beat.column),
-            (TraceKind.RESIDUAL, self.residual, self.residual.beat.values, self.residual.beat.column),
-            (TraceKind.HEADS, self.heads, heads.codes, column),
-            (TraceKind.CODES, self.codes, self.codes.beat.codes, self.codes.beat.column),
+            (TraceKind.TOKEN, now.token, [token.token, token.value], 0),
+            (TraceKind.LOGITS, now.logits, now.logits.beat.values, now.logits.beat.column),
+            (TraceKind.RESIDUAL, now.residual, now.residual.beat.values, now.residual.beat.column),
+            (TraceKind.HEADS, now.heads, heads.codes, column),
+            (TraceKind.CODES, now.codes, now.codes.beat.codes, now.codes.beat.column),
         )
         for kind, source, values, place in reversed(sources):
             with m.If(source.valid):

@@ -8,12 +8,14 @@ import re
 import pytest
 
 from serrano.bus import ReadArbiter, ReadClient
-from serrano.bus.read import BurstSplitter
+from serrano.bus.read import BurstSplitter, MemoryOutput
 from serrano.config import preset
 from support.axi import AXIMemory
 from support.streams import STALLS, collect, send, simulate
 
 CONFIG = preset("tiny")
+REGISTERED = dataclasses.replace(CONFIG, registered=True)
+configs = pytest.mark.parametrize("config", [CONFIG, REGISTERED], ids=["plain", "registered"])
 WIDTH = CONFIG.port_bytes
 
 
@@ -27,10 +29,11 @@ def beat_bytes(payload) -> tuple[bytes, int, int]:
     return bytes(payload.bytes), payload.last, payload.error
 
 
+@configs
 @pytest.mark.parametrize("stall", STALLS)
 @pytest.mark.parametrize("latency", [1, 20])
-def test_two_clients(stall: float, latency: int) -> None:
-    dut = ReadArbiter(CONFIG, [ReadClient("a", 16, 32), ReadClient("b", 256, 600)])
+def test_two_clients(config, stall: float, latency: int) -> None:
+    dut = ReadArbiter(config, [ReadClient("a", 16, 32), ReadClient("b", 256, 600)])
     model = memory(stall, latency)
     rng = random.Random(7)
     lengths = [1, 2, 15, 16, 17, 100, 700]
@@ -59,8 +62,9 @@ def test_two_clients(stall: float, latency: int) -> None:
     assert model.max_in_flight > 1
 
 
-def test_a_stalled_client_blocks_nobody() -> None:
-    dut = ReadArbiter(CONFIG, [ReadClient("a", 16, 32), ReadClient("b", 16, 32)])
+@configs
+def test_a_stalled_client_blocks_nobody(config) -> None:
+    dut = ReadArbiter(config, [ReadClient("a", 16, 32), ReadClient("b", 16, 32)])
     model = memory()
 
     async def bench(ctx) -> None:
@@ -78,8 +82,9 @@ def test_a_stalled_client_blocks_nobody() -> None:
     assert sum(beats for address, beats in model.bursts if address < 4096) == 32
 
 
-def test_full_rate() -> None:
-    dut = ReadArbiter(CONFIG, [ReadClient("a", 64, 256)])
+@configs
+def test_full_rate(config) -> None:
+    dut = ReadArbiter(config, [ReadClient("a", 64, 256)])
     model = memory(latency=60)
     cycles = []
 
@@ -100,8 +105,9 @@ def test_full_rate() -> None:
     assert cycles[-1] - cycles[0] == 1999
 
 
-def test_error_is_reported_once_with_its_burst() -> None:
-    dut = ReadArbiter(CONFIG, [ReadClient("a", 16, 32), ReadClient("b", 16, 32)])
+@configs
+def test_error_is_reported_once_with_its_burst(config) -> None:
+    dut = ReadArbiter(config, [ReadClient("a", 16, 32), ReadClient("b", 16, 32)])
     model = memory()
     model.read_errors = {0x108: 2, 0x10C: 3, 0x114: 2, 0x13C: 2, 0x140: 2, 0x240: 3}
     faults = []
@@ -123,8 +129,9 @@ def test_error_is_reported_once_with_its_burst() -> None:
     assert faults == [(1, 0x100, 0, 0), (1, 0x140, 0, 0), (1, 0x240, 1, 0)]
 
 
-def test_stop_drains_and_flush_forgets() -> None:
-    dut = ReadArbiter(CONFIG, [ReadClient("a", 16, 64)])
+@configs
+def test_stop_drains_and_flush_forgets(config) -> None:
+    dut = ReadArbiter(config, [ReadClient("a", 16, 64)])
     model = memory(latency=30)
 
     async def bench(ctx) -> None:
@@ -150,11 +157,12 @@ def test_stop_drains_and_flush_forgets() -> None:
     simulate(dut, bench, background=[serve])
 
 
+@configs
 @pytest.mark.parametrize("stall", STALLS)
-def test_a_client_apart_goes_on(stall: float) -> None:
+def test_a_client_apart_goes_on(config, stall: float) -> None:
     """Stop and flush again and again: one client loses its runs, the other one nothing."""
     clients = [ReadClient("a", 16, 64), ReadClient("b", 16, 64, apart=True)]
-    dut = ReadArbiter(CONFIG, clients)
+    dut = ReadArbiter(config, clients)
     model = memory(stall, latency=1 if stall else 30)
     model.read_errors = {0x4004: 2}
     rng = random.Random(11)
@@ -203,14 +211,16 @@ def test_a_client_apart_goes_on(stall: float) -> None:
 
 
 @pytest.mark.parametrize("stall", STALLS)
+@pytest.mark.parametrize("registered", [False, True])
 @pytest.mark.parametrize("port_bytes", [2, 4, 16, 64])
-def test_bursts_of_any_run(port_bytes: int, stall: float) -> None:
+def test_bursts_of_any_run(port_bytes: int, registered: bool, stall: float) -> None:
     """Runs of every length and place become bursts within 4 KiB and the limit, without a hole."""
     rng = random.Random(f"{port_bytes} {stall}")
     limit = 256 if port_bytes < 64 else 64
-    dut = BurstSplitter(
-        dataclasses.replace(preset("base"), port_bytes=port_bytes, read_burst_bytes=256), limit
+    config = dataclasses.replace(
+        preset("base"), port_bytes=port_bytes, read_burst_bytes=256, registered=registered
     )
+    dut = BurstSplitter(config, limit)
     runs = []
     for _ in range(40):
         page, beats = 4096 * rng.randrange(1, 1 << 20), rng.choice([1, 2, limit - 1, limit, limit + 1, 700])
@@ -242,8 +252,9 @@ def test_bursts_of_any_run(port_bytes: int, stall: float) -> None:
     assert max(count for _, count, _ in got) == limit
 
 
-def test_splitter_limits() -> None:
-    dut = BurstSplitter(CONFIG, 256)
+@configs
+def test_splitter_limits(config) -> None:
+    dut = BurstSplitter(config, 256)
 
     async def feed(ctx) -> None:
         await send(ctx, dut.request, [{"address": 4092, "bytes": 2056}, {"address": 16, "bytes": 0}])
@@ -280,9 +291,10 @@ def test_clients_refused(names, message: str) -> None:
         ReadArbiter(CONFIG, [ReadClient(name, 1, 2) for name in names])
 
 
-def test_words_of_several_beats() -> None:
+@configs
+def test_words_of_several_beats(config) -> None:
     """A client that gets two beats at a time; an error in either of them marks the word."""
-    dut = ReadArbiter(CONFIG, [ReadClient("a", 16, 32, word_beats=2), ReadClient("b", 16, 32)])
+    dut = ReadArbiter(config, [ReadClient("a", 16, 32, word_beats=2), ReadClient("b", 16, 32)])
     model = memory(0.3)
     model.read_errors = {40 * WIDTH: 2}
 
@@ -301,9 +313,10 @@ def test_words_of_several_beats() -> None:
     simulate(dut, request, receive, background=[serve])
 
 
-def test_short_bursts_are_not_interrupted() -> None:
+@configs
+def test_short_bursts_are_not_interrupted(config) -> None:
     """Runs of one burst each, asked for without a pause, go before a long one of the client behind."""
-    dut = ReadArbiter(CONFIG, [ReadClient("a", 8, 128), ReadClient("b", 64, 512)])
+    dut = ReadArbiter(config, [ReadClient("a", 8, 128), ReadClient("b", 64, 512)])
     model = memory(latency=30)
 
     async def first(ctx) -> None:
@@ -326,10 +339,11 @@ def test_short_bursts_are_not_interrupted() -> None:
     assert order == sorted(order)
 
 
+@configs
 @pytest.mark.parametrize("queue", [None, 100])
-def test_a_queue_is_kept_short(queue: int | None) -> None:
+def test_a_queue_is_kept_short(config, queue: int | None) -> None:
     """What a patient client has on its way, at most: bursts that began below its limit."""
-    dut = ReadArbiter(CONFIG, [ReadClient("a", 8, 16), ReadClient("b", 64, 512, queue_beats=queue)])
+    dut = ReadArbiter(config, [ReadClient("a", 8, 16), ReadClient("b", 64, 512, queue_beats=queue)])
     model = memory(latency=40)
     taken = []
 
@@ -360,3 +374,24 @@ def test_words_that_a_buffer_does_not_hold() -> None:
     message = "Buffer of 'a' must hold whole words of 3 beats, not 32 beats"
     with pytest.raises(ValueError, match=re.escape(message)):
         ReadClient("a", 16, 32, word_beats=3)
+
+
+@pytest.mark.parametrize("stall", STALLS)
+def test_words_behind_a_memory(stall: float) -> None:
+    """All of them, in order; one per cycle if nobody stalls."""
+    dut = MemoryOutput(16)
+    items = [random.Random(3).randrange(1 << 16) for _ in range(300)]
+    cycles = []
+
+    async def feed(ctx) -> None:
+        await send(ctx, dut.i, items, stall, 1)
+
+    async def drain(ctx) -> None:
+        assert await collect(ctx, dut.o, len(items), stall, 2) == items
+
+    async def count(ctx) -> None:
+        async for _ in ctx.tick():
+            cycles.append(None)
+
+    simulate(dut, feed, drain, background=[count])
+    assert stall or len(cycles) <= len(items) + dut.latency + 2

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """WriteArbiter: data and strobes of several clients, pending, errors, stop."""
 
+import dataclasses
 import random
 import re
 
@@ -12,12 +13,15 @@ from support.axi import AXIMemory
 from support.streams import STALLS, send, simulate
 
 CONFIG = preset("tiny")
+REGISTERED = dataclasses.replace(CONFIG, registered=True)
+configs = pytest.mark.parametrize("config", [CONFIG, REGISTERED], ids=["plain", "registered"])
 
 
+@configs
 @pytest.mark.parametrize("stall", STALLS)
 @pytest.mark.parametrize("latency", [1, 20])
-def test_two_clients(stall: float, latency: int) -> None:
-    dut = WriteArbiter(CONFIG, ["a", "b"])
+def test_two_clients(config, stall: float, latency: int) -> None:
+    dut = WriteArbiter(config, ["a", "b"])
     model = AXIMemory(4096, latency, stall)
     expected = bytearray(4096)
     rng = random.Random(5)
@@ -46,8 +50,9 @@ def test_two_clients(stall: float, latency: int) -> None:
     assert model.data == expected
 
 
-def test_error_and_stop() -> None:
-    dut = WriteArbiter(CONFIG, ["a", "b"])
+@configs
+def test_error_and_stop(config) -> None:
+    dut = WriteArbiter(config, ["a", "b"])
     model = AXIMemory(4096, 10)
     model.write_errors = {0x20: 3}
     faults = []
@@ -74,10 +79,11 @@ def test_error_and_stop() -> None:
     assert [address for address, _, _ in model.writes] == [0x10, 0x20, 0x30]
 
 
+@configs
 @pytest.mark.parametrize("stall", STALLS)
-def test_a_client_learns_of_its_errors(stall: float) -> None:
+def test_a_client_learns_of_its_errors(config, stall: float) -> None:
     """One cycle of error per failed write, at the right port, and never after ``pending`` has fallen."""
-    dut = WriteArbiter(CONFIG, ["a", "b"])
+    dut = WriteArbiter(config, ["a", "b"])
     model = AXIMemory(4096, 1 if stall else 20, stall)
     model.write_errors = {0x20: 3, 0x24: 2, 0x820: 2, 0x10: 1}
     errors = [0, 0]
@@ -106,10 +112,11 @@ def test_a_client_learns_of_its_errors(stall: float) -> None:
     simulate(dut, client(0), client(1), background=[serve, watch])
 
 
+@configs
 @pytest.mark.parametrize("stall", STALLS)
-def test_a_client_apart_goes_on(stall: float) -> None:
+def test_a_client_apart_goes_on(config, stall: float) -> None:
     """While the other client is stopped, it writes, and is not waited for."""
-    dut = WriteArbiter(CONFIG, ["a", "b"], apart=["b"])
+    dut = WriteArbiter(config, ["a", "b"], apart=["b"])
     model = AXIMemory(4096, 1 if stall else 20, stall)
     model.write_errors = {0x840: 2}
     faults = []
@@ -163,8 +170,9 @@ def test_clients_refused(clients: list, apart: list, message: str) -> None:
         WriteArbiter(CONFIG, clients, apart)
 
 
-def test_one_write_per_cycle() -> None:
-    dut = WriteArbiter(CONFIG, ["a"])
+@configs
+def test_one_write_per_cycle(config) -> None:
+    dut = WriteArbiter(config, ["a"])
     model = AXIMemory(4096, 60)
     cycles = []
 

@@ -3,13 +3,16 @@
 
 import random
 
+import pytest
+
 from serrano.csr.counters import Counters
 from serrano.csr.table import COUNTERS
 from support.streams import simulate
 
 
-def test_snapshot_and_report() -> None:
-    dut = Counters()
+@pytest.mark.parametrize("registered", [False, True])
+def test_snapshot_and_report(registered: bool) -> None:
+    dut = Counters(registered=registered)
     rng = random.Random(1)
     model = [0] * len(COUNTERS)
 
@@ -30,17 +33,21 @@ def test_snapshot_and_report() -> None:
             await step(ctx)
         before = list(model)
         await step(ctx, snapshot=1, report=1)
+        if registered:
+            await ctx.tick()
         for index, value in enumerate(before):
             assert ctx.get(dut.values[index]) == value
             assert ctx.get(dut.reported.valid)
             assert ctx.get(dut.reported.payload.index) == index
             assert ctx.get(dut.reported.payload.value) == value
-            await step(ctx)
+            await ctx.tick()
         assert not ctx.get(dut.reported.valid)
         await step(ctx, clear=1)
         await step(ctx)
         expected = list(model)
         await step(ctx, snapshot=1)
+        if registered:
+            await ctx.tick()
         assert [ctx.get(dut.values[index]) for index in range(len(COUNTERS))] == expected
 
     simulate(dut, bench)

@@ -8,6 +8,7 @@ import pytest
 from serrano.config import preset
 from serrano.csr import ControlRegisters, register
 from serrano.csr.registers import constants
+from serrano.csr.table import REGISTERS, Access
 from support.axi import lite_read, lite_write
 from support.streams import simulate
 
@@ -28,8 +29,10 @@ def test_constants_tell_the_configuration(name: str) -> None:
     assert constants(config)["DIM_MAX"] == config.dim_max
 
 
-def test_read_write_and_strobes() -> None:
-    dut = ControlRegisters(CONFIG)
+@pytest.mark.parametrize("name", ["tiny", "ulx3s"])
+def test_read_write_and_strobes(name: str) -> None:
+    config = preset(name)
+    dut = ControlRegisters(config)
     offset = register("KV_ADDRESS_LO").offset
 
     async def bench(ctx) -> None:
@@ -40,7 +43,7 @@ def test_read_write_and_strobes() -> None:
         assert await lite_read(ctx, dut.bus, 0x7F0) == 0
         await lite_write(ctx, dut.bus, 0x7F0, 1)
         await lite_write(ctx, dut.bus, 0, 1)
-        assert await lite_read(ctx, dut.bus, 0) == constants(CONFIG)["ID"]
+        assert await lite_read(ctx, dut.bus, 0) == constants(config)["ID"]
 
     simulate(dut, bench)
 
@@ -81,8 +84,9 @@ def test_write_one_to_clear() -> None:
     simulate(dut, bench)
 
 
-def test_random_accesses_with_stalls() -> None:
-    dut = ControlRegisters(CONFIG)
+@pytest.mark.parametrize("name", ["tiny", "ulx3s"])
+def test_random_accesses_with_stalls(name: str) -> None:
+    dut = ControlRegisters(preset(name))
     rng = random.Random(2)
     model = {}
 
@@ -94,5 +98,19 @@ def test_random_accesses_with_stalls() -> None:
                 await lite_write(ctx, dut.bus, entry.offset, model[entry], rng=rng)
             else:
                 assert await lite_read(ctx, dut.bus, entry.offset, rng=rng) == model.get(entry, 0)
+
+    simulate(dut, bench)
+
+
+@pytest.mark.parametrize("name", ["tiny", "ulx3s"])
+def test_every_counter_is_at_its_place(name: str) -> None:
+    dut = ControlRegisters(preset(name))
+    counters = [entry for entry in REGISTERS if entry.access is Access.READ_ONLY]
+
+    async def bench(ctx) -> None:
+        for number, entry in enumerate(counters):
+            ctx.set(getattr(dut, entry.attribute), 1000 + number)
+        for number, entry in enumerate(counters):
+            assert await lite_read(ctx, dut.bus, entry.offset) == 1000 + number
 
     simulate(dut, bench)

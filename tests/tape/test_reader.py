@@ -87,7 +87,7 @@ def test_headers_and_payloads(name: str, stall: float) -> None:
     simulate(dut, feed, headers, payload)
 
 
-@pytest.mark.parametrize("name", ["tiny", "base"])
+@pytest.mark.parametrize("name", ["tiny", "ulx3s", "base"])
 def test_no_pause_between_packets(name: str) -> None:
     config = CONFIGS[name]
     content, parsed = program(config)

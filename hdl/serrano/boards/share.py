@@ -8,6 +8,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from serrano.bus.axi import AXI4Read, AXI4Write
+from serrano.bus.slice import AXISlice
 
 __all__ = ["AXIShare"]
 
@@ -20,6 +21,7 @@ class AXIShare(wiring.Component):
     A burst's ID is the manager's number: what the managers give as ID is not passed on, and they get 0. So
     each of them is answered in the order of its requests, if the subordinate keeps the order of an ID. A
     manager that does not take its answers holds up the other one where the subordinate answers in order.
+    Register slices keep the managers' logic and the subordinate's apart.
 
     Parameters
     ----------
@@ -53,18 +55,27 @@ class AXIShare(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
+        self._managers = {}
+        for name, ports in (("read", self.reads), ("write", self.writes)):
+            self._managers[name] = [self._sliced(m, f"{name}_{i}", port) for i, port in enumerate(ports)]
         self._build_reads(m)
         self._build_writes(m)
         return m
 
+    def _sliced(self, m: Module, name: str, port: Any) -> Any:
+        """A manager's port, behind a register slice."""
+        m.submodules[name] = register = AXISlice(port.signature.flip())
+        wiring.connect(m, wiring.flipped(port), register.i)
+        return register.o
+
     def _build_reads(self, m: Module) -> None:
-        read = self.read
+        read, managers = self.read, self._managers["read"]
         last = Signal()
         free = ~read.arvalid | read.arready
-        chosen = Mux(last, ~self.reads[0].arvalid, self.reads[1].arvalid)
+        chosen = Mux(last, ~managers[0].arvalid, managers[1].arvalid)
         with m.If(read.arready):
             m.d.sync += read.arvalid.eq(0)
-        for number, manager in enumerate(self.reads):
+        for number, manager in enumerate(managers):
             mine = chosen == number
             m.d.comb += [
                 manager.arready.eq(free & mine),
@@ -79,16 +90,16 @@ class AXIShare(wiring.Component):
                     getattr(read, name).eq(getattr(manager, name))
                     for name in ("araddr", "arlen", "arsize", "arburst", "arlock", "arcache", "arprot")
                 ]
-        m.d.comb += read.rready.eq(Mux(read.rid[0], self.reads[1].rready, self.reads[0].rready))
+        m.d.comb += read.rready.eq(Mux(read.rid[0], managers[1].rready, managers[0].rready))
 
     def _build_writes(self, m: Module) -> None:
-        write = self.write
+        write, managers = self.write, self._managers["write"]
         last, owner, busy = Signal(), Signal(), Signal()
         free = ~busy & (~write.awvalid | write.awready)
-        chosen = Mux(last, ~self.writes[0].awvalid, self.writes[1].awvalid)
+        chosen = Mux(last, ~managers[0].awvalid, managers[1].awvalid)
         with m.If(write.awready):
             m.d.sync += write.awvalid.eq(0)
-        for number, manager in enumerate(self.writes):
+        for number, manager in enumerate(managers):
             m.d.comb += [
                 manager.awready.eq(free & (chosen == number)),
                 manager.bvalid.eq(write.bvalid & (write.bid == number)),
@@ -112,4 +123,4 @@ class AXIShare(wiring.Component):
                 ]
         with m.If(write.wvalid & write.wready & write.wlast):
             m.d.sync += busy.eq(0)
-        m.d.comb += write.bready.eq(Mux(write.bid[0], self.writes[1].bready, self.writes[0].bready))
+        m.d.comb += write.bready.eq(Mux(write.bid[0], managers[1].bready, managers[0].bready))

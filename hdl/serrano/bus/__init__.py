@@ -4,6 +4,7 @@
 from .axi import AXI4Lite, AXI4Read, AXI4Write
 from .faults import BusFault
 from .read import ReadArbiter, ReadBeat, ReadClient, ReadPort
+from .slice import AXISlice
 from .words import RECORD_BYTES, RecordWriter, WordReader
 from .write import WriteArbiter, WritePort, WriteRequest
 
@@ -12,6 +13,7 @@ __all__ = [
     "AXI4Lite",
     "AXI4Read",
     "AXI4Write",
+    "AXISlice",
     "BusFault",
     "ReadArbiter",
     "ReadBeat",

@@ -14,7 +14,7 @@ from serrano.bus.axi import INCR, AXI4Read
 from serrano.bus.faults import BusFault, client_bits
 from serrano.config import AcceleratorConfig
 from serrano.layouts import ReadRequest, tag_bits
-from serrano.stream import StreamFIFO
+from serrano.stream import StreamFIFO, StreamRegister
 
 __all__ = ["BurstSplitter", "ReadArbiter", "ReadBeat", "ReadClient", "ReadPort"]
 
@@ -95,7 +95,7 @@ class ReadClient:
 class BurstSplitter(wiring.Component):
     """Cuts a run into bursts that neither cross 4 KiB nor exceed ``burst_beats`` beats.
 
-    A run whose length is zero is dropped.
+    A run whose length is zero is dropped. One burst per cycle, with ``config.registered`` in three.
 
     Parameters
     ----------
@@ -130,15 +130,14 @@ class BurstSplitter(wiring.Component):
         m = Module()
         address = Signal(self.config.address_bits, reset_less=True)
         left = Signal(32)
-        page_beats = 4096 // self.config.port_bytes
-        to_page_end = Signal(range(page_beats + 1))
         tag = Signal(tag_bits(self.config), reset_less=True)
-        beats = Signal(9)
-        m.d.comb += [
-            to_page_end.eq(page_beats - address[self.beat_bits : 12]),
-            beats.eq(_minimum(_minimum(left, self.burst_beats), to_page_end)),
-            self.request.ready.eq(left == 0),
-        ]
+        beats, last, free = Signal(9), Signal(), Signal()
+        measured = self._build_measures(m, address, left, beats, last)
+        m.d.comb += free.eq((~self.burst.valid | self.burst.ready) & measured)
+        if self.config.registered:
+            m.d.sync += self.request.ready.eq(Mux(self.request.ready, ~self.request.valid, free & last))
+        else:
+            m.d.comb += self.request.ready.eq(left == 0)
         with m.If(self.request.ready):
             with m.If(self.request.valid):
                 m.d.sync += [
@@ -146,22 +145,75 @@ class BurstSplitter(wiring.Component):
                     left.eq(self.request.payload.bytes >> self.beat_bits),
                     tag.eq(self.request.payload.tag),
                 ]
-        with m.Elif(~self.burst.valid | self.burst.ready):
+        with m.Elif(free):
             m.d.sync += [
                 address.eq(address + (beats << self.beat_bits)),
                 left.eq(left - beats),
                 self.burst.payload.address.eq(address),
                 self.burst.payload.beats.eq(beats),
-                self.burst.payload.last.eq(beats == left),
+                self.burst.payload.last.eq(last),
                 self.burst.payload.tag.eq(tag),
             ]
         with m.If(~self.burst.valid | self.burst.ready):
-            m.d.sync += self.burst.valid.eq(left != 0)
+            m.d.sync += self.burst.valid.eq(measured & (beats != 0))
         return m
 
+    def _build_measures(self, m: Module, address: Signal, left: Signal, beats: Signal, last: Signal) -> Value:
+        """How long a burst from here may be, and which the next one is. True if they are known."""
+        page_beats = 4096 // self.config.port_bytes
+        most = min(self.burst_beats, page_beats)
+        place = address[self.beat_bits : 12]
+        limit = Signal(range(most + 1))
+        domain = m.d.sync if self.config.registered else m.d.comb
+        fits = left <= limit
+        domain += [
+            limit.eq(Mux(place > page_beats - most, page_beats - place, most)),
+            beats.eq(Mux(fits, left, limit)),
+            last.eq(fits),
+        ]
+        if not self.config.registered:
+            return Const(1)
+        # A register each, after the address and what is left have changed.
+        since = Signal(2)
+        taken = self.request.valid & self.request.ready
+        with m.If(taken | (~self.request.ready & since[1] & (~self.burst.valid | self.burst.ready))):
+            m.d.sync += since.eq(0)
+        with m.Else():
+            m.d.sync += since.eq(Cat(1, since))
+        return since[1]
 
-def _minimum(a: Any, b: Any) -> Value:
-    return Mux(a < b, a, b)
+
+class MemoryOutput(wiring.Component):
+    """Behind a buffer in block memory, which is slow: takes its words as they are, into a register, and gives
+    them out from a register slice.
+
+    Parameters
+    ----------
+    shape : :class:`~amaranth.hdl.ShapeLike`
+        Shape of the payload.
+
+    Members
+    -------
+    i : ``In(stream.Signature(shape))``
+        From the buffer.
+    o : ``Out(stream.Signature(shape))``
+        The same, two cycles later.
+    """
+
+    latency = 1 + StreamRegister.latency
+
+    def __init__(self, shape: Any):
+        self.shape = shape
+        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.slice = output = StreamRegister(self.shape)
+        wiring.connect(m, output.o, wiring.flipped(self.o))
+        m.d.comb += self.i.ready.eq(~output.i.valid | output.i.ready)
+        with m.If(self.i.ready):
+            m.d.sync += [output.i.valid.eq(self.i.valid), output.i.payload.eq(self.i.payload)]
+        return m
 
 
 class ReadArbiter(wiring.Component):
@@ -173,6 +225,9 @@ class ReadArbiter(wiring.Component):
     ``idle`` tells that none is in flight. ``flush`` resets buffers and pending requests, and is to be used
     only while ``stop`` and ``idle``. All three are about the clients that are not ``apart``; those go on as
     if nothing happened.
+
+    With ``config.registered`` a burst is chosen from what was known a cycle ago and issued in the next cycle,
+    at most one in three cycles; beats and faults are told a cycle later, words given out three cycles later.
 
     Parameters
     ----------
@@ -236,6 +291,26 @@ class ReadArbiter(wiring.Component):
             }
         )
         m.submodules.order = order_fifo = StreamFIFO(order, OUTSTANDING)
+        beat = self._build_arrival(m, order_fifo)
+        issue = Signal(len(self.clients))
+        # Bursts of clients that are not apart, from their address to their last beat.
+        in_flight, picked = Signal(range(OUTSTANDING + 1)), Signal()
+        issued = order_fifo.i.valid & ~order_fifo.i.payload.apart
+        m.d.sync += in_flight.eq(in_flight + issued - (beat.ended & ~beat.apart))
+        m.d.comb += [self.idle.eq((in_flight == 0) & ~picked), self.beats.eq(beat.clients)]
+        # Beats on their way, for all clients.
+        self._coming = Signal(range(OUTSTANDING * max(client.burst_beats for client in self.clients) + 1))
+        self._asked = Signal(9)
+        m.d.sync += self._coming.eq(self._coming + self._asked - beat.clients.any())
+        bursts = [self._build_client(m, index, beat, issue) for index in range(len(self.clients))]
+        self._build_issue(m, bursts, issue, picked, order_fifo)
+        return m
+
+    def _build_arrival(self, m: Module, order_fifo: StreamFIFO) -> Any:
+        """The beat of this cycle, with registers that of the last one, and its fault."""
+        count = len(self.clients)
+        layout = {"clients": count, "bytes": 8 * self.config.port_bytes, "last": 1, "error": 1}
+        beat = Signal(data.StructLayout({**layout, "ended": 1, "apart": 1}))
         arriving = order_fifo.o.payload
         accepted, ended, error, reported = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
@@ -244,6 +319,16 @@ class ReadArbiter(wiring.Component):
             ended.eq(accepted & self.axi.rlast),
             order_fifo.o.ready.eq(ended),
             error.eq(accepted & self.axi.rresp[1]),
+        ]
+        m.d.sync += reported.eq((reported | error) & ~ended)
+        domain = m.d.sync if self.config.registered else m.d.comb
+        domain += [
+            beat.clients.eq(Cat(accepted & (arriving.client == index) for index in range(count))),
+            beat.bytes.eq(self.axi.rdata),
+            beat.last.eq(arriving.last & self.axi.rlast),
+            beat.error.eq(self.axi.rresp[1]),
+            beat.ended.eq(ended),
+            beat.apart.eq(arriving.apart),
             self.fault.valid.eq(error & ~reported),
             self.fault.client.eq(arriving.client),
             self.fault.address.eq(arriving.address),
@@ -251,24 +336,9 @@ class ReadArbiter(wiring.Component):
             self.fault.apart.eq(arriving.apart),
             self.fault.tag.eq(arriving.tag),
         ]
-        m.d.sync += reported.eq((reported | error) & ~ended)
-        issue = Signal(len(self.clients))
-        # Bursts of clients that are not apart, from their address to their last beat.
-        in_flight = Signal(range(OUTSTANDING + 1))
-        issued = order_fifo.i.valid & ~order_fifo.i.payload.apart
-        m.d.sync += in_flight.eq(in_flight + issued - (ended & ~arriving.apart))
-        m.d.comb += self.idle.eq(in_flight == 0)
-        # Beats on their way, for all clients.
-        self._coming = Signal(range(OUTSTANDING * max(client.burst_beats for client in self.clients) + 1))
-        self._asked = Signal(9)
-        m.d.sync += self._coming.eq(self._coming + self._asked - accepted)
-        bursts = [
-            self._build_client(m, index, arriving, accepted, issue) for index in range(len(self.clients))
-        ]
-        self._build_issue(m, bursts, issue, order_fifo)
-        return m
+        return beat
 
-    def _build_client(self, m: Module, index: int, arriving: Any, accepted: Value, issue: Signal) -> tuple:
+    def _build_client(self, m: Module, index: int, beat: Any, issue: Signal) -> tuple:
         client, port = self.clients[index], self.ports[index]
         flush = Const(0) if client.apart else self.flush
         reset = ResetInserter(flush)
@@ -278,24 +348,28 @@ class ReadArbiter(wiring.Component):
         m.submodules[f"{client.name}_splitter"] = reset(splitter)
         m.submodules[f"{client.name}_fifo"] = reset(fifo)
         wiring.connect(m, wiring.flipped(port.request), splitter.request)
-        wiring.connect(m, fifo.o, wiring.flipped(port.data))
+        words = fifo.o
+        if self.config.registered:
+            output = MemoryOutput(word)
+            m.submodules[f"{client.name}_output"] = reset(output)
+            wiring.connect(m, fifo.o, output.i)
+            words = output.o
+        wiring.connect(m, words, wiring.flipped(port.data))
 
-        mine, room = Signal(), Signal()
+        room = Signal()
         # Beats that are buffered or on their way.
         claimed = Signal(range(client.fifo_beats + 1))
         left = Signal()
         burst = splitter.burst
         m.d.comb += [
-            mine.eq(accepted & (arriving.client == index)),
-            self.beats[index].eq(mine),
-            fifo.i.payload.last.eq(arriving.last & self.axi.rlast),
+            fifo.i.payload.last.eq(beat.last),
             left.eq(fifo.o.valid & fifo.o.ready),
             room.eq(claimed + burst.payload.beats <= client.fifo_beats),
             burst.ready.eq(issue[index]),
         ]
-        words = Mux(left, client.word_beats, 0)
-        m.d.sync += claimed.eq(claimed + Mux(issue[index], burst.payload.beats, 0) - words)
-        self._build_words(m, client, mine, fifo, flush)
+        given = Mux(left, client.word_beats, 0)
+        m.d.sync += claimed.eq(claimed + Mux(issue[index], burst.payload.beats, 0) - given)
+        self._build_words(m, client, beat, beat.clients[index], fifo, flush)
         with m.If(flush):
             m.d.sync += claimed.eq(0)
         wanting = Signal(name=f"{client.name}_wanting")
@@ -303,22 +377,22 @@ class ReadArbiter(wiring.Component):
         return burst, room, wanting
 
     def _build_words(
-        self, m: Module, client: ReadClient, mine: Value, fifo: StreamFIFO, flush: Value
+        self, m: Module, client: ReadClient, beat: Any, mine: Value, fifo: StreamFIFO, flush: Value
     ) -> None:
         """A client's beats become words of its buffer."""
         width, beats = 8 * self.config.port_bytes, client.word_beats
-        word, error = fifo.i.payload, self.axi.rresp[1]
+        word = fifo.i.payload
         if beats == 1:
-            m.d.comb += [fifo.i.valid.eq(mine), word.bytes.eq(self.axi.rdata), word.error.eq(error)]
+            m.d.comb += [fifo.i.valid.eq(mine), word.bytes.eq(beat.bytes), word.error.eq(beat.error)]
             return
         before = Signal((beats - 1) * width, name=f"{client.name}_before", reset_less=True)
         earlier, phase = Signal(name=f"{client.name}_earlier"), Signal(range(beats))
         complete = phase == beats - 1
-        following = Cat(before, self.axi.rdata)
+        following = Cat(before, beat.bytes)
         m.d.comb += [
             fifo.i.valid.eq(mine & complete),
             word.bytes.eq(following),
-            word.error.eq(error | earlier),
+            word.error.eq(beat.error | earlier),
         ]
         with m.If(mine):
             m.d.sync += [
@@ -329,33 +403,42 @@ class ReadArbiter(wiring.Component):
         with m.If(flush):
             m.d.sync += [phase.eq(0), earlier.eq(0)]
 
-    def _build_issue(self, m: Module, bursts: list[tuple], issue: Signal, order_fifo: StreamFIFO) -> None:
+    def _build_issue(
+        self, m: Module, bursts: list[tuple], issue: Signal, picked: Signal, order_fifo: StreamFIFO
+    ) -> None:
+        registered = self.config.registered
+        domain = m.d.sync if registered else m.d.comb
         free = Signal()
-        waiting = Signal(len(bursts))
-        m.d.comb += free.eq((~self.axi.arvalid | self.axi.arready) & order_fifo.i.ready)
+        waiting, able, held, pick = (Signal(len(bursts)) for _ in range(4))
+        choice = self._build_choice(m, able, held)
+        m.d.comb += [
+            free.eq((~self.axi.arvalid | self.axi.arready) & order_fifo.i.ready),
+            issue.eq(Mux(free, pick, 0)),
+        ]
+        if registered:
+            m.d.sync += pick.eq(Mux(pick.any(), Mux(free, 0, pick), choice))
+            apart = [client.apart for client in self.clients]
+            m.d.comb += picked.eq(Cat(bit for bit, other in zip(pick, apart, strict=True) if not other).any())
+        else:
+            m.d.comb += pick.eq(choice)
         with m.If(self.axi.arready):
             m.d.sync += self.axi.arvalid.eq(0)
-        # A client before has more to ask for, and room for it. Bursts of the others do not slip in between
-        # its own: of short ones, as KV records are, it would get too few.
-        chosen, held = Const(0), Const(0)
         for index, (burst, room, wanting) in enumerate(bursts):
-            apart = self.clients[index].apart
-            queue = self.clients[index].queue_beats
-            few = Const(1) if queue is None else self._coming < queue
-            may = burst.valid & room if apart else burst.valid & room & few & ~self.stop & ~held
-            m.d.comb += [
-                waiting[index].eq(burst.valid & ~room),
-                issue[index].eq(may & free & ~chosen),
+            client = self.clients[index]
+            few = Const(1) if client.queue_beats is None else self._coming < client.queue_beats
+            # What is known of the burst before the one that is issued means nothing.
+            settled = ~pick.any() & ~(self.flush & int(not client.apart)) if registered else Const(1)
+            m.d.comb += waiting[index].eq(burst.valid & ~room)
+            domain += [
+                able[index].eq(burst.valid & room & few & settled),
+                held[index].eq(wanting & ~waiting[index] | ~settled),
             ]
-            chosen = chosen | may
-            if not apart:
-                held = held | (wanting & ~waiting[index])
             with m.If(issue[index]):
                 m.d.comb += [
                     order_fifo.i.valid.eq(1),
                     order_fifo.i.payload.client.eq(index),
                     order_fifo.i.payload.last.eq(burst.payload.last),
-                    order_fifo.i.payload.apart.eq(int(apart)),
+                    order_fifo.i.payload.apart.eq(int(client.apart)),
                     order_fifo.i.payload.address.eq(burst.payload.address),
                     order_fifo.i.payload.tag.eq(burst.payload.tag),
                     self._asked.eq(burst.payload.beats),
@@ -372,3 +455,17 @@ class ReadArbiter(wiring.Component):
             # Normal memory, non-cacheable, bufferable; data, secure, unprivileged.
             self.axi.arcache.eq(0b0011),
         ]
+
+    def _build_choice(self, m: Module, able: Signal, held: Signal) -> Signal:
+        """The client whose burst is next, if any."""
+        # A client before has more to ask for, and room for it. Bursts of the others do not slip in between
+        # its own: of short ones, as KV records are, it would get too few.
+        choice = Signal(len(self.clients))
+        before, waited_for = Const(0), Const(0)
+        for index, client in enumerate(self.clients):
+            may = able[index] if client.apart else able[index] & ~self.stop & ~waited_for
+            m.d.comb += choice[index].eq(may & ~before)
+            before = before | may
+            if not client.apart:
+                waited_for = waited_for | held[index]
+        return choice

@@ -13,12 +13,15 @@ from serrano.bus.axi import INCR, AXI4Write
 from serrano.bus.faults import BusFault, client_bits
 from serrano.config import AcceleratorConfig
 from serrano.layouts import tag_bits
-from serrano.stream import StreamFIFO
+from serrano.stream import StreamFIFO, StreamRegister
 
 __all__ = ["WriteArbiter", "WritePort", "WriteRequest"]
 
 OUTSTANDING = 64
 """Writes in flight at a time: one per cycle up to a latency of about 60 cycles."""
+
+WAITING = 4
+"""Writes of a client that are taken, but not in flight yet, or answered and not yet counted so."""
 
 
 class WriteRequest(data.StructLayout):
@@ -61,6 +64,9 @@ class WriteArbiter(wiring.Component):
     ``pending`` is set from the cycle after its request is taken until the response has arrived. A write that
     was taken is always completed. While ``stop`` is set none is taken of clients that are not ``apart``, and
     ``idle`` tells that none of theirs is in flight; those apart go on as if nothing happened.
+
+    With ``config.registered`` there is a register slice behind each client, errors are told a cycle later,
+    and ``pending`` falls two cycles later. As before, one write may be taken per cycle.
 
     Parameters
     ----------
@@ -122,19 +128,10 @@ class WriteArbiter(wiring.Component):
             }
         )
         m.submodules.order = order_fifo = StreamFIFO(order, OUTSTANDING)
-        answered, free = Signal(), Signal()
+        free = Signal()
         busy = Signal(len(self.clients))
-        oldest = order_fifo.o.payload
+        answer = self._build_answers(m, order_fifo)
         m.d.comb += [
-            axi.bready.eq(order_fifo.o.valid),
-            answered.eq(axi.bvalid & axi.bready),
-            order_fifo.o.ready.eq(answered),
-            self.fault.valid.eq(answered & axi.bresp[1]),
-            self.fault.client.eq(oldest.client),
-            self.fault.address.eq(oldest.address),
-            self.fault.decode.eq(axi.bresp[0]),
-            self.fault.apart.eq(oldest.apart),
-            self.fault.tag.eq(oldest.tag),
             self.beats.eq(axi.wvalid & axi.wready),
             self.idle.eq(~busy.any()),
             free.eq((~axi.awvalid | axi.awready) & (~axi.wvalid | axi.wready) & order_fifo.i.ready),
@@ -149,11 +146,12 @@ class WriteArbiter(wiring.Component):
             m.d.sync += axi.wvalid.eq(0)
         chosen = Const(0)
         for index, (name, port) in enumerate(zip(self.clients, self.ports, strict=True)):
-            request, take, mine = port.request, Signal(), Signal()
             apart = name in self.apart
-            may = ~chosen if apart else ~chosen & ~self.stop
-            m.d.comb += [take.eq(request.valid & free & may), request.ready.eq(free & may)]
-            chosen = chosen | (request.valid & may)
+            go = Const(1) if apart else ~self.stop
+            request, entered = self._build_entrance(m, name, port.request, go)
+            take, mine, ended = Signal(), Signal(), Signal()
+            m.d.comb += [take.eq(request.valid & request.ready), request.ready.eq(free & ~chosen)]
+            chosen = chosen | request.valid
             with m.If(take):
                 m.d.comb += [
                     order_fifo.i.valid.eq(1),
@@ -169,12 +167,53 @@ class WriteArbiter(wiring.Component):
                     axi.wdata.eq(request.payload.bytes),
                     axi.wstrb.eq(request.payload.strobe),
                 ]
-            in_flight = Signal(range(OUTSTANDING + 1), name=f"{name}_in_flight")
-            m.d.sync += in_flight.eq(in_flight + take - mine)
+            in_flight = Signal(range(OUTSTANDING + WAITING + 1), name=f"{name}_in_flight")
+            m.d.sync += in_flight.eq(in_flight + entered - ended)
+            # Nobody is to think that all is well before its fault has been looked at.
+            domain = m.d.sync if self.config.registered else m.d.comb
+            domain += ended.eq(mine)
             m.d.comb += [
-                mine.eq(answered & (oldest.client == index)),
+                mine.eq(answer.valid & (answer.client == index)),
                 port.pending.eq(in_flight != 0),
-                port.error.eq(mine & axi.bresp[1]),
+                port.error.eq(mine & answer.failed),
                 busy[index].eq((in_flight != 0) & int(not apart)),
             ]
         return m
+
+    def _build_answers(self, m: Module, order_fifo: StreamFIFO) -> Any:
+        """The answer of this cycle, with registers that of the last one, and its fault."""
+        axi, oldest = self.axi, order_fifo.o.payload
+        answered = Signal()
+        answer = Signal(data.StructLayout({"valid": 1, "client": self.client_bits, "failed": 1}))
+        m.d.comb += [
+            axi.bready.eq(order_fifo.o.valid),
+            answered.eq(axi.bvalid & axi.bready),
+            order_fifo.o.ready.eq(answered),
+        ]
+        domain = m.d.sync if self.config.registered else m.d.comb
+        domain += [
+            answer.valid.eq(answered),
+            answer.client.eq(oldest.client),
+            answer.failed.eq(axi.bresp[1]),
+            self.fault.valid.eq(answered & axi.bresp[1]),
+            self.fault.client.eq(oldest.client),
+            self.fault.address.eq(oldest.address),
+            self.fault.decode.eq(axi.bresp[0]),
+            self.fault.apart.eq(oldest.apart),
+            self.fault.tag.eq(oldest.tag),
+        ]
+        return answer
+
+    def _build_entrance(self, m: Module, name: str, request: Any, go: Value) -> tuple[Any, Value]:
+        """A client's requests while it may go, and whether one is taken in this cycle."""
+        if self.config.registered:
+            m.submodules[f"{name}_slice"] = register = StreamRegister(request.payload.shape())
+            entrance, inner = register.i, register.o
+        else:
+            entrance = inner = stream.Signature(request.payload.shape()).create(path=(name,))
+        m.d.comb += [
+            entrance.valid.eq(request.valid & go),
+            entrance.payload.eq(request.payload),
+            request.ready.eq(entrance.ready & go),
+        ]
+        return inner, request.valid & request.ready

@@ -29,6 +29,11 @@ class Counters(wiring.Component):
     ``report`` gives all of them out, one after another, as they were in the cycle of ``report``, without
     touching ``values``.
 
+    Parameters
+    ----------
+    registered : :class:`bool`
+        Everything that comes in counts a cycle later.
+
     Members
     -------
     increments : ``In(INCREMENT_BITS).array(len(COUNTERS))``
@@ -45,7 +50,8 @@ class Counters(wiring.Component):
         The counters, in order.
     """
 
-    def __init__(self):
+    def __init__(self, *, registered: bool = False):
+        self.registered = registered
         super().__init__(
             {
                 "increments": In(INCREMENT_BITS).array(len(COUNTERS)),
@@ -62,20 +68,24 @@ class Counters(wiring.Component):
         counters = [Signal(64, name=name) for name, _ in COUNTERS]
         line = [Signal(64, name=f"{name}_line", reset_less=True) for name, _ in COUNTERS]
         left = Signal(range(len(COUNTERS) + 1))
+        increments = [self._taken(m, increment) for increment in self.increments]
+        snapshot, clear, report = (
+            self._taken(m, pulse) for pulse in (self.snapshot, self.clear, self.report)
+        )
         for index, counter in enumerate(counters):
-            m.d.sync += counter.eq(counter + self.increments[index])
-            with m.If(self.snapshot):
+            m.d.sync += counter.eq(counter + increments[index])
+            with m.If(snapshot):
                 m.d.sync += self.values[index].eq(counter)
             # The values to report move along a shift register.
-            with m.If(self.report & (left == 0)):
+            with m.If(report & (left == 0)):
                 m.d.sync += line[index].eq(counter)
             with m.Elif(self.reported.valid & self.reported.ready):
                 m.d.sync += line[index].eq(line[index + 1] if index + 1 < len(line) else 0)
-            with m.If(self.clear):
+            with m.If(clear):
                 m.d.sync += counter.eq(0)
         with m.If(left != 0):
             m.d.sync += left.eq(left - self.reported.ready)
-        with m.Elif(self.report):
+        with m.Elif(report):
             m.d.sync += left.eq(len(COUNTERS))
         m.d.comb += [
             self.reported.valid.eq(left != 0),
@@ -83,3 +93,11 @@ class Counters(wiring.Component):
             self.reported.payload.value.eq(line[0]),
         ]
         return m
+
+    def _taken(self, m: Module, value: Signal) -> Signal:
+        """The value, with registers that of the cycle before."""
+        if not self.registered:
+            return value
+        late = Signal.like(value, name="late")
+        m.d.sync += late.eq(value)
+        return late

@@ -6,6 +6,7 @@ from typing import Any
 from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from serrano.bus import AXI4Lite
 from serrano.config import AcceleratorConfig
@@ -14,6 +15,9 @@ from serrano.csr.table import IDENTITY, REGISTERS, VERSION, Access
 __all__ = ["ControlRegisters", "constants"]
 
 ADDRESS_BITS = 12
+
+GROUP = 16
+"""Registers of which one is chosen at a time."""
 
 
 def constants(config: AcceleratorConfig) -> dict[str, int]:
@@ -35,7 +39,7 @@ class ControlRegisters(wiring.Component):
 
     Every register is a port named as in the table, in lower case. Reads of addresses without a register
     give 0, writes to them are ignored, both with the response OKAY; strobes select bytes. One access at a
-    time.
+    time. An answer comes a cycle after its address, with ``config.registered`` three.
 
     Parameters
     ----------
@@ -75,15 +79,6 @@ class ControlRegisters(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         write, address, word, strobe = self._build_write_channel(m)
-        fixed = constants(self.config)
-        read_value = Signal(32)
-        with m.Switch(self.bus.araddr[2:]):
-            for entry in REGISTERS:
-                with m.Case(entry.offset >> 2):
-                    if entry.access is Access.CONSTANT:
-                        m.d.comb += read_value.eq(fixed[entry.name])
-                    else:
-                        m.d.comb += read_value.eq(getattr(self, entry.attribute))
         mask = Cat(bit.replicate(8) for bit in strobe)
         for entry in REGISTERS:
             if entry.access in (Access.CONSTANT, Access.READ_ONLY):
@@ -98,7 +93,7 @@ class ControlRegisters(wiring.Component):
                 m.d.sync += value.eq(value & ~mask | word & mask)
             if entry.access is Access.COMMAND:
                 m.d.sync += getattr(self, f"{entry.attribute}_write").eq(chosen)
-        self._build_read_channel(m, read_value)
+        self._build_read_channel(m)
         return m
 
     def _build_write_channel(self, m: Module) -> tuple[Signal, Signal, Signal, Signal]:
@@ -120,8 +115,42 @@ class ControlRegisters(wiring.Component):
             m.d.sync += bus.bvalid.eq(1)
         return write, address, word, strobe
 
-    def _build_read_channel(self, m: Module, read_value: Signal) -> None:
+    def _build_read_channel(self, m: Module) -> None:
         bus = self.bus
-        m.d.comb += bus.arready.eq(~bus.rvalid | bus.rready)
+        if not self.config.registered:
+            m.d.comb += bus.arready.eq(~bus.rvalid | bus.rready)
+            read_value = self._build_choice(m, m.d.comb, bus.araddr[2:])
+            with m.If(bus.arready):
+                m.d.sync += [bus.rvalid.eq(bus.arvalid), bus.rdata.eq(read_value)]
+            return
+        # Cycle 1: the address. Cycle 2: a register of each group. Cycle 3: that of one group.
+        address, cycle = Signal(ADDRESS_BITS - 2), Signal(2)
+        read_value = self._build_choice(m, m.d.sync, address)
+        m.d.comb += bus.arready.eq((cycle == 0) & ~bus.rvalid)
+        m.d.sync += cycle.eq(Mux(cycle == 2, 0, cycle + (cycle.any() | (bus.arvalid & bus.arready))))
         with m.If(bus.arready):
-            m.d.sync += [bus.rvalid.eq(bus.arvalid), bus.rdata.eq(read_value)]
+            m.d.sync += address.eq(bus.araddr[2:])
+        with m.If(cycle == 2):
+            m.d.sync += [bus.rvalid.eq(1), bus.rdata.eq(read_value)]
+        with m.Elif(bus.rready):
+            m.d.sync += bus.rvalid.eq(0)
+
+    def _build_choice(self, m: Module, domain: Any, address: Value) -> Value:
+        """The register at an address: one of each group in ``domain``, and of these one."""
+        fixed, groups = constants(self.config), {}
+        for entry in REGISTERS:
+            number, place = divmod(entry.offset >> 2, GROUP)
+            known = fixed[entry.name] if entry.access is Access.CONSTANT else getattr(self, entry.attribute)
+            groups.setdefault(number, {})[place] = known
+        read_value, values = Signal(32), {}
+        with m.Switch(address[exact_log2(GROUP) :]):
+            for number, registers in groups.items():
+                value = Signal(32, name=f"group_{number}")
+                values[number] = value
+                with m.Case(number):
+                    m.d.comb += read_value.eq(value)
+        with m.Switch(address[: exact_log2(GROUP)]):
+            for place in range(GROUP):
+                with m.Case(place):
+                    domain += [value.eq(groups[number].get(place, 0)) for number, value in values.items()]
+        return read_value

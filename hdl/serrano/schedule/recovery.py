@@ -62,6 +62,8 @@ class Recovery(wiring.Component):
     client, so that what it is doing and what happens to steps do not touch each other. The watchdog is a
     fault of its own: ``watchdog`` cycles, if not 0, in which ``progress`` was not set.
 
+    With ``config.registered`` all of this begins a cycle after the fault has come.
+
     Parameters
     ----------
     config : :class:`~serrano.config.AcceleratorConfig`
@@ -136,8 +138,9 @@ class Recovery(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        found, of_tape, of_sequence = self._build_found(m)
-        outside, failures = self._build_outside(m)
+        found, of_tape, of_sequence, outside, failures = (
+            self._taken(m, value) for value in (*self._build_found(m), *self._build_outside(m))
+        )
         fault = Signal()
         flushed = Signal(range(FLUSH_CYCLES))
         with m.FSM():
@@ -221,13 +224,22 @@ class Recovery(wiring.Component):
         return outside, failures
 
     def _build_watchdog(self, m: Module) -> Signal:
-        waited, expired = Signal(32), Signal()
-        m.d.comb += expired.eq((self.watchdog != 0) & (waited >= self.watchdog) & self.running)
-        with m.If(self.progress | ~self.running | self.stop):
+        waited, expired, moved = Signal(32), Signal(), Signal()
+        expiring = self._taken(m, (self.watchdog != 0) & (waited >= self.watchdog))
+        m.d.comb += [moved.eq(self._taken(m, self.progress)), expired.eq(expiring & self.running)]
+        with m.If(moved | ~self.running | self.stop):
             m.d.sync += waited.eq(0)
         with m.Else():
             m.d.sync += waited.eq(waited + 1)
         return expired
+
+    def _taken(self, m: Module, value: Any) -> Any:
+        """The value, with registers that of the cycle before."""
+        if not self.config.registered:
+            return value
+        late = Signal(value.shape(), name="late")
+        m.d.sync += late.eq(value)
+        return late
 
     def _take_bus_fault(self, m: Module, found: Any, fault: Any, port: int = 0) -> None:
         m.d.comb += [

@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 from serrano.bus import ReadBeat
 from serrano.config import AcceleratorConfig
 from serrano.faults import FaultCode
+from serrano.stream import StreamRegister
 from serrano.tape.crc import crc32_step
 from serrano.tape.packets import HEADER_BYTES, WITH_PAYLOAD, Header, Opcode, PayloadUnit
 
@@ -18,13 +19,17 @@ __all__ = ["TapeReader"]
 CRC_FIELD = 28
 """Offset of the CRC in a header; what is before it, and the payload, is covered."""
 
+PAYLOAD_FIELD = 12
+"""Offset of the payload's length."""
+
 
 class TapeReader(wiring.Component):
     """Splits a run of tape into packet headers and payload units, and checks every packet.
 
     Takes a unit of the load path in every cycle, with no pause between packets: where that is wider than the
     port, it catches up after a wait. A header is given out when it is complete, its payload while it passes;
-    the CRC is compared two cycles after the packet's last unit. ``checked`` counts the packets whose check
+    the CRC is compared two cycles after the packet's last unit, with ``config.registered`` three, and a header
+    is found to be wrong two cycles later than without. ``checked`` counts the packets whose check
     has passed since ``start``; whoever commits a step waits for it. After a fault nothing more is taken until
     the block is reset.
 
@@ -78,13 +83,17 @@ class TapeReader(wiring.Component):
         left = Signal(32)
         in_payload, take, header_end, packet_end = Signal(), Signal(), Signal(), Signal()
         content = Value.cast(self.units.payload.bytes)
-        has_payload = Signal()
+        has_payload, final = Signal(), Signal()
+        if self.config.registered and header_units - 1 - PAYLOAD_FIELD // width >= 2:
+            # Known in time, if not in the cycle in which it comes.
+            m.d.sync += has_payload.eq(header.payload_bytes != 0)
+        else:
+            m.d.comb += has_payload.eq(merged.payload_bytes != 0)
 
         m.d.comb += [
             merged.eq(header),
-            has_payload.eq(merged.payload_bytes != 0),
             header_end.eq(~in_payload & (position == header_units - 1)),
-            packet_end.eq(Mux(in_payload, left == width, header_end & ~has_payload)),
+            packet_end.eq(Mux(in_payload, final, header_end & ~has_payload)),
         ]
         for unit in range(used_units):
             with m.If(~in_payload & (position == unit)):
@@ -94,9 +103,13 @@ class TapeReader(wiring.Component):
         with m.If(take):
             m.d.sync += header.eq(merged)
             with m.If(in_payload):
-                m.d.sync += left.eq(left - width)
+                m.d.sync += [left.eq(left - width), final.eq(left == 2 * width)]
             with m.Else():
-                m.d.sync += [position.eq(position + 1), left.eq(merged.payload_bytes)]
+                m.d.sync += [
+                    position.eq(position + 1),
+                    left.eq(merged.payload_bytes),
+                    final.eq(merged.payload_bytes == width),
+                ]
             with m.If(header_end):
                 m.d.sync += position.eq(0)
             with m.If(packet_end):
@@ -105,7 +118,7 @@ class TapeReader(wiring.Component):
                 m.d.sync += in_payload.eq(1)
 
         expected = Signal(32)
-        wrong = self._build_header_check(m, take & header_end, merged, has_payload, expected)
+        wrong = self._build_header_check(m, take & header_end, merged, header, expected)
         corrupt = self._build_crc(m, take, in_payload, position, packet_end, merged)
         with m.If(~self.fault.valid):
             with m.If(corrupt.valid):
@@ -134,8 +147,10 @@ class TapeReader(wiring.Component):
         merged: Any,
     ) -> None:
         """Units go on while the header register or the payload register can take what they bring."""
-        header_free = ~self.headers.valid | self.headers.ready
-        payload_free = ~self.payload.valid | self.payload.ready
+        unit = Signal(PayloadUnit(self.config))
+        m.d.comb += [unit.bytes.eq(self.units.payload.bytes), unit.last.eq(packet_end)]
+        header_free = self._build_output(m, "headers", take & header_end, merged)
+        payload_free = self._build_output(m, "payload", take & in_payload, unit)
         m.d.comb += [
             take.eq(
                 self.units.valid
@@ -144,38 +159,52 @@ class TapeReader(wiring.Component):
             ),
             self.units.ready.eq(take),
         ]
-        with m.If(self.headers.ready):
-            m.d.sync += self.headers.valid.eq(0)
-        with m.If(take & header_end):
-            m.d.sync += [self.headers.valid.eq(1), self.headers.payload.eq(merged)]
-        with m.If(self.payload.ready):
-            m.d.sync += self.payload.valid.eq(0)
-        with m.If(take & in_payload):
-            m.d.sync += [
-                self.payload.valid.eq(1),
-                self.payload.payload.bytes.eq(self.units.payload.bytes),
-                self.payload.payload.last.eq(packet_end),
-            ]
+
+    def _build_output(self, m: Module, name: str, valid: Value, payload: Any) -> Value:
+        """A register in front of an output; whether it is free. With registers, that is one as well."""
+        output = getattr(self, name)
+        if self.config.registered:
+            m.submodules[f"{name}_register"] = register = StreamRegister(payload.shape())
+            wiring.connect(m, register.o, wiring.flipped(output))
+            m.d.comb += [register.i.valid.eq(valid), register.i.payload.eq(payload)]
+            return register.i.ready
+        with m.If(output.ready):
+            m.d.sync += output.valid.eq(0)
+        with m.If(valid):
+            m.d.sync += [output.valid.eq(1), output.payload.eq(payload)]
+        return ~output.valid | output.ready
 
     def _build_header_check(
-        self, m: Module, complete: Value, merged: Any, has_payload: Signal, expected: Signal
+        self, m: Module, complete: Value, merged: Any, kept: Any, expected: Signal
     ) -> Any:
+        """What is wrong with a header that is complete: with registers, first what is known of it is kept."""
         wrong = Signal(data.StructLayout({"valid": 1, "code": FaultCode, "index": 32}))
-        known = Signal()
-        carries = Signal()
-        unaligned = merged.payload_bytes & (self.config.tape_align - 1)
-        m.d.comb += [
-            known.eq(Cat(merged.opcode == opcode.value for opcode in Opcode).any()),
-            carries.eq(Cat(merged.opcode == opcode.value for opcode in WITH_PAYLOAD).any()),
-            wrong.index.eq(Mux(merged.opcode == Opcode.END.value, self.last_index, expected)),
+        judged = Signal(data.StructLayout({"known": 1, "place": 1, "length": 1, "index": 32, "valid": 1}))
+        index = Signal(32)
+        header, domain = merged, m.d.comb
+        if self.config.registered:
+            completed = Signal()
+            m.d.sync += completed.eq(complete)
+            header, domain, complete = kept, m.d.sync, completed
+        carries = Cat(header.opcode == opcode.value for opcode in WITH_PAYLOAD).any()
+        unaligned = header.payload_bytes & (self.config.tape_align - 1)
+        m.d.comb += index.eq(Mux(header.opcode == Opcode.END.value, self.last_index, expected))
+        domain += [
+            judged.valid.eq(complete),
+            judged.known.eq(Cat(header.opcode == opcode.value for opcode in Opcode).any()),
+            judged.place.eq(header.index == index),
+            judged.length.eq((carries == (header.payload_bytes != 0)) & ~unaligned.any()),
+            judged.index.eq(index),
         ]
         with m.If(complete):
             m.d.sync += expected.eq(expected + 1)
-            with m.If(~known):
+        m.d.comb += wrong.index.eq(judged.index)
+        with m.If(judged.valid):
+            with m.If(~judged.known):
                 m.d.comb += [wrong.valid.eq(1), wrong.code.eq(FaultCode.PACKET_OPCODE)]
-            with m.Elif(merged.index != wrong.index):
+            with m.Elif(~judged.place):
                 m.d.comb += [wrong.valid.eq(1), wrong.code.eq(FaultCode.PACKET_INDEX)]
-            with m.Elif((carries != has_payload) | unaligned.any()):
+            with m.Elif(~judged.length):
                 m.d.comb += [wrong.valid.eq(1), wrong.code.eq(FaultCode.PACKET_LENGTH)]
         return wrong
 
@@ -223,10 +252,19 @@ class TapeReader(wiring.Component):
             if rest:
                 with m.Elif(stage.partial):
                     m.d.sync += state.eq(crc32_step(before, content, rest))
-        # Cycle 3: the comparison.
+        # Cycle 3: the comparison, and with registers a cycle more for what follows from it.
+        compared = Signal(data.StructLayout({"valid": 1, "matches": 1, "index": 32}))
         corrupt = Signal(data.StructLayout({"valid": 1, "index": 32}))
-        matches = ~state == done.crc
-        m.d.comb += [corrupt.valid.eq(done.valid & ~matches), corrupt.index.eq(done.index)]
-        with m.If(done.valid & matches & ~self.fault.valid):
+        domain = m.d.sync if self.config.registered else m.d.comb
+        domain += [
+            compared.valid.eq(done.valid),
+            compared.matches.eq(~state == done.crc),
+            compared.index.eq(done.index),
+        ]
+        m.d.comb += [
+            corrupt.valid.eq(compared.valid & ~compared.matches),
+            corrupt.index.eq(compared.index),
+        ]
+        with m.If(compared.valid & compared.matches & ~self.fault.valid):
             m.d.sync += self.checked.eq(self.checked + 1)
         return corrupt
