@@ -107,7 +107,9 @@ def test_sink():
         check(config, [one, one], 0.5, seed)
 
 
-@pytest.mark.parametrize(("n", "lanes", "rows"), [(4, 1, 1), (4, 1, 4), (16, 8, 1), (16, 8, 8), (4, 2, 1), (4, 2, 8), (8, 2, 3)])
+@pytest.mark.parametrize(
+    ("n", "lanes", "rows"), [(4, 1, 1), (4, 1, 4), (16, 8, 1), (16, 8, 8), (4, 2, 1), (4, 2, 8), (8, 2, 3)]
+)
 def test_throughput(n, lanes, rows):
     """Once it runs, an item takes 16 / lanes cycles per row, and a buffer's turn when it has few rows."""
     config = reference.small(n, lanes, attention_rows_max=8)

@@ -11,7 +11,8 @@ from support.streams import STALLS, send, simulate
 
 
 @pytest.mark.parametrize(
-    ("lanes", "port_bytes"), [(1, 2), (1, 4), (2, 2), (2, 4), (8, 2), (8, 4), (8, 8), (8, 16), (2, 64), (32, 4)]
+    ("lanes", "port_bytes"),
+    [(1, 2), (1, 4), (2, 2), (2, 4), (8, 2), (8, 4), (8, 8), (8, 16), (2, 64), (32, 4)],
 )
 @pytest.mark.parametrize("stall", STALLS)
 def test_bytes_and_words(lanes: int, port_bytes: int, stall: float) -> None:

@@ -30,9 +30,7 @@ NARROW = dataclasses.replace(
 )  # fmt: skip
 """n = 8 with two lanes: four slices in a block; sizes that are no powers of two."""
 
-LONE = dataclasses.replace(
-    SMALL, name="lone", port_bytes=2, lanes=1, multiplier_latency=3, held_weights=True
-)
+LONE = dataclasses.replace(SMALL, name="lone", port_bytes=2, lanes=1, multiplier_latency=3, held_weights=True)
 """n = 4 with one lane: pairs of channels come one after the other."""
 
 CONFIGS = (SMALL, NARROW, BASE, LONE)
