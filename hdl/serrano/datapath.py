@@ -162,6 +162,9 @@ class Datapath(wiring.Component):
         m.submodules.heads = self._heads = Heads(config)
         m.submodules.argmax = self._argmax = Argmax(config)
         m.submodules.attention = self._attention = Attention(config)
+        # Nothing of an ATTEND comes in its first cycle, and nothing of what follows it in theirs.
+        self._attending = Signal()
+        m.d.sync += self._attending.eq(self._sequencer.attending)
         self._build_tape(m)
         self._build_embedding(m)
         self._build_rows(m)
@@ -252,7 +255,7 @@ class Datapath(wiring.Component):
         wiring.connect(m, sequencer.feed, feeder.command)
         wiring.connect(m, sequencer.quantize, quantizer.command)
         rows = self._sliced(m, "rows", self._engine.rows)
-        self._select(m, sequencer.attending, self._attention.rows, feeder.rows, rows)
+        self._select(m, self._attending, self._attention.rows, feeder.rows, rows)
         m.d.comb += [
             quantizer.residual_maxima.eq(self._residual.maxima),
             quantizer.staged_maxima.eq(self._staging.maxima),
@@ -267,7 +270,7 @@ class Datapath(wiring.Component):
             m,
             self._slice(m, "results", self._engine.results),
             {0: dequantizer.results, 1: self._attention.results},
-            sequencer.attending,
+            self._attending,
         )
         self._beats = self._slice(m, "linear", dequantizer.beats)
         self._route(
@@ -281,7 +284,7 @@ class Datapath(wiring.Component):
             },
             sequencer.route,
         )
-        self._select(m, sequencer.attending, self._attention.staged, gate_up.staged, self._staging.writes)
+        self._select(m, self._attending, self._attention.staged, gate_up.staged, self._staging.writes)
         wiring.connect(m, sequencer.dequantize, dequantizer.command)
         wiring.connect(m, sequencer.heads, self._heads.command)
         wiring.connect(m, sequencer.argmax, self._argmax.command)

@@ -23,6 +23,21 @@ def small(n: int, lanes: int, **fields) -> AcceleratorConfig:
     return dataclasses.replace(base, **{"name": "small", "lanes": lanes, **sizes, **fields})
 
 
+async def answered(ctx, config, port) -> None:
+    """Asks at a read port with ``advance``, and lets the cycles pass until the answer is there."""
+    ctx.set(port.en, 1)
+    ctx.set(port.advance, 1)
+    await ctx.tick()
+    ctx.set(port.en, 0)
+    if config.registered:
+        # Nothing moves while the reader stands still.
+        ctx.set(port.advance, 0)
+        await ctx.tick().repeat(2)
+        ctx.set(port.advance, 1)
+        await ctx.tick()
+        ctx.set(port.advance, 0)
+
+
 @dataclass
 class Item:
     """One group of one head: sums [rows, 16], scales, valid tokens of row 0, and what softmax makes of it."""

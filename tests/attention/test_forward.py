@@ -43,13 +43,11 @@ def test_read_back(n, port, kv_heads, head_dim, rows, stall):
                 continue
             # The row at each place of a unit, the first of which may lie before the step's first row.
             for place in range(vectors):
-                ctx.set(dut.read.en, 1)
                 ctx.set(dut.read.values, int(kind == "V"))
                 ctx.set(dut.read.row, row - place)
                 ctx.set(dut.read.head, head)
                 ctx.set(dut.read.chunk, chunk)
-                await ctx.tick()
-                ctx.set(dut.read.en, 0)
+                await reference.answered(ctx, config, dut.read)
                 ctx.set(dut.read.row, 0)
                 await ctx.tick()
                 data = ctx.get(dut.read.data)

@@ -43,12 +43,10 @@ def test_read_back(n, lanes, heads, head_dim, rows, stall):
         for beat in one.codes:
             if beat["kind"].name != "Q":
                 continue
-            ctx.set(dut.read.en, 1)
             ctx.set(dut.read.row, beat["row"])
             ctx.set(dut.read.head, beat["head"])
             ctx.set(dut.read.chunk, beat["column"] // n)
-            await ctx.tick()
-            ctx.set(dut.read.en, 0)
+            await reference.answered(ctx, config, dut.read)
             ctx.set(dut.read.chunk, 0)
             await ctx.tick()
             lane = beat["column"] % n

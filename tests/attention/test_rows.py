@@ -80,21 +80,33 @@ def test_rows(n, kv_heads, group, head_dim, committed, rows, stall):
         queries, weights = dut.queries, dut.weights
         available_from = 0
         cycle = 0
+        # What was asked for, and with registers is given an advance later.
+        asked = []
         while True:
             available = cycle >= available_from
             ctx.set(dut.available, int(available))
-            _, _, en, row, head, chunk, w_en, w_row, tile, release, waits = await ctx.tick().sample(
+            _, _, *sampled = await ctx.tick().sample(
                 queries.en, queries.row, queries.head, queries.chunk,
-                weights.en, weights.row, weights.tile, dut.release, dut.wait_weights,
+                weights.en, weights.row, weights.tile, dut.release, dut.wait_weights, queries.advance,
             )  # fmt: skip
+            *sampled, advance = sampled
+            en, row, head, chunk, w_en, w_row, tile, release, waits = sampled
+            if config.registered and advance:
+                for port, word in asked:
+                    ctx.set(port, word)
+                asked = []
             cycle += 1
             assert not (waits and available)
             if en:
-                ctx.set(queries.data, q[head, row, chunk].tolist())
+                asked.append((queries.data, q[head, row, chunk].tolist()))
             if w_en:
                 assert available
                 word = p[released[0]][w_row, tile * n : (tile + 1) * n].tolist()
-                ctx.set(weights.data, {"p": word, "shift": int(shifts[released[0]][w_row])})
+                asked.append((weights.data, {"p": word, "shift": int(shifts[released[0]][w_row])}))
+            if not config.registered:
+                for port, word in asked:
+                    ctx.set(port, word)
+                asked = []
             if release:
                 released[0] += 1
                 available_from = cycle + int(rng.integers(0, 40))

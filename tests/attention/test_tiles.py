@@ -91,6 +91,8 @@ def test_units(n, port, head_dim, committed, rows, stall):
     async def memories(ctx):
         records, forward = dut.records, dut.forward
         cycle = 0
+        # What was asked for, and with registers is given an advance later.
+        asked = None
         while True:
             serial = next((s for s in images if s % 8 == ctx.get(records.serial)), None)
             present = serial is not None and cycle >= present_from[serial] + ctx.get(records.unit)
@@ -100,8 +102,9 @@ def test_units(n, port, head_dim, committed, rows, stall):
             sampled = await ctx.tick().sample(
                 records.en, records.slot, records.unit,
                 forward.en, forward.values, forward.row, forward.head, forward.chunk,
-                dut.wait_record, dut.free, dut.loaded,
+                dut.wait_record, dut.free, dut.loaded, forward.advance,
             )  # fmt: skip
+            *sampled, advance = sampled
             assert complete or not sampled[-2]
             en, slot, unit, step_en, values, row, head, chunk, waits, free, end = sampled[2:]
             cycle += 1
@@ -112,13 +115,19 @@ def test_units(n, port, head_dim, committed, rows, stall):
                 assert present and slot == serial % 6
                 word = images[serial][unit * load : (unit + 1) * load]
                 ctx.set(records.data, [int(byte) for byte in word])
+            if config.registered and advance:
+                if asked is not None:
+                    ctx.set(forward.data, asked)
+                asked = None
             if step_en:
                 vectors = rng.integers(-128, 128, (config.load_vectors, n))
                 for vector in range(config.load_vectors):
                     if 0 <= row + vector < rows:
                         word = forward_words[head, values, row + vector, chunk * n : (chunk + 1) * n]
                         vectors[vector] = word
-                ctx.set(forward.data, vectors.tolist())
+                asked = vectors.tolist()
+                if not config.registered:
+                    ctx.set(forward.data, asked)
 
     async def take(ctx):
         def fields(unit):

@@ -48,11 +48,9 @@ def test_read_back(n, rows, lookahead, stall):
                 await ctx.tick()
             assert state["written"] > index
             for row, tile in rng.sample(places, len(places)):
-                ctx.set(dut.read.en, 1)
                 ctx.set(dut.read.row, row)
                 ctx.set(dut.read.tile, tile)
-                await ctx.tick()
-                ctx.set(dut.read.en, 0)
+                await reference.answered(ctx, config, dut.read)
                 got = ctx.get(dut.read.data)
                 assert (list(got.p), got.shift) == item[row, tile]
             while rng.random() < stall:

@@ -67,6 +67,12 @@ def test_native_tools_go_before_yowasp(scripts) -> None:
         tools.command("no-tool", lambda name: None)
 
 
+def test_no_name_looks_like_a_bit() -> None:
+    text = r"wire width 8 \a[1].b[20]" + "\n" + r"assign \c [3] \d[0] [2:1]"
+    wanted = r"wire width 8 \a.1.b.20" + "\n" + r"assign \c [3] \d.0 [2:1]"
+    assert tools.without_indices(text) == wanted
+
+
 def test_utilization() -> None:
     assert tools.utilization(CELLS) == {"comb": 9, "ff": 1, "dsp": 1, "ebr": 2}
 

@@ -7,11 +7,20 @@ import re
 import numpy as np
 import pytest
 from amaranth import *
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
 from serrano.layouts import PackedScale, Scale
 from serrano.vector import arithmetic
-from serrano.vector.arithmetic import ScaleProduct, Scaler, ShiftedProduct
+from serrano.vector.arithmetic import (
+    HighestBit,
+    ScaleProduct,
+    Scaler,
+    ShiftedProduct,
+    multiplied,
+    product_latency,
+)
 from serrano_sim.golden import fixed, linear, scale
 from support.pipelines import run_stretch
 from support.streams import STALLS, simulate
@@ -119,15 +128,16 @@ def as_inputs(scales: scale.Scale) -> list[dict]:
     return [{"mantissa": int(m), "exponent": int(e)} for m, e in zip(scales.m, scales.e, strict=True)]
 
 
+@pytest.mark.parametrize("registered", [False, True])
 @pytest.mark.parametrize("stall", STALLS)
-def test_scale_product(stall: float) -> None:
+def test_scale_product(stall: float, registered: bool) -> None:
     rng = random.Random(6)
     a, b = random_scales(rng, 300, -60, 60), random_scales(rng, 300, -60, 60)
     # 32769 * 65534 rounds up to 2^16.
     a = scale.Scale(np.append(a.m, [32769, 65535]), np.append(a.e, [0, -127]))
     b = scale.Scale(np.append(b.m, [65534, 65535]), np.append(b.e, [5, 0]))
     operands = [{"a": x, "b": y} for x, y in zip(as_inputs(a), as_inputs(b), strict=True)]
-    results = run_stretch(ScaleProduct(), operands, ["product"], stall)
+    results = run_stretch(ScaleProduct(registered=registered), operands, ["product"], stall)
     wanted = scale.mul(a, b)
     assert (wanted.m == 1 << 15).any()
     assert [(p.mantissa, p.exponent) for (p,) in results] == list(
@@ -135,9 +145,10 @@ def test_scale_product(stall: float) -> None:
     )
 
 
+@pytest.mark.parametrize("registered", [False, True])
 @pytest.mark.parametrize("stall", STALLS)
 @pytest.mark.parametrize(("width", "offset"), [(32, -1), (32, 3), (8, -1)])
-def test_scaler(width: int, offset: int, stall: float) -> None:
+def test_scaler(width: int, offset: int, stall: float, registered: bool) -> None:
     rng = random.Random(7)
     values = spread(rng, width, 500)
     scales = random_scales(rng, len(values), -127, 127)
@@ -155,15 +166,16 @@ def test_scaler(width: int, offset: int, stall: float) -> None:
         np.append(scales.m, [m for _, m, _ in corners]), np.append(scales.e, [e for _, _, e in corners])
     )
     operands = [{"value": v, "scale": s} for v, s in zip(values, as_inputs(scales), strict=True)]
-    results = run_stretch(Scaler(width, offset), operands, ["result"], stall)
+    results = run_stretch(Scaler(width, offset, registered=registered), operands, ["result"], stall)
     wanted = fixed.rhu_sat32(np.array(values) * scales.m, fixed.limit(offset - scales.e, -16, 63))
     assert [r for (r,) in results] == wanted.tolist()
     if offset == -1:
         assert wanted.tolist() == linear.dequantize(values, scales).tolist()
 
 
+@pytest.mark.parametrize("registered", [False, True])
 @pytest.mark.parametrize("stall", STALLS)
-def test_shifted_product(stall: float) -> None:
+def test_shifted_product(stall: float, registered: bool) -> None:
     rng = random.Random(8)
     values = spread(rng, 40, 500)
     factors = [rng.choice([1 << 16, 1 << 15, rng.randint(1 << 15, 1 << 16)]) for _ in values]
@@ -171,12 +183,57 @@ def test_shifted_product(stall: float) -> None:
     operands = [
         {"value": v, "factor": f, "shift": n} for v, f, n in zip(values, factors, shifts, strict=True)
     ]
-    results = run_stretch(ShiftedProduct(40, 17, 12), operands, ["result"], stall)
+    results = run_stretch(ShiftedProduct(40, 17, 12, registered=registered), operands, ["result"], stall)
     wanted = fixed.rhu_sat32(np.array(values) * np.array(factors), fixed.limit(shifts, -16, 63))
     assert [r for (r,) in results] == wanted.tolist()
 
 
+@pytest.mark.parametrize(
+    ("a", "b"), [(signed(32), signed(32)), (signed(40), unsigned(17)), (unsigned(16), unsigned(16))]
+)
+@pytest.mark.parametrize("stall", STALLS)
+def test_multiplied(a, b, stall: float) -> None:
+    class Product(wiring.Component):
+        latency = product_latency(a.width + (not a.signed), b.width + (not b.signed), registered=True)
+
+        def __init__(self) -> None:
+            super().__init__(
+                {"enable": In(1), "a": In(a), "b": In(b), "p": Out(signed(a.width + b.width + 1))}
+            )
+
+        def elaborate(self, platform) -> Module:
+            m = Module()
+            more = {"enable": self.enable, "registered": True, "name": "p"}
+            m.d.comb += self.p.eq(multiplied(m, self.a, self.b, **more))
+            return m
+
+    rng = random.Random(9)
+    both = []
+    for shape in (a, b):
+        values = spread(rng, shape.width, 200)
+        rng.shuffle(values)
+        both.append([value if shape.signed else value % (1 << shape.width) for value in values])
+    operands = [{"a": x, "b": y} for x, y in zip(*both, strict=True)]
+    operands += [{"a": x, "b": y} for x in (min(both[0]), max(both[0])) for y in (min(both[1]), max(both[1]))]
+    results = run_stretch(Product(), operands, ["p"], stall)
+    assert [p for (p,) in results] == [o["a"] * o["b"] for o in operands]
+
+
+@pytest.mark.parametrize("registered", [False, True])
+@pytest.mark.parametrize("stall", STALLS)
+@pytest.mark.parametrize("width", [8, 32, 64])
+def test_highest_bit(width: int, stall: float, registered: bool) -> None:
+    rng = random.Random(10)
+    values = [0, *(1 << k for k in range(width)), *(rng.getrandbits(width) for _ in range(50))]
+    results = run_stretch(
+        HighestBit(width, registered=registered), [{"value": v} for v in values], ["position"], stall
+    )
+    assert [p for (p,) in results] == [max(0, v.bit_length() - 1) for v in values]
+
+
 def test_width_refused() -> None:
+    with pytest.raises(ValueError, match=r"^Width must be a multiple of 8, not 12$"):
+        HighestBit(12)
     with pytest.raises(ValueError, match=f"^{re.escape('factor_width must be at least 8, not 4')}$"):
         ShiftedProduct(32, 4)
 

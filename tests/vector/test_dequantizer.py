@@ -10,7 +10,7 @@ from serrano.vector.dequantizer import Dequantizer
 from serrano_sim.golden.linear import dequantize
 from serrano_sim.golden.scale import Scale, mul
 from support.streams import STALLS, collect, send, simulate
-from support.vectors import BASE, CONFIGS, packed_input, q16, scale_input, scales
+from support.vectors import CONFIGS, packed_input, q16, scale_input, scales
 
 
 def make(config, rng: random.Random, rows: int, blocks: int):
@@ -95,9 +95,10 @@ def test_outputs(config, stall: float) -> None:
     simulate(dut, command, feed_scales, feed_results, drain)
 
 
-def test_latency_and_rate() -> None:
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
+def test_latency_and_rate(config) -> None:
     rng = random.Random(2)
-    config, dut = BASE, Dequantizer(BASE)
+    dut, count = Dequantizer(config), 12 * config.n // config.lanes
     acc, _, columns, kmeans = make(config, rng, 4, 3)
     scale_inputs, results = inputs(config, acc, columns, kmeans)
     seen = []
@@ -106,7 +107,7 @@ def test_latency_and_rate() -> None:
         ctx.set(dut.beats.ready, 1)
         await send(ctx, dut.command, [{"rows": 4, "blocks": 3, "last": 3}])
         # The command's register is one cycle.
-        for _ in range(dut.latency + 24 + 1):
+        for _ in range(dut.latency + count + 1):
             seen.append(ctx.get(dut.beats.valid))
             await ctx.tick()
 
@@ -117,4 +118,4 @@ def test_latency_and_rate() -> None:
         await send(ctx, dut.results, results)
 
     simulate(dut, command, feed_scales, feed_results)
-    assert seen == [0] * dut.latency + [1] * 24 + [0]
+    assert seen == [0] * dut.latency + [1] * count + [0]

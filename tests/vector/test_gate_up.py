@@ -9,7 +9,7 @@ import pytest
 from serrano.vector.gate_up import GateUp
 from serrano_sim.golden.silu import h16_encode, silu_up
 from support.streams import STALLS, collect, send, simulate
-from support.vectors import BASE, CONFIGS, epilogue_beats, q16
+from support.vectors import CONFIGS, epilogue_beats, q16
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
@@ -42,8 +42,9 @@ def test_staged(config, stall: float) -> None:
     simulate(dut, feed, drain)
 
 
-def test_latency_and_rate() -> None:
-    dut = GateUp(BASE)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
+def test_latency_and_rate(config) -> None:
+    dut = GateUp(config)
     seen = []
 
     async def bench(ctx) -> None:

@@ -13,10 +13,11 @@ from support.streams import STALLS, simulate
 from support.vectors import INT32_MAX, INT32_MIN, q16
 
 
+@pytest.mark.parametrize("registered", [False, True])
 @pytest.mark.parametrize("stall", STALLS)
-def test_encode(stall: float) -> None:
+def test_encode(stall: float, registered: bool) -> None:
     values = [INT32_MIN, INT32_MAX, 2047, 2048, 4095, -4095, (1 << 20) - 1, *q16(random.Random(1), 300)]
-    results = run_stretch(H16Encoder(), [{"value": v} for v in values], ["code"], stall)
+    results = run_stretch(H16Encoder(registered=registered), [{"value": v} for v in values], ["code"], stall)
     assert [r for (r,) in results] == silu.h16_encode(values).tolist()
 
 

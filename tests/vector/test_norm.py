@@ -68,8 +68,9 @@ def case(row: np.ndarray, eps: Scale) -> tuple[dict, tuple[int, int]]:
     return operands, (int(wanted.m), int(wanted.e))
 
 
+@pytest.mark.parametrize("registered", [False, True])
 @pytest.mark.parametrize("stall", STALLS)
-def test_scale(stall: float) -> None:
+def test_scale(stall: float, registered: bool) -> None:
     rng = random.Random(2)
     cases = []
     for length in (1, 7, 64, 333, 2048):
@@ -82,11 +83,14 @@ def test_scale(stall: float) -> None:
     cases.append(case(np.full(2048, INT32_MAX), scales(rng, 1, 23, 23)[0]))
     cases.append(case(np.array([1]), scales(rng, 1, 23, 23)[0]))
     cases.append(case(np.array([1]), scales(rng, 1, -40, -40)[0]))
-    results = run_stretch(NormScale(), [operands for operands, _ in cases], ["scale"], stall)
+    results = run_stretch(
+        NormScale(registered=registered), [operands for operands, _ in cases], ["scale"], stall
+    )
     assert [scale_pair(s) for (s,) in results] == [wanted for _, wanted in cases]
 
 
-def test_limit_of_eps() -> None:
+@pytest.mark.parametrize("registered", [False, True])
+def test_limit_of_eps(registered: bool) -> None:
     """A unit more or less of eps' shows where it decides a rounding: at either side of the limit of t."""
     squares = (1 << 30) + (1 << 14) + (1 << 13) - 1
     operands, wanted = [], []
@@ -97,6 +101,6 @@ def test_limit_of_eps() -> None:
         r = tables.rsqrt(rhu(squares + quantize.rms_eps(eps, 16), 14))
         scale = mul(Scale(1 << 15, 15), normalized(r, -16))
         wanted.append((int(scale.m), int(scale.e)))
-    results = run_stretch(NormScale(), operands, ["scale"], 0.0)
+    results = run_stretch(NormScale(registered=registered), operands, ["scale"], 0.0)
     assert [scale_pair(s) for (s,) in results] == wanted
     assert len(set(wanted)) > 1

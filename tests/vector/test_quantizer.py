@@ -25,20 +25,24 @@ def factors_of(maxima: np.ndarray) -> list[tuple]:
     ]
 
 
+@pytest.mark.parametrize("registered", [False, True])
 @pytest.mark.parametrize("stall", STALLS)
-def test_factors(stall: float) -> None:
+def test_factors(stall: float, registered: bool) -> None:
     rng = random.Random(1)
     maxima = [1, 2, 3, 1 << 15, (1 << 16) - 1, (1 << 17) - 1, INT32_MAX, 1 << 31, 65504, 65505, 65535 << 10]
     maxima += [rng.randint(1, 1 << rng.randint(0, 31)) for _ in range(200)] + [0]
-    results = run_stretch(QuantizerFactors(), [{"maximum": a} for a in maxima], ["factors"], stall)
+    results = run_stretch(
+        QuantizerFactors(registered=registered), [{"maximum": a} for a in maxima], ["factors"], stall
+    )
     found = [(f.position, f.top, f.factor, f.zero) for (f,) in results]
     assert found[:-1] == factors_of(maxima[:-1])
     assert (1 << 16) in [top for _, top, _, _ in found]
     assert found[-1][-1] == 1
 
 
+@pytest.mark.parametrize("registered", [False, True])
 @pytest.mark.parametrize("stall", STALLS)
-def test_lanes(stall: float) -> None:
+def test_lanes(stall: float, registered: bool) -> None:
     rng = random.Random(2)
     operands, wanted = [], []
     for row in q16_rows(rng, 100, 4):
@@ -46,13 +50,14 @@ def test_lanes(stall: float) -> None:
         ((p, _, c, _),) = factors_of([int(np.abs(row).max())])
         operands.append({"values": row.tolist(), "position": p, "factor": c})
         wanted.append(quantize.quantize(row)[0].tolist())
-    results = run_stretch(LaneQuantizer(4), operands, ["codes"], stall)
+    results = run_stretch(LaneQuantizer(4, registered=registered), operands, ["codes"], stall)
     assert [list(codes) for (codes,) in results] == wanted
 
 
-def test_normalized() -> None:
+@pytest.mark.parametrize("registered", [False, True])
+def test_normalized(registered: bool) -> None:
     row = np.array([INT32_MIN, INT32_MAX, -(1 << 15), (1 << 15) - 1])
-    dut = LaneQuantizer(4)
+    dut = LaneQuantizer(4, registered=registered)
     norm = quantize.normalize(row)
     assert int(msb(1 << 31)) == 31
 
@@ -161,11 +166,12 @@ def test_latency_and_rate() -> None:
     assert seen == [0] * dut.latency + [1] * 8 + [0]
 
 
-def test_scale() -> None:
+@pytest.mark.parametrize("registered", [False, True])
+def test_scale(registered: bool) -> None:
     vectors = q16_rows(random.Random(4), 64, 5)
     vectors[0], vectors[1] = 0, [1, 0, -1, 0, 0]
     maxima = np.abs(vectors).max(axis=1)
-    dut = QuantizerFactors()
+    dut = QuantizerFactors(registered=registered)
     found = []
 
     async def bench(ctx) -> None:

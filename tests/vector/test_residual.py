@@ -9,7 +9,7 @@ import pytest
 from serrano.vector.residual import Residual
 from serrano_sim.golden.linear import residual
 from support.streams import STALLS, send, simulate
-from support.vectors import CONFIGS, INT32_MAX, INT32_MIN, SMALL, epilogue_beats, q16
+from support.vectors import CONFIGS, INT32_MAX, INT32_MIN, epilogue_beats, q16
 
 
 async def read_rows(ctx, dut, rows: int, words: int) -> np.ndarray:
@@ -73,8 +73,9 @@ def test_rows(config, stall: float) -> None:
     simulate(dut, bench, background=[watch])
 
 
-def test_latency() -> None:
-    dut = Residual(SMALL)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
+def test_latency(config) -> None:
+    dut = Residual(config)
 
     async def bench(ctx) -> None:
         ctx.set(dut.add.valid, 1)

@@ -10,7 +10,7 @@ from serrano.vector.row_quantizer import RowQuantizer
 from serrano_sim.golden.quantize import quantize, rms_norm
 from serrano_sim.golden.silu import h16_decode, h16_encode
 from support.streams import STALLS, collect, send, simulate
-from support.vectors import BASE, CONFIGS, packed_input, q16, q16_rows, scale_pair, scales
+from support.vectors import BASE, CONFIGS, NARROW, packed_input, q16, q16_rows, scale_pair, scales
 
 
 class Bench:
@@ -119,9 +119,10 @@ def test_ffn_172() -> None:
 
 
 @pytest.mark.parametrize("norm", [False, True])
-def test_latency_and_rate(norm: bool) -> None:
-    config, bench = BASE, Bench(BASE)
-    dut, rows, length = bench.dut, 4, 96
+@pytest.mark.parametrize(("config", "length"), [(BASE, 96), (NARROW, 40)], ids=lambda value: str(value)[:4])
+def test_latency_and_rate(config, length: int, norm: bool) -> None:
+    bench = Bench(config)
+    dut, rows = bench.dut, 4
     beats = rows * length // config.lanes
     valid, scale_cycle, done_cycle = [], [], []
 

@@ -11,6 +11,8 @@ from amaranth.utils import exact_log2
 from serrano.config import AcceleratorConfig
 from serrano.kvcache.payloads import RecordBeat
 from serrano.matmul.payloads import RowBeat, TileUnit
+from serrano.stream.pipeline import delayed
+from serrano.stream.slices import sliced
 from serrano.vector.payloads import HeadCodes, HeadScale, StagedBeat
 
 from .forward import ForwardBuffer
@@ -47,7 +49,8 @@ class Attention(wiring.Component):
     Members
     -------
     head_pad : ``In(range)``
-        Padded head dimension of the heads that come as codes; constant from the first codes to ``idle``.
+        Padded head dimension of the heads that come as codes; constant from the first codes to ``idle``, with
+        ``config.registered`` from the cycle before them on.
     codes : ``In(stream.Signature(HeadCodes(config)))``
         Codes of k, v and q of the step. Always ready; not to come while a command is executed.
     scales : ``In(stream.Signature(HeadScale(config)))``
@@ -112,7 +115,10 @@ class Attention(wiring.Component):
         m.submodules.normalizer = normalizer = Normalizer(config)
         command, item_rows, start = self._build_command(m, normalizer)
         chunks = Signal(chunk_count(config))
-        m.d.comb += chunks.eq((self.head_pad + config.n - 1) >> exact_log2(config.n))
+        following = (self.head_pad + config.n - 1) >> exact_log2(config.n)
+        m.d.comb += chunks.eq(
+            delayed(m, following, int(config.registered), enable=Const(1), name="chunks")
+        )
         for follower in (tiles, rows, router):
             order = ItemOrder(config)
             m.submodules += order
@@ -129,6 +135,7 @@ class Attention(wiring.Component):
                 buffer.scales.valid.eq(self.scales.valid),
                 buffer.scales.payload.eq(self.scales.payload),
             ]
+        results = sliced(m, "results", flipped(self.results), registered=config.registered)
         for source, sink in (
             (flipped(self.records), records.records),
             (tiles.records, records.read),
@@ -140,7 +147,7 @@ class Attention(wiring.Component):
             (rows.weights, weights.read),
             (tiles.tiles, flipped(self.tiles)),
             (rows.rows, flipped(self.rows)),
-            (flipped(self.results), router.results),
+            (results, router.results),
             (item_scales.items, softmax.items),
             (router.scores, softmax.scores),
             (softmax.weights, weights.weights),

@@ -11,10 +11,11 @@ from amaranth.utils import ceil_log2
 from serrano.config import AcceleratorConfig
 from serrano.layouts import PackedScale
 from serrano.primitives.memory import OnChipMemory
+from serrano.stream.pipeline import delayed
 from serrano.vector.arithmetic import pack_scale, times
 from serrano.vector.payloads import HeadCodes, HeadKind, HeadScale
 
-from .payloads import chunk_count, kv_words
+from .payloads import chunk_count, kv_words, read_enable, word_address
 
 __all__ = ["ForwardBuffer", "ForwardReadPort", "PairReadPort"]
 
@@ -24,6 +25,7 @@ class ForwardReadPort(wiring.Signature):
 
     The first row is ``row``, which may be negative; rows that the buffer does not have read as anything. In a
     cycle with ``en`` the reader asks; ``data`` has the answer from the next cycle on, until the next read.
+    With ``config.registered`` from the second cycle with ``advance`` on, that of ``en`` included.
     """
 
     def __init__(self, config: AcceleratorConfig):
@@ -31,6 +33,7 @@ class ForwardReadPort(wiring.Signature):
         super().__init__(
             {
                 "en": Out(1),
+                "advance": Out(1),
                 "values": Out(1),
                 "row": Out(signed(ceil_log2(config.rows_max + config.load_vectors) + 1)),
                 "head": Out(ceil_log2(config.heads_max)),
@@ -57,7 +60,8 @@ class PairReadPort(wiring.Signature):
 class ForwardBuffer(wiring.Component):
     """Keeps k and v of the step's rows, codes and packed scales, for the tokens that are not committed.
 
-    Takes what is k or v from the streams, always ready. There are ``load_vectors`` banks; row ``r`` is in
+    Takes what is k or v from the streams, always ready; with ``config.registered`` codes are written a cycle
+    later. There are ``load_vectors`` banks; row ``r`` is in
     bank ``r mod load_vectors``, so that any ``load_vectors`` adjacent rows come in one read.
 
     Parameters
@@ -114,18 +118,22 @@ class ForwardBuffer(wiring.Component):
             pair.data.eq(scales.r_data),
         ]
         # The bank of the first row of the read whose answer is there.
-        turn = Signal(range(max(2, config.load_vectors)), reset_less=True)
-        with m.If(self.read.en):
-            m.d.sync += turn.eq(self.read.row[: ceil_log2(config.load_vectors)])
-        banks = [self._build_bank(m, bank) for bank in range(config.load_vectors)]
+        late, read = int(config.registered), self.read
+        asked = read_enable(m, read, registered=config.registered)
+        first = Signal(range(max(2, config.load_vectors)))
+        turn = Signal.like(first, reset_less=True)
+        m.d.comb += first.eq(read.row[: ceil_log2(config.load_vectors)])
+        with m.If(asked):
+            m.d.sync += turn.eq(delayed(m, first, late, enable=read.advance, name="first"))
+        banks = [self._build_bank(m, bank, asked) for bank in range(config.load_vectors)]
         for vector in range(config.load_vectors):
             order = [banks[(first + vector) % config.load_vectors] for first in range(config.load_vectors)]
             m.d.comb += Value.cast(self.read.data[vector]).eq(Array(order)[turn])
         return m
 
-    def _build_bank(self, m: Module, bank: int) -> Value:
+    def _build_bank(self, m: Module, bank: int, asked: Value) -> Value:
         config, beat, read = self.config, self.codes.payload, self.read
-        vectors, words = config.load_vectors, kv_words(config)
+        vectors, words, late = config.load_vectors, kv_words(config), int(config.registered)
         bits = ceil_log2(vectors)
         depth = -(-config.rows_max // vectors)
         m.submodules[f"bank_{bank}"] = memory = OnChipMemory(
@@ -147,16 +155,25 @@ class ForwardBuffer(wiring.Component):
             m.d.comb += row.eq(read.row)
         m.d.comb += place.eq(Mux((row < 0) | (row >= config.rows_max), 0, row >> bits))
 
-        def address(values: Value, place: Value, head: Value, chunk: Value) -> Value:
-            return times(Mux(values, depth, 0) + place, words) + head * self.chunks + chunk
+        def address(values: Value, place: Value, head: Value, chunk: Value, **more: Any) -> Value:
+            start = Mux(values, depth, 0) + place
+            return word_address(m, start, words, head, self.chunks, chunk, cycles=late, **more)
 
+        lanes = Value.cast(beat.codes).replicate(config.n // config.lanes)
+        w_en = Mux(write, 1 << beat.column[lane_bits:chunk_bits], 0)[: len(memory.w_en)]
+        w_chunk = beat.column[chunk_bits:]
+        once = {"cycles": late, "enable": Const(1)}
         m.d.comb += [
-            memory.w_en.eq(Mux(write, 1 << beat.column[lane_bits:chunk_bits], 0)),
+            memory.w_en.eq(delayed(m, w_en, name=f"w_en_{bank}", **once)),
             memory.w_addr.eq(
-                address(beat.kind == HeadKind.V, beat.row >> bits, beat.head, beat.column[chunk_bits:])
+                address(
+                    beat.kind == HeadKind.V, beat.row >> bits, beat.head, w_chunk, enable=Const(1), name="write"
+                )
             ),
-            Value.cast(memory.w_data).eq(Value.cast(beat.codes).replicate(config.n // config.lanes)),
-            memory.r_en.eq(read.en),
-            memory.r_addr.eq(address(read.values, place, read.head, read.chunk)),
+            Value.cast(memory.w_data).eq(delayed(m, lanes, name=f"w_data_{bank}", **once)),
+            memory.r_en.eq(asked),
+            memory.r_addr.eq(
+                address(read.values, place, read.head, read.chunk, enable=read.advance, name="read")
+            ),
         ]
         return Value.cast(memory.r_data)

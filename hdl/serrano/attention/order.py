@@ -5,9 +5,10 @@ from typing import Any
 
 from amaranth import *
 from amaranth.lib import stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from serrano.config import GROUP_TOKENS, AcceleratorConfig
+from serrano.stream.slices import sliced
 
 from .payloads import AttendCommand, Item, Operation, record_slots
 
@@ -59,7 +60,8 @@ class ItemIterator(wiring.Component):
         # Kept beside the base, so that no sum is on the way of an item.
         first, last, memory = Signal(), Signal(), Signal()
         following = Signal.like(base)
-        rows = Signal(range(2 * self.config.rows_max + 1))
+        # The base from which on the step's tokens end in the group.
+        limit = Signal(signed(len(base)))
         begins = self.start | item.last
         m.d.comb += [
             item.head.eq(head),
@@ -69,7 +71,7 @@ class ItemIterator(wiring.Component):
             item.last.eq(last),
             item.final.eq(item.last & (head == command.kv_heads - 1)),
             item.memory.eq(memory),
-            rows.eq(command.skip + command.rows),
+            limit.eq(GROUP_TOKENS - command.skip - command.rows),
             following.eq(Mux(begins, command.committed, base - GROUP_TOKENS)),
             item.slot.eq(slot),
             item.serial.eq(serial),
@@ -78,7 +80,7 @@ class ItemIterator(wiring.Component):
             m.d.sync += [
                 base.eq(following),
                 first.eq(begins),
-                last.eq(following + rows <= GROUP_TOKENS),
+                last.eq(following <= limit),
                 memory.eq(following > 0),
             ]
         with m.If(self.start):
@@ -98,7 +100,8 @@ class ItemOrder(wiring.Component):
     """K and V of all items, in the order in which the array takes them.
 
     K runs ahead of V by ``A = lookahead`` items: K(0) .. K(A - 1), then K(i) and V(i - A) in turn, then the
-    remaining V. Whoever follows the order has an instance of its own.
+    remaining V. Whoever follows the order has an instance of its own. With ``config.registered`` an operation
+    is found a cycle before it is offered.
 
     Parameters
     ----------
@@ -129,13 +132,19 @@ class ItemOrder(wiring.Component):
         m = Module()
         m.submodules.keys = keys = ItemIterator(self.config)
         m.submodules.values = values = ItemIterator(self.config)
-        operations = self.operations
-        lead = Signal(range(self.config.lookahead + 2))
+        config = self.config
+        operations = stream.Signature(Operation(config)).create(path=("ahead",))
+        connect(
+            m,
+            sliced(m, "ahead", operations, registered=config.registered),
+            flipped(self.operations),
+        )
+        lead = Signal(range(config.lookahead + 2))
         taken, turn = Signal(), Signal()
         for iterator in (keys, values):
             m.d.comb += [iterator.command.eq(self.command), iterator.start.eq(self.start)]
         m.d.comb += [
-            turn.eq((lead == self.config.lookahead + 1) | ~keys.valid),
+            turn.eq((lead == config.lookahead + 1) | ~keys.valid),
             operations.valid.eq(values.valid),
             operations.payload.values.eq(turn),
             operations.payload.item.eq(Mux(turn, Value.cast(values.item), Value.cast(keys.item))),

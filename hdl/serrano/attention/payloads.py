@@ -6,12 +6,16 @@ with one of the ``group`` query heads that share the KV head: row ``r`` belongs 
 field that is said to be a count holds the number itself.
 """
 
+from typing import Any
+
 from amaranth import *
 from amaranth.lib import data
 from amaranth.utils import ceil_log2
 
 from serrano.config import GROUP_TOKENS, AcceleratorConfig
 from serrano.layouts import ACCUMULATOR_BITS, PackedScale, Scale
+from serrano.stream.pipeline import delayed
+from serrano.vector.arithmetic import times
 
 __all__ = [
     "AttendCommand",
@@ -31,9 +35,11 @@ __all__ = [
     "item_row_count",
     "kv_words",
     "query_words",
+    "read_enable",
     "record_slots",
     "results_layout",
     "serial_bits",
+    "word_address",
 ]
 
 MAXIMUM_BITS = 21
@@ -79,6 +85,35 @@ def kv_words(config: AcceleratorConfig) -> int:
 def chunk_count(config: AcceleratorConfig) -> range:
     """Shape of the number of chunks of ``n`` channels of a head."""
     return range(config.head_chunks_max + 1)
+
+
+def word_address(
+    m: Module,
+    start: Value,
+    words: int,
+    head: Value,
+    chunks: Value,
+    chunk: Value,
+    *,
+    cycles: int,
+    enable: Any,
+    name: str,
+) -> Value:
+    """Address of a head's chunk, ``cycles`` enabled cycles later: ``start * words + head * chunks + chunk``."""
+    late = {"cycles": cycles, "enable": enable}
+    offset = delayed(m, head * chunks, name=f"{name}_offset", **late)
+    within = offset + delayed(m, chunk, name=f"{name}_chunk", **late)
+    return times(delayed(m, Value.cast(start), name=f"{name}_start", **late), words) + within
+
+
+def read_enable(m: Module, read: Any, *, registered: bool) -> Value:
+    """When memory is read for a port with ``en`` and ``advance``: with ``registered``, an advance later."""
+    if not registered:
+        return read.en
+    asked = Signal(name="asked")
+    with m.If(read.advance):
+        m.d.sync += asked.eq(read.en)
+    return asked & read.advance
 
 
 class AttendCommand(data.StructLayout):

@@ -11,10 +11,10 @@ from amaranth.utils import ceil_log2
 from serrano.config import AcceleratorConfig
 from serrano.layouts import Scale
 from serrano.primitives.memory import OnChipMemory
-from serrano.vector.arithmetic import times
+from serrano.stream.pipeline import delayed
 from serrano.vector.payloads import HeadCodes, HeadKind, HeadScale
 
-from .payloads import chunk_count, query_words
+from .payloads import chunk_count, query_words, read_enable, word_address
 
 __all__ = ["QueryBuffer", "QueryReadPort", "ScaleReadPort"]
 
@@ -23,13 +23,14 @@ class QueryReadPort(wiring.Signature):
     """Read port for the ``n`` codes of a chunk of a head, as the reader sees it.
 
     In a cycle with ``en`` the reader asks; ``data`` has the answer from the next cycle on, until the next
-    read.
+    read. With ``config.registered`` from the second cycle with ``advance`` on, that of ``en`` included.
     """
 
     def __init__(self, config: AcceleratorConfig):
         super().__init__(
             {
                 "en": Out(1),
+                "advance": Out(1),
                 "row": Out(ceil_log2(config.rows_max)),
                 "head": Out(ceil_log2(config.heads_max)),
                 "chunk": Out(ceil_log2(max(2, config.head_chunks_max))),
@@ -39,7 +40,7 @@ class QueryReadPort(wiring.Signature):
 
 
 class ScaleReadPort(wiring.Signature):
-    """Read port for the scale of a head, timed as :class:`QueryReadPort`."""
+    """Read port for the scale of a head: ``data`` has it from the cycle after ``en`` until the next read."""
 
     def __init__(self, config: AcceleratorConfig):
         super().__init__(
@@ -56,7 +57,7 @@ class QueryBuffer(wiring.Component):
     """Keeps q of the step's rows: codes ``[rows_max, heads, chunks, n]`` and scales ``[rows_max, heads]``.
 
     Takes what is q from the streams, always ready. A head of ``n / 2`` channels takes a whole word, of which
-    the upper half means nothing.
+    the upper half means nothing. With ``config.registered`` codes are written a cycle later.
 
     Parameters
     ----------
@@ -107,22 +108,23 @@ class QueryBuffer(wiring.Component):
         chunk_bits = ceil_log2(config.n)
         lane_bits = ceil_log2(config.lanes)
 
-        def address(row: Value, head: Value, chunk: Value) -> Value:
-            return times(row, words) + head * self.chunks + chunk
+        late, read = int(config.registered), self.read
+        once = {"cycles": late, "enable": Const(1)}
 
+        def address(place: Any, chunk: Value, **more: Any) -> Value:
+            return word_address(m, place.row, words, place.head, self.chunks, chunk, cycles=late, **more)
+
+        w_en = Mux(
+            self.codes.valid & (beat.kind == HeadKind.Q), 1 << beat.column[lane_bits:chunk_bits], 0
+        )[: len(codes.w_en)]
+        w_data = Value.cast(beat.codes).replicate(slices)
         m.d.comb += [
             self.codes.ready.eq(1),
-            codes.w_en.eq(
-                Mux(
-                    self.codes.valid & (beat.kind == HeadKind.Q),
-                    1 << beat.column[lane_bits:chunk_bits],
-                    0,
-                )
-            ),
-            codes.w_addr.eq(address(beat.row, beat.head, beat.column[chunk_bits:])),
-            Value.cast(codes.w_data).eq(Value.cast(beat.codes).replicate(slices)),
-            codes.r_en.eq(self.read.en),
-            codes.r_addr.eq(address(self.read.row, self.read.head, self.read.chunk)),
+            codes.w_en.eq(delayed(m, w_en, name="w_en", **once)),
+            codes.w_addr.eq(address(beat, beat.column[chunk_bits:], enable=Const(1), name="write")),
+            Value.cast(codes.w_data).eq(delayed(m, w_data, name="w_data", **once)),
+            codes.r_en.eq(read_enable(m, read, registered=config.registered)),
+            codes.r_addr.eq(address(read, read.chunk, enable=read.advance, name="read")),
             self.read.data.eq(codes.r_data),
             self.scales.ready.eq(1),
             scales.w_en.eq(self.scales.valid & (scale.kind == HeadKind.Q)),

@@ -4,7 +4,7 @@
 from typing import Any
 
 from amaranth import *
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
@@ -12,6 +12,7 @@ from serrano.config import AcceleratorConfig
 from serrano.layouts import Half
 from serrano.matmul.payloads import RowBeat
 from serrano.stream.pipeline import PipelineControl, delayed
+from serrano.stream.slices import sliced
 
 from .payloads import AttendCommand, Operation, chunk_count, item_row_bits, item_row_count
 from .queries import QueryReadPort
@@ -28,7 +29,7 @@ class AttentionRows(wiring.Component):
     ``row * group_tiles + tile``. Scores are emitted with the last chunk, outputs with the last tile of the
     last item of a head; an item's first tile rescales the outputs.
 
-    One row per cycle, ``latency`` (1). V waits until the weights of its item are complete.
+    One row per cycle, ``latency`` (1, with ``config.registered`` 4). V waits until the weights of its item are complete.
 
     Parameters
     ----------
@@ -44,7 +45,7 @@ class AttentionRows(wiring.Component):
     chunks : ``In(range)``
         Chunks of a head (count).
     operations : ``In(stream.Signature(Operation(config)))``
-        The operations; taken with their last row.
+        The operations; taken with their last row, or with ``config.registered`` before that.
     queries : ``Out(QueryReadPort(config))``
         Reads q.
     available : ``In(1)``
@@ -63,6 +64,7 @@ class AttentionRows(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
+        self.latency = 1 + 3 * int(config.registered)
         super().__init__(
             {
                 "command": In(AttendCommand(config)),
@@ -80,8 +82,51 @@ class AttentionRows(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        config = self.config
-        m.submodules.control = control = PipelineControl(self.latency)
+        config, late = self.config, int(self.config.registered)
+        step = stream.Signature(_RowRead(self)).create(path=("found",))
+        self._build_order(m, step)
+        step = sliced(m, "found", step, registered=config.registered)
+        # A slice is one of the cycles; the others are in front of the memories, in them and behind them.
+        m.submodules.control = control = PipelineControl(self.latency - late)
+        read, waits, taken = step.payload, Signal(), Signal()
+        m.d.comb += [
+            waits.eq(read.values & ~self.available),
+            control.i_valid.eq(step.valid & ~waits),
+            step.ready.eq(control.i_ready & ~waits),
+            self.wait_weights.eq(step.valid & waits),
+            taken.eq(control.i_valid & control.i_ready),
+            self.release.eq(taken & read.release),
+            self.queries.en.eq(taken & ~read.values),
+            self.queries.advance.eq(control.advance),
+            self.queries.row.eq(read.query),
+            self.queries.head.eq(read.head),
+            self.queries.chunk.eq(read.chunk),
+            self.weights.en.eq(taken & read.values),
+            self.weights.advance.eq(control.advance),
+            self.weights.row.eq(read.row),
+            self.weights.tile.eq(read.tile),
+        ]
+        beat = self.rows.payload
+        place = delayed(m, read, self.latency - late, enable=control.advance, name="place")
+        queries = delayed(m, self.queries.data, late, enable=control.advance, name="queries")
+        weights = delayed(m, self.weights.data, late, enable=control.advance, name="weights")
+        m.d.comb += [
+            beat.last.eq(place.last),
+            beat.tag.eq(place.tag),
+            self.rows.valid.eq(control.o_valid),
+            control.o_ready.eq(self.rows.ready),
+        ]
+        with m.If(place.values):
+            m.d.comb += beat.tag.shift.eq(Mux(place.tile == 0, weights.shift, 0))
+        for index in range(config.n):
+            p = weights.p[index]
+            byte = Mux(place.tag.half == Half.LOW, p[:8], p[8:])
+            m.d.comb += beat.operand[index].eq(Mux(place.values, byte, queries[index]))
+        return m
+
+    def _build_order(self, m: Module, step: Any) -> None:
+        """The rows of the operations, one after the other."""
+        config, read = self.config, step.payload
         values, item = self.operations.payload.values, self.operations.payload.item
         chunk = Signal.like(self.chunks)
         tile = Signal(max(1, ceil_log2(config.group_tiles)))
@@ -92,24 +137,28 @@ class AttentionRows(wiring.Component):
         taken, last_half, last_row, last_tile, last_chunk, end = (
             Signal(name=name) for name in ("taken", "last_half", "last_row", "last_tile", "last_chunk", "end")
         )
+        scores = config.attention_rows_max * config.head_chunks_max
         m.d.comb += [
-            control.i_valid.eq(self.operations.valid & (~values | self.available)),
-            self.wait_weights.eq(self.operations.valid & values & ~self.available),
-            taken.eq(control.i_valid & control.i_ready),
+            step.valid.eq(self.operations.valid),
+            taken.eq(step.valid & step.ready),
             last_half.eq(low | ~values),
             last_row.eq(row == self.item_rows - 1),
             last_tile.eq(tile == config.group_tiles - 1),
             last_chunk.eq(chunk == self.chunks - 1),
-            end.eq(taken & last_half & last_row & last_tile & last_chunk),
-            self.operations.ready.eq(end),
-            self.release.eq(end & values),
-            self.queries.en.eq(taken & ~values),
-            self.queries.row.eq(self.command.row + self.command.skip + token),
-            self.queries.head.eq(item.query + member),
-            self.queries.chunk.eq(chunk),
-            self.weights.en.eq(taken & values),
-            self.weights.row.eq(row),
-            self.weights.tile.eq(tile),
+            end.eq(last_half & last_row & last_tile & last_chunk),
+            self.operations.ready.eq(taken & end),
+            read.values.eq(values),
+            read.query.eq(self.command.row + self.command.skip + token),
+            read.head.eq(item.query + member),
+            read.chunk.eq(chunk),
+            read.row.eq(row),
+            read.tile.eq(tile),
+            read.last.eq(last_half & last_row),
+            read.release.eq(end & values),
+            read.tag.address.eq(Mux(values, output, scores + row * config.group_tiles + tile)),
+            read.tag.first.eq(Mux(values, item.first & (tile == 0), chunk == 0)),
+            read.tag.emit.eq(Mux(values, item.last & last_tile & low, last_chunk)),
+            read.tag.half.eq(Mux(values, Mux(low, Half.LOW, Half.HIGH), Half.WHOLE)),
         ]
         with m.If(taken):
             m.d.sync += low.eq(~last_half)
@@ -123,31 +172,23 @@ class AttentionRows(wiring.Component):
                     m.d.sync += [tile.eq(0), chunk.eq(chunk + 1), output.eq(chunk + 1)]
                     with m.If(last_chunk):
                         m.d.sync += [chunk.eq(0), output.eq(0)]
-        scores = config.attention_rows_max * config.head_chunks_max
-        beat = self.rows.payload
-        tag = Signal(RowBeat(config)["tag"].shape)
-        m.d.comb += [
-            tag.address.eq(Mux(values, output, scores + row * config.group_tiles + tile)),
-            tag.first.eq(Mux(values, item.first & (tile == 0), chunk == 0)),
-            tag.emit.eq(Mux(values, item.last & last_tile & low, last_chunk)),
-            tag.half.eq(Mux(values, Mux(low, Half.LOW, Half.HIGH), Half.WHOLE)),
-        ]
-        place = delayed(
-            m, Cat(tag, last_half & last_row, values, tile == 0), self.latency, enable=control.advance
+
+
+class _RowRead(data.StructLayout):
+    """A row to be read; ``last`` of a tile's, and with ``release`` the last one of an item's V."""
+
+    def __init__(self, feeder: AttentionRows):
+        queries, weights = feeder.queries, feeder.weights
+        super().__init__(
+            {
+                "values": 1,
+                "query": queries.row.shape(),
+                "head": queries.head.shape(),
+                "chunk": queries.chunk.shape(),
+                "row": weights.row.shape(),
+                "tile": weights.tile.shape(),
+                "tag": RowBeat(feeder.config)["tag"].shape,
+                "last": 1,
+                "release": 1,
+            }
         )
-        late_tag = Signal.like(tag)
-        late_values, rescale = Signal(), Signal()
-        weights = self.weights.data
-        m.d.comb += [
-            Cat(late_tag, beat.last, late_values, rescale).eq(place),
-            beat.tag.eq(late_tag),
-            self.rows.valid.eq(control.o_valid),
-            control.o_ready.eq(self.rows.ready),
-        ]
-        with m.If(late_values):
-            m.d.comb += beat.tag.shift.eq(Mux(rescale, weights.shift, 0))
-        for index in range(config.n):
-            p = weights.p[index]
-            byte = Mux(late_tag.half == Half.LOW, p[:8], p[8:])
-            m.d.comb += beat.operand[index].eq(Mux(late_values, byte, self.queries.data[index]))
-        return m

@@ -4,7 +4,7 @@
 from typing import Any
 
 from amaranth import *
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
@@ -12,6 +12,7 @@ from serrano.config import GROUP_TOKENS, AcceleratorConfig
 from serrano.kvcache.payloads import last_shift
 from serrano.matmul.payloads import TileUnit
 from serrano.stream.pipeline import PipelineControl, delayed
+from serrano.stream.slices import sliced
 
 from .forward import ForwardReadPort
 from .payloads import AttendCommand, Operation, chunk_count
@@ -28,8 +29,8 @@ class TileFeeder(wiring.Component):
     zero. Of a tile nothing is loaded behind the last token that there is, but at least one unit: what the
     array has in its place is multiplied by zero, or masked.
 
-    One unit per cycle, ``latency`` (3). A unit waits until its bytes of the record have come, the last one of
-    V until all of the record has, which is then freed.
+    One unit per cycle, ``latency`` (3, with ``config.registered`` 5). A unit waits until its bytes of the
+    record have come, the last one of V until all of the record has, which is then freed.
 
     Parameters
     ----------
@@ -43,7 +44,7 @@ class TileFeeder(wiring.Component):
     chunks : ``In(range)``
         Chunks of a head (count).
     operations : ``In(stream.Signature(Operation(config)))``
-        The operations; taken with their last unit.
+        The operations; taken with their last unit, or with ``config.registered`` before that.
     records : ``Out(RecordReadPort(config))``
         Reads records.
     forward : ``Out(ForwardReadPort(config))``
@@ -62,6 +63,7 @@ class TileFeeder(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
+        self.latency = 3 + 2 * int(config.registered)
         super().__init__(
             {
                 "command": In(AttendCommand(config)),
@@ -78,9 +80,37 @@ class TileFeeder(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        config = self.config
+        read = stream.Signature(_UnitRead(self)).create(path=("found",))
+        self._build_order(m, read)
+        read = sliced(m, "found", read, registered=self.config.registered)
+        # A slice is one of the cycles.
+        m.submodules.control = control = PipelineControl(self.latency - int(self.config.registered))
+        unit, waits, taken = read.payload, Signal(), Signal()
+        m.d.comb += [
+            waits.eq((unit.from_memory & ~self.records.present) | (unit.whole & ~self.records.complete)),
+            control.i_valid.eq(read.valid & ~waits),
+            read.ready.eq(control.i_ready & ~waits),
+            self.wait_record.eq(read.valid & waits),
+            taken.eq(control.i_valid & control.i_ready),
+            self.free.eq(taken & unit.whole),
+            self.records.en.eq(taken & unit.from_memory),
+            self.records.slot.eq(unit.slot),
+            self.records.serial.eq(unit.serial),
+            self.records.unit.eq(unit.unit),
+            self.forward.en.eq(taken),
+            self.forward.advance.eq(control.advance),
+            self.forward.values.eq(unit.values),
+            self.forward.row.eq(unit.row),
+            self.forward.head.eq(unit.head),
+            self.forward.chunk.eq(unit.chunk),
+        ]
+        self._build_data(m, control, unit)
+        return m
+
+    def _build_order(self, m: Module, read: Any) -> None:
+        """The units of the operations, one after the other."""
+        config, unit = self.config, read.payload
         vectors = config.load_vectors
-        m.submodules.control = control = PipelineControl(self.latency)
         operation, item = self.operations.payload, self.operations.payload.item
         # A unit is `vectors` tokens of a chunk; `index` counts the units of a chunk.
         index = Signal(exact_log2(GROUP_TOKENS // vectors))
@@ -90,83 +120,74 @@ class TileFeeder(wiring.Component):
         last_chunk, end = Signal(), Signal()
         # Units of a tile are counted by the lower bits of the index.
         in_tile = min(config.tile_units, 1 << len(index)) - 1
-        waits = Signal()
-        packed = Signal(range(exact_log2(config.n) + 1))
         token = Signal(range(GROUP_TOKENS))
-        from_memory = Signal()
+        # The first token that is not there.
+        behind = Signal(signed(len(item.base) + 1))
         m.d.comb += [
+            read.valid.eq(self.operations.valid),
+            taken.eq(read.valid & read.ready),
             last_chunk.eq(chunk == self.chunks - 1),
-            # Tokens of the last chunk are 2**packed times as narrow as n.
-            packed.eq(Mux(last_chunk, exact_log2(config.n) - last_shift(config, self.command.head_dim), 0)),
             token.eq(index << exact_log2(vectors)),
-            from_memory.eq(item.memory & (token < item.base)),
-            waits.eq(from_memory & ~self.records.present),
-            control.i_valid.eq(self.operations.valid & ~waits),
-            self.wait_record.eq(self.operations.valid & waits),
-            taken.eq(control.i_valid & control.i_ready),
-            last_unit.eq(
-                (~index & in_tile == 0)
-                | (token + vectors >= item.base + self.command.skip + self.command.rows)
-            ),
+            behind.eq(item.base + self.command.skip + self.command.rows),
+            last_unit.eq((~index & in_tile == 0) | (token + vectors >= behind)),
             last_index.eq(last_unit & (index | in_tile).all()),
-            end.eq(taken & last_index & last_chunk),
-            self.operations.ready.eq(end),
-            self.free.eq(end & operation.values & item.memory),
-            self.records.en.eq(taken & from_memory),
-            self.records.slot.eq(item.slot),
-            self.records.serial.eq(item.serial),
+            end.eq(last_index & last_chunk),
+            self.operations.ready.eq(taken & end),
             chunk_start.eq(Mux(chunk == 0, self._run(operation.values), start)),
-            self.records.unit.eq(chunk_start + (index >> packed)),
-            self.forward.en.eq(taken),
-            self.forward.values.eq(operation.values),
-            self.forward.row.eq(self.command.row + token - item.base),
-            self.forward.head.eq(item.head),
-            self.forward.chunk.eq(chunk),
+            unit.slot.eq(item.slot),
+            unit.serial.eq(item.serial),
+            unit.from_memory.eq(item.memory & (token < item.base)),
+            unit.whole.eq(operation.values & item.memory & end),
+            unit.unit.eq(chunk_start + (index >> unit.packed)),
+            unit.values.eq(operation.values),
+            unit.row.eq(self.command.row + token - item.base),
+            unit.head.eq(item.head),
+            unit.chunk.eq(chunk),
+            # Tokens of the last chunk are 2**packed times as narrow as n.
+            unit.packed.eq(
+                Mux(last_chunk, exact_log2(config.n) - last_shift(config, self.command.head_dim), 0)
+            ),
+            unit.offset.eq((index << exact_log2(config.load_bytes)) >> unit.packed),
+            unit.ends.eq(last_unit),
+            unit.final.eq(end & operation.values & item.final),
         ]
-        with m.If(operation.values & item.memory & last_index & last_chunk & ~self.records.complete):
-            m.d.comb += waits.eq(1)
+        for vector in range(vectors):
+            place = token + vector
+            m.d.comb += unit.sources[vector].eq(
+                Cat(place < item.base, (place >= item.base) & (place < behind))
+            )
         with m.If(taken):
             m.d.sync += index.eq(Mux(last_unit, index | in_tile, index) + 1)
             with m.If(last_index):
                 units = GROUP_TOKENS // vectors
                 m.d.sync += [chunk.eq(Mux(last_chunk, 0, chunk + 1)), start.eq(chunk_start + units)]
-        final = end & operation.values & item.final
-        self._build_data(m, control, token, index, packed, Cat(~operation.values, last_unit, final))
-        return m
 
     def _run(self, values: Value) -> Value:
         """The first unit of a record's K run, or of its V run."""
         run_bytes = self.command.head_dim << exact_log2(GROUP_TOKENS)
         return (HEADER_BYTES + Mux(values, run_bytes, 0)) >> exact_log2(self.config.load_bytes)
 
-    def _build_data(
-        self, m: Module, control: Any, token: Value, index: Value, packed: Value, flags: Value
-    ) -> None:
-        """Cycle 1: read. Cycle 2: move a packed unit's tokens to the front. Cycle 3: spread and choose."""
-        config, enable = self.config, control.advance
+    def _build_data(self, m: Module, control: Any, read: Any) -> None:
+        """Cycle 1: read. Cycle 2: move a packed unit's tokens to the front. Cycle 3: spread and choose.
+
+        With ``config.registered`` there is a register behind the memory of records, and one in front of the
+        other.
+        """
+        config, enable, late = self.config, control.advance, int(self.config.registered)
         vectors, n = config.load_vectors, config.n
-        base = self.operations.payload.item.base
-        end = base + self.command.skip + self.command.rows
-        sources = []
-        for vector in range(vectors):
-            place = token + vector
-            sources += [place < base, (place >= base) & (place < end)]
-        offset = Signal(exact_log2(config.load_bytes), reset_less=True)
         front = Signal(8 * config.load_bytes, reset_less=True)
+        codes = delayed(m, Value.cast(self.records.data), late, enable=enable, name="codes")
+        early = delayed(m, read, 1 + late, enable=enable, name="read")
         with m.If(enable):
-            m.d.sync += [
-                offset.eq((index << exact_log2(config.load_bytes)) >> packed),
-                front.eq(Value.cast(self.records.data) >> (offset << 3)),
-            ]
-        late_packed = delayed(m, packed, 2, enable=enable, name="packed")
-        late_sources = delayed(m, Cat(sources), 2, enable=enable, name="sources")
-        late_flags = delayed(m, flags, 3, enable=enable, name="flags")
+            m.d.sync += front.eq(codes >> (early.offset << 3))
+        known = delayed(m, early, 1, enable=enable, name="known")
+        given = delayed(m, known, 1, enable=enable, name="given")
         forward = delayed(m, self.forward.data, 1, enable=enable, name="forward")
         unit = Signal(TileUnit(config)["vectors"].shape, reset_less=True)
         for vector in range(vectors):
             spread = Signal(8 * n, name=f"spread_{vector}")
             keep = Signal(8 * n, name=f"keep_{vector}")
-            with m.Switch(late_packed):
+            with m.Switch(known.packed):
                 for shift in range(exact_log2(n)):
                     width = 8 * (n >> shift)
                     with m.Case(shift):
@@ -174,7 +195,7 @@ class TileFeeder(wiring.Component):
                             spread.eq(front[vector * width : (vector + 1) * width]),
                             keep.eq((1 << width) - 1),
                         ]
-            from_memory, from_step = late_sources[2 * vector], late_sources[2 * vector + 1]
+            from_memory, from_step = known.sources[vector]
             with m.If(enable):
                 m.d.sync += Value.cast(unit[vector]).eq(
                     Mux(from_memory, spread, Mux(from_step, Value.cast(forward[vector]) & keep, 0))
@@ -183,7 +204,36 @@ class TileFeeder(wiring.Component):
             self.tiles.valid.eq(control.o_valid),
             control.o_ready.eq(self.tiles.ready),
             self.tiles.payload.vectors.eq(unit),
-            self.tiles.payload.by_column.eq(late_flags[0]),
-            self.tiles.payload.ends.eq(late_flags[1]),
-            self.loaded.eq(self.tiles.valid & self.tiles.ready & late_flags[2]),
+            self.tiles.payload.by_column.eq(~given.values),
+            self.tiles.payload.ends.eq(given.ends),
+            self.loaded.eq(self.tiles.valid & self.tiles.ready & given.final),
         ]
+
+
+class _UnitRead(data.StructLayout):
+    """A unit of a tile, and where it is read.
+
+    ``from_memory``: its bytes of the record are needed; ``whole``: all of the record is, for
+    the last time. ``sources`` tells of each of its tokens whether it comes from memory, or from the step.
+    """
+
+    def __init__(self, feeder: TileFeeder):
+        config, records, forward = feeder.config, feeder.records, feeder.forward
+        super().__init__(
+            {
+                "slot": records.slot.shape(),
+                "serial": records.serial.shape(),
+                "unit": records.unit.shape(),
+                "from_memory": 1,
+                "whole": 1,
+                "values": 1,
+                "row": forward.row.shape(),
+                "head": forward.head.shape(),
+                "chunk": forward.chunk.shape(),
+                "packed": range(exact_log2(config.n) + 1),
+                "offset": exact_log2(config.load_bytes),
+                "sources": data.ArrayLayout(2, config.load_vectors),
+                "ends": 1,
+                "final": 1,
+            }
+        )

@@ -10,8 +10,10 @@ from amaranth.utils import ceil_log2
 
 from serrano.config import AcceleratorConfig
 from serrano.primitives.memory import OnChipMemory
+from serrano.stream.pipeline import delayed
+from serrano.stream.slices import later
 
-from .payloads import ItemWeights, WeightBeat, item_row_bits, item_row_count, record_slots
+from .payloads import ItemWeights, WeightBeat, item_row_bits, item_row_count, read_enable, record_slots
 
 __all__ = ["WeightBuffer", "WeightReadPort"]
 
@@ -20,13 +22,14 @@ class WeightReadPort(wiring.Signature):
     """Reads the oldest item's weights, as the reader sees it.
 
     In a cycle with ``en`` the reader asks; ``data`` has the answer from the next cycle on, until the next
-    read.
+    read. With ``config.registered`` from the second cycle with ``advance`` on, that of ``en`` included.
     """
 
     def __init__(self, config: AcceleratorConfig):
         super().__init__(
             {
                 "en": Out(1),
+                "advance": Out(1),
                 "row": Out(item_row_bits(config)),
                 "tile": Out(max(1, ceil_log2(config.group_tiles))),
                 "data": In(ItemWeights(config)),
@@ -52,11 +55,11 @@ class WeightBuffer(wiring.Component):
     weights : ``In(stream.Signature(WeightBeat(config)))``
         For each item, row, token tile.
     available : ``Out(1)``
-        The oldest item is complete.
+        The oldest item is complete; with ``config.registered`` a cycle later.
     read : ``In(WeightReadPort(config))``
         Reads it.
     release : ``In(1)``
-        It is not needed any more.
+        It is not needed any more, but for what is asked for in this cycle.
     """
 
     def __init__(self, config: AcceleratorConfig):
@@ -90,11 +93,20 @@ class WeightBuffer(wiring.Component):
             memory.w_addr.eq(Cat(beat.tile[:tile_bits], beat.row, tail)),
             memory.w_data.p.eq(beat.p),
             memory.w_data.shift.eq(beat.shift),
-            memory.r_en.eq(read.en),
-            memory.r_addr.eq(Cat(read.tile[:tile_bits], read.row, head)),
+            memory.r_en.eq(read_enable(m, read, registered=config.registered)),
+            memory.r_addr.eq(
+                delayed(
+                    m,
+                    Cat(read.tile[:tile_bits], read.row, head),
+                    int(config.registered),
+                    enable=read.advance,
+                    name="r_addr",
+                )
+            ),
             read.data.eq(memory.r_data),
         ]
-        m.d.sync += complete.eq(complete + end - self.release)
+        whole = later(m, end, registered=config.registered, name="whole")
+        m.d.sync += complete.eq(complete + whole - self.release)
         for pointer, move in ((tail, end), (head, self.release)):
             with m.If(move):
                 m.d.sync += pointer.eq(Mux(pointer == slots - 1, 0, pointer + 1))

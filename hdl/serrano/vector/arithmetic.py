@@ -4,7 +4,8 @@
 The functions give combinational values. They may mention an operand more than once, so operands had better
 be signals. The components are stretches of a pipeline: all their registers load in cycles with ``enable``,
 none has a reset, and a result appears ``latency`` enabled cycles after its operands; they take new operands
-every cycle."""
+every cycle. With ``registered`` they have more registers, for targets in which a wide product, a shift or a
+carry is a cycle's work; ``latency_of`` tells both latencies, the class's ``latency`` that without."""
 
 from typing import Any
 
@@ -13,22 +14,32 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from serrano.layouts import PackedScale, Scale
+from serrano.stream.pipeline import delayed
 
 __all__ = [
     "ZERO_SCALE",
+    "HighestBit",
     "ScaleProduct",
     "Scaler",
     "ShiftedProduct",
     "limit",
     "magnitude",
     "msb",
+    "multiplied",
     "normalized",
     "pack_scale",
+    "product_latency",
     "round_shift",
     "sat32",
     "times",
     "unpack_scale",
 ]
+
+BLOCK_BITS = 18
+"""Width of a signed operand of the multipliers that FPGAs have."""
+
+FINE_BITS = 4
+"""Bits of an amount by which the second half of a shift in two cycles shifts."""
 
 INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
 
@@ -141,10 +152,111 @@ def pack_scale(scale: Any) -> Any:
     return PackedScale(Cat(scale.mantissa[5:15], (scale.exponent + EXPONENT_BIAS)[:6]))
 
 
+def _signed_bits(x: Value) -> int:
+    return len(x) + (not x.shape().signed)
+
+
+def product_latency(a_bits: int, b_bits: int, *, registered: bool) -> int:
+    """Cycles that :func:`multiplied` takes for factors of so many bits, with a sign bit in each."""
+    if not registered or max(a_bits, b_bits) <= BLOCK_BITS:
+        return 1
+    return 1 + product_latency(max(a_bits, b_bits) - (BLOCK_BITS - 1), min(a_bits, b_bits), registered=True)
+
+
+def multiplied(m: Module, a: Value, b: Value, *, enable: Any, registered: bool, name: str) -> Value:
+    """``a * b``, :func:`product_latency` enabled cycles later.
+
+    With ``registered`` the wider factor is split until both fit a multiplier; a cycle multiplies, each of the
+    others adds.
+    """
+    if _signed_bits(a) < _signed_bits(b):
+        a, b = b, a
+    cycles = product_latency(_signed_bits(a), _signed_bits(b), registered=registered)
+    product = Signal((a * b).shape(), name=name, reset_less=True)
+    if cycles == 1:
+        with m.If(enable):
+            m.d.sync += product.eq(a * b)
+        return product
+    low, high = a[: BLOCK_BITS - 1], a[BLOCK_BITS - 1 :]
+    if a.shape().signed:
+        high = high.as_signed()
+    parts = []
+    for part, suffix in ((low, "low"), (high, "high")):
+        one = multiplied(m, part, b, enable=enable, registered=True, name=f"{name}_{suffix}")
+        early = product_latency(_signed_bits(part), _signed_bits(b), registered=True)
+        parts.append(delayed(m, one, cycles - 1 - early, enable=enable, name=f"{name}_{suffix}"))
+    # The lowest bits of the one product are below the other.
+    upper = (parts[0] >> (BLOCK_BITS - 1)) + parts[1]
+    with m.If(enable):
+        m.d.sync += product.eq(Cat(parts[0][: BLOCK_BITS - 1], upper))
+    return product
+
+
+class HighestBit(wiring.Component):
+    """The position of the highest set bit, as :func:`msb`; a stretch of a pipeline.
+
+    Parameters
+    ----------
+    width : :class:`int`
+        Width of ``value``, a multiple of 8.
+    registered : :class:`bool`
+        In two cycles: first the highest byte that is not zero.
+
+    Members
+    -------
+    enable : ``In(1)``
+        Registers load.
+    value : ``In(width)``
+        Number.
+    position : ``Out(range(width))``
+        Of the number of ``latency`` (1, with ``registered`` 2) enabled cycles ago; 0 if there is none.
+
+    Raises
+    ------
+    ValueError
+        If the width is not a multiple of 8.
+    """
+
+    def __init__(self, width: int, *, registered: bool = False):
+        if width < 8 or width % 8:
+            raise ValueError(f"Width must be a multiple of 8, not {width!r}")
+        self.width = width
+        self.registered = registered
+        self.latency = self.latency_of(registered)
+        super().__init__({"enable": In(1), "value": In(width), "position": Out(range(width))})
+
+    @staticmethod
+    def latency_of(registered: bool) -> int:
+        """Latency with, and without, more registers."""
+        return 1 + int(registered)
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        position = Signal.like(self.position, reset_less=True)
+        m.d.comb += self.position.eq(position)
+        following = msb(self.value)
+        if self.registered:
+            top = Signal(range(self.width // 8), reset_less=True)
+            value = delayed(m, self.value, 1, enable=self.enable, name="value")
+            with m.If(self.enable):
+                m.d.sync += top.eq(
+                    msb(Cat(self.value.word_select(k, 8).any() for k in range(self.width // 8)))
+                )
+            following = Cat(msb(value.word_select(top, 8)), top)
+        with m.If(self.enable):
+            m.d.sync += position.eq(following)
+        return m
+
+
 class ScaleProduct(wiring.Component):
     """``mul(a, b)``: the product of two scales, its mantissa rounded half up to 16 bits.
 
     The sum of the exponents, plus one for either carry, must fit signed 8 bits.
+
+    Parameters
+    ----------
+    registered : :class:`bool`
+        One register more, behind the rounding.
 
     Members
     -------
@@ -153,7 +265,7 @@ class ScaleProduct(wiring.Component):
     a, b : ``In(Scale)``
         Factors.
     product : ``Out(Scale)``
-        Product of the factors of ``latency`` (2) enabled cycles ago.
+        Product of the factors of ``latency`` (2, with ``registered`` 3) enabled cycles ago.
     """
 
     enable: In(1)
@@ -163,14 +275,27 @@ class ScaleProduct(wiring.Component):
 
     latency = 2
 
+    def __init__(self, *, registered: bool = False):
+        self.registered = registered
+        self.latency = self.latency_of(registered)
+        super().__init__()
+
+    @staticmethod
+    def latency_of(registered: bool) -> int:
+        """Latency with, and without, more registers."""
+        return 2 + int(registered)
+
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         full = Signal(32, reset_less=True)
         exponent = Signal(signed(9), reset_less=True)
+        raised = Signal(signed(10))
         rounded = Signal(17)
         product = Signal(Scale, reset_less=True)
+        more = {"cycles": int(self.registered), "enable": self.enable}
         m.d.comb += [
             rounded.eq(Mux(full[31], round_shift(full, 16), round_shift(full[:31], 15))),
+            raised.eq(exponent + full[31]),
             self.product.eq(product),
         ]
         with m.If(self.enable):
@@ -178,9 +303,18 @@ class ScaleProduct(wiring.Component):
             m.d.sync += [
                 full.eq(self.a.mantissa * self.b.mantissa),
                 exponent.eq(self.a.exponent + self.b.exponent),
-                product.eq(normalized(rounded, exponent + full[31])),
+                product.eq(
+                    normalized(
+                        delayed(m, rounded, name="rounded", **more), delayed(m, raised, name="raised", **more)
+                    )
+                ),
             ]
         return m
+
+
+def _multiply_latency(width: int, factor_width: int) -> int:
+    """Cycles for the product, of which the amount of the shift takes two."""
+    return max(2, product_latency(width, factor_width + 1, registered=True))
 
 
 class ShiftedProduct(wiring.Component):
@@ -194,6 +328,8 @@ class ShiftedProduct(wiring.Component):
         Width of ``factor``, unsigned.
     shift_width : :class:`int`
         Width of ``shift``, signed.
+    registered : :class:`bool`
+        More registers: in the product, within and behind the shift, behind the rounding.
 
     Members
     -------
@@ -206,7 +342,7 @@ class ShiftedProduct(wiring.Component):
     shift : ``In(signed(shift_width))``
         Right shift of the product, before the limit.
     result : ``Out(signed(32))``
-        Result of the operands of ``latency`` (3) enabled cycles ago.
+        Result of the operands of ``latency`` (3, with ``registered`` at least 7) enabled cycles ago.
 
     Raises
     ------
@@ -216,13 +352,17 @@ class ShiftedProduct(wiring.Component):
 
     latency = 3
 
-    def __init__(self, width: int = 32, factor_width: int = 16, shift_width: int = 9):
+    def __init__(
+        self, width: int = 32, factor_width: int = 16, shift_width: int = 9, *, registered: bool = False
+    ):
         for name, value in (("width", width), ("factor_width", factor_width), ("shift_width", shift_width)):
             if value < 8:
                 raise ValueError(f"{name} must be at least 8, not {value!r}")
         self.width = width
         self.factor_width = factor_width
         self.shift_width = shift_width
+        self.registered = registered
+        self.latency = self.latency_of(registered, width, factor_width)
         super().__init__(
             {
                 "enable": In(1),
@@ -233,37 +373,57 @@ class ShiftedProduct(wiring.Component):
             }
         )
 
+    @staticmethod
+    def latency_of(registered: bool, width: int = 32, factor_width: int = 16) -> int:
+        """Latency with, and without, more registers, for factors of these widths."""
+        return 5 + _multiply_latency(width, factor_width) if registered else 3
+
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         bits = self.width + self.factor_width
+        enable, registered = self.enable, self.registered
         # From a shift of `bits` on, every product rounds to zero.
         high = min(SHIFT_MAX, bits)
-        product = Signal(signed(bits), reset_less=True)
+        factors = {"enable": enable, "registered": registered}
+        product = multiplied(m, self.value, self.factor, name="product", **factors)
+        # As many cycles for the product as for the amount, whatever the widths.
+        multiply = _multiply_latency(self.width, self.factor_width) if registered else 1
+        taken = product_latency(self.width, self.factor_width + 1, registered=registered)
+        product = delayed(m, product, multiply - taken, enable=enable, name="product")
+        shift = delayed(m, self.shift, multiply - 1, enable=enable, name="shift")
         amount = Signal(range(high - SHIFT_MIN + 1), reset_less=True)
-        shifted = Signal(signed(bits + 1 - SHIFT_MIN))
+        coarse, shifted = (Signal(signed(bits + 1 - SHIFT_MIN), name=name) for name in ("coarse", "shifted"))
         kept = Signal(signed(33), reset_less=True)
         negative = Signal(reset_less=True)
         beyond = Signal(reset_less=True)
         rounded = Signal(signed(33))
         result = Signal(signed(32), reset_less=True)
-        saturated = Mux(negative, Const(INT32_MIN, signed(32)), Const(INT32_MAX, signed(32)))
+
+        def later(value: Value, name: str) -> Value:
+            return delayed(m, value, int(registered), enable=enable, name=name)
+
+        final = later(rounded, "rounded")
+        saturated = Mux(
+            later(negative, "negative"), Const(INT32_MIN, signed(32)), Const(INT32_MAX, signed(32))
+        )
+        whole = later(shifted, "shifted")
         m.d.comb += [
             self.result.eq(result),
             # One bit below the result's lowest is kept for rounding.
-            shifted.eq(product.shift_left(1 - SHIFT_MIN) >> amount),
+            coarse.eq(product.shift_left(1 - SHIFT_MIN) >> Cat(Const(0, FINE_BITS), amount[FINE_BITS:])),
+            shifted.eq(later(coarse, "coarse") >> later(amount[:FINE_BITS], "fine")),
             rounded.eq(round_shift(kept, 1)),
         ]
-        with m.If(self.enable):
+        with m.If(enable):
             m.d.sync += [
-                # Cycle 1: multiply.
-                product.eq(self.value * self.factor),
-                amount.eq(limit(self.shift, SHIFT_MIN, high) - SHIFT_MIN),
+                # With the product, of cycle 1.
+                amount.eq(limit(shift, SHIFT_MIN, high) - SHIFT_MIN),
                 # Cycle 2: shift, and notice what does not fit.
-                kept.eq(shifted[:33].as_signed()),
-                negative.eq(shifted[-1]),
-                beyond.eq(shifted[32:].any() & ~shifted[32:].all()),
+                kept.eq(whole[:33].as_signed()),
+                negative.eq(whole[-1]),
+                beyond.eq(whole[32:].any() & ~whole[32:].all()),
                 # Cycle 3: round and saturate.
-                result.eq(Mux(beyond | (rounded[32] != rounded[31]), saturated, rounded)),
+                result.eq(Mux(later(beyond, "beyond") | (final[32] != final[31]), saturated, final)),
             ]
         return m
 
@@ -279,6 +439,8 @@ class Scaler(wiring.Component):
         Width of ``value``, signed.
     offset : :class:`int`
         Right shift of the product for an exponent of 0.
+    registered : :class:`bool`
+        More registers, as in :class:`ShiftedProduct`.
 
     Members
     -------
@@ -289,14 +451,16 @@ class Scaler(wiring.Component):
     scale : ``In(Scale)``
         Its scale.
     result : ``Out(signed(32))``
-        Result of the operands of ``latency`` (3) enabled cycles ago.
+        Result of the operands of ``latency`` (3, with ``registered`` at least 7) enabled cycles ago.
     """
 
     latency = ShiftedProduct.latency
 
-    def __init__(self, width: int = 32, offset: int = -1):
+    def __init__(self, width: int = 32, offset: int = -1, *, registered: bool = False):
         self.width = width
         self.offset = offset
+        self.registered = registered
+        self.latency = self.latency_of(registered, width)
         super().__init__(
             {
                 "enable": In(1),
@@ -306,10 +470,14 @@ class Scaler(wiring.Component):
             }
         )
 
+    latency_of = staticmethod(ShiftedProduct.latency_of)
+
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         shift_width = max(9, abs(self.offset).bit_length() + 2)
-        m.submodules.product = product = ShiftedProduct(self.width, 16, shift_width)
+        m.submodules.product = product = ShiftedProduct(
+            self.width, 16, shift_width, registered=self.registered
+        )
         m.d.comb += [
             product.enable.eq(self.enable),
             product.value.eq(self.value),

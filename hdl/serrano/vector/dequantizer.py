@@ -23,8 +23,8 @@ class Dequantizer(wiring.Component):
     """Multiplies results by the scales of their row and of their channel.
 
     ``y = dequantize(acc, mul(s_x[row], s_w[channel]))``, rounded once, Q16. A result of ``n`` channels leaves
-    as ``n / lanes`` beats, one per cycle without stalls, the first ``latency`` (5) cycles after the result
-    came. Only the low 32 bits of a result count.
+    as ``n / lanes`` beats, one per cycle without stalls, the first ``latency`` (5, with
+    ``config.registered`` 12) cycles after the result came. Only the low 32 bits of a result count.
 
     The scales of a block stay at the input until its last result has been taken; ``row_scales`` must not
     change while a command runs.
@@ -48,10 +48,13 @@ class Dequantizer(wiring.Component):
         For each block, row, slice of ``lanes`` channels.
     """
 
-    latency = ScaleProduct.latency + Scaler.latency
-
     def __init__(self, config: AcceleratorConfig):
         self.config = config
+        # Registers behind the choice of a slice, and of its row's scale, if there are to be some.
+        self.choosing = 2 * int(config.registered)
+        self.latency = (
+            self.choosing + ScaleProduct.latency_of(config.registered) + Scaler.latency_of(config.registered)
+        )
         super().__init__(
             {
                 "command": In(stream.Signature(DequantizeCommand(config))),
@@ -72,21 +75,28 @@ class Dequantizer(wiring.Component):
         row = Signal.like(self.beats.payload.row)
         block = Signal.like(todo.blocks)
         part = Signal(ceil_log2(slices))
+        final_row, final_block = Signal.like(row), Signal.like(block)
         taken, last_row, last_block, last_part = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             control.i_valid.eq(busy & self.results.valid & self.scales.valid),
             control.o_ready.eq(self.beats.ready),
             taken.eq(control.i_valid & control.i_ready),
             last_part.eq(part == slices - 1),
-            last_row.eq(row == todo.rows - 1),
-            last_block.eq(block == todo.blocks - 1),
+            last_row.eq(row == final_row),
+            last_block.eq(block == final_block),
             self.command.ready.eq(~busy),
             self.results.ready.eq(taken & last_part),
             self.scales.ready.eq(taken & last_part & last_row),
             self.beats.valid.eq(control.o_valid),
         ]
         with m.If(self.command.ready):
-            m.d.sync += [todo.eq(self.command.payload), busy.eq(self.command.valid), block.eq(0)]
+            m.d.sync += [
+                todo.eq(self.command.payload),
+                final_row.eq(self.command.payload.rows - 1),
+                final_block.eq(self.command.payload.blocks - 1),
+                busy.eq(self.command.valid),
+                block.eq(0),
+            ]
         with m.If(taken):
             m.d.sync += part.eq(part + 1)
             with m.If(last_part):
@@ -108,30 +118,37 @@ class Dequantizer(wiring.Component):
         return m
 
     def _build_lanes(self, m: Module, enable: Value, part: Value, row: Value) -> None:
-        lanes = self.config.lanes
+        lanes, registered = self.config.lanes, self.config.registered
+
+        def later(value: Any, name: str, cycles: int) -> Any:
+            return delayed(m, value, cycles, enable=enable, name=name)
+
+        # The slice and the row's place are chosen in one cycle, the row's scale in the next.
+        slice_cycles = self.choosing // 2
         row_scale = Signal(Scale)
-        m.d.comb += row_scale.eq(self.row_scales[row])
+        m.d.comb += row_scale.eq(self.row_scales[later(row, "scale_row", slice_cycles)])
+        row_scale = later(row_scale, "row_scale", slice_cycles)
         for lane in range(lanes):
             channels = range(lane, self.config.n, lanes)
             sums = Array(self.results.payload[channel][:32] for channel in channels)
             scales = Array(Value.cast(self.scales.payload.scales[channel]) for channel in channels)
             kmeans = Array(self.scales.payload.kmeans[channel] for channel in channels)
             scale = Signal.like(self.scales.payload.scales[0], name=f"scale_{lane}")
-            product, scaler = ScaleProduct(), Scaler(32, offset=-1)
+            product, scaler = (
+                ScaleProduct(registered=registered),
+                Scaler(32, offset=-1, registered=registered),
+            )
             m.submodules[f"product_{lane}"] = product
             m.submodules[f"scaler_{lane}"] = scaler
+            value = later(sums[part], f"sum_{lane}", self.choosing + product.latency)
             m.d.comb += [
-                Value.cast(scale).eq(scales[part]),
+                Value.cast(scale).eq(later(scales[part], f"scale_{lane}", self.choosing)),
                 product.enable.eq(enable),
                 product.a.eq(row_scale),
                 product.b.eq(unpack_scale(scale)),
                 scaler.enable.eq(enable),
                 scaler.scale.eq(product.product),
-                scaler.value.eq(
-                    delayed(m, sums[part], product.latency, enable=enable, name=f"sum_{lane}").as_signed()
-                ),
+                scaler.value.eq(value.as_signed()),
                 self.beats.payload.values[lane].eq(scaler.result),
-                self.beats.payload.kmeans[lane].eq(
-                    delayed(m, kmeans[part], self.latency, enable=enable, name=f"kmean_{lane}")
-                ),
+                self.beats.payload.kmeans[lane].eq(later(kmeans[part], f"kmean_{lane}", self.latency)),
             ]

@@ -23,7 +23,8 @@ class GateUp(wiring.Component):
     """SiLU of the even lanes times the odd lanes, as h16 codes: section 8 of ``docs/numerics.md``.
 
     One beat per cycle; a beat of ``lanes`` outputs becomes a half beat of ``lanes / 2`` codes, ``latency``
-    (19) cycles later. With one lane the gate waits for its up, and both become a whole beat of one code.
+    (19, with ``config.registered`` 32) cycles later. With one lane the gate waits for its up, and both become
+    a whole beat of one code.
 
     Parameters
     ----------
@@ -38,10 +39,9 @@ class GateUp(wiring.Component):
         Half beats; ``column`` is the channel of the first code, half the input's.
     """
 
-    latency = SiluUp.latency + H16Encoder.latency
-
     def __init__(self, config: AcceleratorConfig):
         self.config = config
+        self.latency = SiluUp.latency_of(config.registered) + H16Encoder.latency_of(config.registered)
         super().__init__(
             {
                 "beats": In(stream.Signature(EpilogueBeat(config))),
@@ -74,8 +74,8 @@ class GateUp(wiring.Component):
             o.half.eq(lanes > 1),
         ]
         for pair in range(len(values) // 2):
-            m.submodules[f"silu_{pair}"] = silu = SiluUp()
-            m.submodules[f"encoder_{pair}"] = encoder = H16Encoder()
+            m.submodules[f"silu_{pair}"] = silu = SiluUp(registered=self.config.registered)
+            m.submodules[f"encoder_{pair}"] = encoder = H16Encoder(registered=self.config.registered)
             m.d.comb += [
                 silu.enable.eq(control.advance),
                 silu.gate.eq(values[2 * pair]),

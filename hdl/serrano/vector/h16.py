@@ -9,16 +9,21 @@ from amaranth.lib.wiring import In, Out
 
 from serrano.stream.pipeline import delayed
 
-from .arithmetic import magnitude, msb
+from .arithmetic import HighestBit, magnitude
 
-__all__ = ["H16Encoder", "h16_decode", "h16_magnitude"]
+__all__ = ["H16Encoder", "h16_decode", "h16_magnitude", "h16_parts"]
+
+
+def h16_parts(code: Value) -> tuple[Value, Value]:
+    """The significand of a code's magnitude, 11 bits, and by how much it is shifted to the left, 5 bits."""
+    normal = code[10:15].any()
+    return Cat(code[:10], normal), Mux(normal, code[10:15] - 1, 0)[:5]
 
 
 def h16_magnitude(code: Value) -> Value:
     """The magnitude that a code stands for, in 32 bits: codes of int32 numbers are at most 2**31."""
-    fraction, exponent = code[:10], code[10:15]
-    normal = Cat(fraction, Const(1, 1)) << (exponent - 1)[:5]
-    return Mux(exponent == 0, fraction, normal)[:32]
+    significand, shift = h16_parts(code)
+    return (significand << shift)[:32]
 
 
 def h16_decode(code: Value) -> Value:
@@ -32,6 +37,11 @@ class H16Encoder(wiring.Component):
 
     A stretch of a pipeline, as those of :mod:`serrano.vector.arithmetic`.
 
+    Parameters
+    ----------
+    registered : :class:`bool`
+        More registers.
+
     Members
     -------
     enable : ``In(1)``
@@ -39,7 +49,7 @@ class H16Encoder(wiring.Component):
     value : ``In(signed(32))``
         Number.
     code : ``Out(16)``
-        Its code, ``latency`` (3) enabled cycles later.
+        Its code, ``latency`` (3, with ``registered`` 6) enabled cycles later.
     """
 
     enable: In(1)
@@ -48,22 +58,44 @@ class H16Encoder(wiring.Component):
 
     latency = 3
 
+    def __init__(self, *, registered: bool = False):
+        self.registered = registered
+        self.latency = self.latency_of(registered)
+        super().__init__()
+
+    @staticmethod
+    def latency_of(registered: bool) -> int:
+        """Latency with, and without, more registers."""
+        return 1 + HighestBit.latency_of(registered) + 1 + 2 * int(registered)
+
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        first, second = (Signal(32, name=f"magnitude_{k}", reset_less=True) for k in (1, 2))
-        shift = Signal(5, reset_less=True)
+        enable, registered = self.enable, self.registered
+        m.submodules.highest = highest = HighestBit(32, registered=registered)
+        first = Signal(32, reset_less=True)
         code = Signal(15, reset_less=True)
-        position = msb(first)
-        # One bit below the fraction is kept for rounding; a carry moves into the exponent by itself.
-        kept = (second.shift_left(1) >> shift)[:12]
-        sign = delayed(m, self.value[31], self.latency, enable=self.enable, name="sign")
-        with m.If(self.enable):
+        shift, above = Signal(5), Signal(5)
+        kept = Signal(12)
+
+        def later(value: Value, name: str) -> Value:
+            return delayed(m, value, int(registered), enable=enable, name=name)
+
+        position = highest.position
+        second = later(delayed(m, first, highest.latency, enable=enable, name="second"), "second")
+        m.d.comb += [
+            highest.enable.eq(enable),
+            highest.value.eq(first),
+            above.eq(position - 10),
+            shift.eq(later(Mux(position > 10, above, 0), "shift")),
+            # One bit below the fraction is kept for rounding; a carry moves into the exponent by itself.
+            kept.eq(second.shift_left(1) >> shift),
+        ]
+        sign = delayed(m, self.value[31], self.latency, enable=enable, name="sign")
+        with m.If(enable):
             m.d.sync += [
                 # Cycle 1: magnitude. Cycle 2: exponent. Cycle 3: shift and round.
                 first.eq(magnitude(self.value)),
-                second.eq(first),
-                shift.eq(Mux(position > 10, position - 10, 0)),
-                code.eq(Cat(Const(0, 10), shift) + ((kept + 1) >> 1)),
+                code.eq(Cat(Const(0, 10), later(shift, "exponent")) + ((later(kept, "kept") + 1) >> 1)),
             ]
         m.d.comb += self.code.eq(Cat(code, sign))
         return m

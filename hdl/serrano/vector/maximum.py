@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The largest of several lanes."""
+"""The largest of several lanes, and of each row."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-__all__ = ["LaneMaximum"]
+__all__ = ["LaneMaximum", "RowMaxima"]
 
 
 class LaneMaximum(wiring.Component):
@@ -69,3 +69,94 @@ class LaneMaximum(wiring.Component):
             level = registers
         m.d.comb += self.maximum.eq(level[0])
         return m
+
+
+class RowMaxima(wiring.Component):
+    """Keeps the largest value of each row.
+
+    One value per cycle. With ``registered`` a cycle chooses the row's maximum so far, another one compares;
+    what the two values before it, of the same row, have made of the maximum goes around the registers.
+
+    Parameters
+    ----------
+    rows : :class:`int`
+        Number of rows.
+    width : :class:`int`
+        Width of a value.
+    registered : :class:`bool`
+        More registers.
+
+    Members
+    -------
+    start : ``In(1)``
+        Sets all maxima to zero; not while ``busy``.
+    valid : ``In(1)``
+        There is a value.
+    row : ``In(range(rows))``
+        Its row.
+    value : ``In(width)``
+        See ``valid``.
+    maxima : ``Out(ArrayLayout(width, rows))``
+        Largest value of each row since ``start``; the last value counts ``latency`` (1, with ``registered``
+        3) cycles after it came.
+    busy : ``Out(1)``
+        A value that came earlier does not count yet.
+    """
+
+    def __init__(self, rows: int, width: int, *, registered: bool = False):
+        self.rows = rows
+        self.width = width
+        self.registered = registered
+        self.latency = 1 + 2 * int(registered)
+        super().__init__(
+            {
+                "start": In(1),
+                "valid": In(1),
+                "row": In(ceil_log2(rows)),
+                "value": In(width),
+                "maxima": Out(data.ArrayLayout(width, rows)),
+                "busy": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        write, row, value = Signal(), Signal.like(self.row), Signal(self.width)
+        if self.registered:
+            self._build_comparison(m, write, row, value)
+        else:
+            m.d.comb += [
+                write.eq(self.valid & (self.value > self.maxima[self.row])),
+                row.eq(self.row),
+                value.eq(self.value),
+            ]
+        with m.If(self.start):
+            m.d.sync += Value.cast(self.maxima).eq(0)
+        with m.Elif(write):
+            m.d.sync += self.maxima[row].eq(value)
+        return m
+
+    def _build_comparison(self, m: Module, write: Signal, row: Signal, value: Signal) -> None:
+        """The row's new maximum, two cycles after the value."""
+        valid, follows = Signal(), Signal(reset_less=True)
+        chosen, best = Signal.like(self.row, reset_less=True), Signal.like(self.row, reset_less=True)
+        new, old, largest = (
+            Signal(self.width, name=name, reset_less=True) for name in ("new", "old", "largest")
+        )
+        earlier = Signal(self.width)
+        m.d.comb += [
+            earlier.eq(Mux(follows, largest, old)),
+            row.eq(best),
+            value.eq(largest),
+            self.busy.eq(valid | write),
+        ]
+        m.d.sync += [
+            valid.eq(self.valid),
+            chosen.eq(self.row),
+            new.eq(self.value),
+            old.eq(Mux(write & (best == self.row), largest, self.maxima[self.row])),
+            follows.eq(valid & (chosen == self.row)),
+            write.eq(valid),
+            best.eq(chosen),
+            largest.eq(Mux(new > earlier, new, earlier)),
+        ]

@@ -11,7 +11,7 @@ from amaranth.utils import ceil_log2
 from serrano.layouts import PackedScale, Scale
 from serrano.stream.pipeline import delayed
 
-from .arithmetic import ScaleProduct, limit, msb, normalized, unpack_scale
+from .arithmetic import FINE_BITS, HighestBit, ScaleProduct, limit, normalized, unpack_scale
 from .quantizer import NORMALIZED_BITS, Factors
 from .tables import Rsqrt
 
@@ -93,6 +93,11 @@ class NormScale(wiring.Component):
     ``S = squares + eps'``; ``s = mul((a, 15), (rsqrt(w), -1 - k / 2))`` with ``k`` and ``w`` from ``S``. A
     stretch of a pipeline, as those of :mod:`serrano.vector.arithmetic`. The vector must not be zero.
 
+    Parameters
+    ----------
+    registered : :class:`bool`
+        More registers.
+
     Members
     -------
     enable : ``In(1)``
@@ -104,7 +109,7 @@ class NormScale(wiring.Component):
     eps : ``In(PackedScale)``
         Scale of eps times the dimension.
     scale : ``Out(Scale)``
-        Scale of the row of ``latency`` (10) enabled cycles ago.
+        Scale of the row of ``latency`` (10, with ``registered`` 20) enabled cycles ago.
     """
 
     enable: In(1)
@@ -113,45 +118,71 @@ class NormScale(wiring.Component):
     eps: In(PackedScale)
     scale: Out(Scale)
 
-    latency = 5 + Rsqrt.latency + ScaleProduct.latency
+    def __init__(self, *, registered: bool = False):
+        self.registered = registered
+        self.latency = self.latency_of(registered)
+        super().__init__()
+
+    @staticmethod
+    def latency_of(registered: bool) -> int:
+        """Latency with, and without, more registers: to ``S``, to ``k``, to ``w``, and to the scale."""
+        before = 3 + 3 * int(registered) + HighestBit.latency_of(registered) + 1 + 2 * int(registered)
+        behind = int(registered) + ScaleProduct.latency_of(registered)
+        return before + Rsqrt.latency_of(registered) + behind
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        m.submodules.rsqrt = rsqrt = Rsqrt()
-        m.submodules.product = product = ScaleProduct()
+        enable, registered = self.enable, self.registered
+        m.submodules.rsqrt = rsqrt = Rsqrt(registered=registered)
+        m.submodules.product = product = ScaleProduct(registered=registered)
+        m.submodules.highest = highest = HighestBit(64, registered=registered)
+
+        def later(value: Value, name: str) -> Value:
+            return delayed(m, value, int(registered), enable=enable, name=name)
+
         eps = Signal(Scale)
         exponent = Signal(signed(9))
         mantissa = Signal(16, reset_less=True)
         amount = Signal(6, reset_less=True)
-        kept = Signal(64, reset_less=True)
-        total, again = (Signal(64, name=name, reset_less=True) for name in ("total", "again"))
-        even = Signal(5, reset_less=True)
+        kept, total = (Signal(64, name=name, reset_less=True) for name in ("kept", "total"))
         operand = Signal(19, reset_less=True)
-        squares = delayed(m, self.squares, 2, enable=self.enable, name="squares")
-        with m.If(self.enable):
+        again, even, left = Signal(64), Signal(5), Signal(6)
+        coarse, wide, near = Signal(63), Signal(65), Signal(20)
+        squares = delayed(m, self.squares, 2 + 3 * int(registered), enable=enable, name="squares")
+        with m.If(enable):
             m.d.sync += [
                 # Cycle 1: eps' is m_eps << t. From t = -17 down nothing is left.
-                mantissa.eq(eps.mantissa),
-                amount.eq(46 - limit(exponent, -17, 46)),
+                mantissa.eq(later(eps.mantissa, "mantissa")),
+                amount.eq(46 - limit(later(exponent, "exponent"), -17, 46)),
                 # Cycle 2: a right shift once 46 bits and one for rounding are appended.
-                kept.eq(mantissa.shift_left(47) >> amount),
+                kept.eq(later(coarse, "coarse") >> later(amount[:FINE_BITS], "fine")),
                 # Cycle 3: S. Cycle 4: k, which is even. Cycle 5: w, whose lowest bit is rounded.
-                total.eq(squares + ((kept + 1) >> 1)),
-                again.eq(total),
-                even.eq(msb(total)[1:]),
-                operand.eq(((again.shift_left(1) >> Cat(Const(0, 1), even - 8)[:6]) + 1) >> 1),
+                total.eq(squares + later((kept + 1) >> 1, "epsilon")),
+                operand.eq((later(near, "near") + 1) >> 1),
             ]
-        top = delayed(m, self.factors.top, self.latency - 2, enable=self.enable, name="top")
-        half = delayed(m, even, 1 + rsqrt.latency, enable=self.enable, name="half")
+        m.d.comb += [
+            coarse.eq(mantissa.shift_left(47) >> Cat(Const(0, FINE_BITS), amount[FINE_BITS:])),
+            highest.enable.eq(enable),
+            highest.value.eq(total),
+            again.eq(delayed(m, total, highest.latency, enable=enable, name="again")),
+            even.eq(highest.position[1:]),
+            left.eq(Cat(Const(0, 1), even - 8)),
+            wide.eq(again.shift_left(1) >> Cat(Const(0, FINE_BITS), left[FINE_BITS:])),
+            near.eq(later(wide, "wide") >> later(left[:FINE_BITS], "left")),
+        ]
+        top = delayed(m, self.factors.top, self.latency - product.latency, enable=enable, name="top")
+        half = delayed(m, even, 1 + 2 * int(registered) + rsqrt.latency, enable=enable, name="half")
+        root = Signal(Scale)
         m.d.comb += [
             eps.eq(unpack_scale(self.eps)),
             # t = e_eps + 17 - 2 n, n = p - 15.
             exponent.eq(eps.exponent + 47 - (self.factors.position << 1)),
-            rsqrt.enable.eq(self.enable),
+            rsqrt.enable.eq(enable),
             rsqrt.operand.eq(operand),
-            product.enable.eq(self.enable),
+            root.eq(normalized(rsqrt.result, -1 - half)),
+            product.enable.eq(enable),
             product.a.eq(normalized(top, Const(15))),
-            product.b.eq(normalized(rsqrt.result, -1 - half)),
+            product.b.eq(later(root, "root")),
             self.scale.eq(product.product),
         ]
         return m

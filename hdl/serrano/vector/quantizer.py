@@ -12,7 +12,7 @@ from serrano.layouts import Scale
 from serrano.stream import StreamRegister
 from serrano.stream.pipeline import PipelineControl, delayed
 
-from .arithmetic import ZERO_SCALE, limit, msb, normalized, round_shift
+from .arithmetic import FINE_BITS, ZERO_SCALE, HighestBit, limit, normalized, round_shift
 from .tables import Recip
 
 __all__ = [
@@ -57,6 +57,11 @@ class QuantizerFactors(wiring.Component):
 
     A stretch of a pipeline, as those of :mod:`serrano.vector.arithmetic`.
 
+    Parameters
+    ----------
+    registered : :class:`bool`
+        More registers.
+
     Members
     -------
     enable : ``In(1)``
@@ -64,42 +69,61 @@ class QuantizerFactors(wiring.Component):
     maximum : ``In(32)``
         Largest magnitude of the vector. Of 0, only ``zero`` means something.
     factors : ``Out(Factors)``
-        Of the maximum of ``latency`` (7) enabled cycles ago.
+        Of the maximum of ``latency`` (7, with ``registered`` 11) enabled cycles ago.
     """
 
     enable: In(1)
     maximum: In(32)
     factors: Out(Factors)
 
-    latency = 3 + Recip.latency + 1
+    def __init__(self, *, registered: bool = False):
+        self.registered = registered
+        self.latency = self.latency_of(registered)
+        super().__init__()
+
+    @staticmethod
+    def latency_of(registered: bool) -> int:
+        """Latency with, and without, more registers: the highest bit, shift, rounding, table, and factor."""
+        return HighestBit.latency_of(registered) + 2 + int(registered) + Recip.latency_of(registered) + 1
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        m.submodules.recip = recip = Recip()
-        maximum = Signal(32, reset_less=True)
-        position = Signal(5, reset_less=True)
+        m.submodules.recip = recip = Recip(registered=self.registered)
+        m.submodules.highest = highest = HighestBit(32, registered=self.registered)
+        coarse, position = Signal(48), highest.position
         kept = Signal(18, reset_less=True)
         top = Signal(17, reset_less=True)
         factor = Signal(16, reset_less=True)
         enable = self.enable
+        # Cycle 1: the highest bit.
+        maximum = delayed(m, self.maximum, highest.latency, enable=enable, name="maximum")
+
+        def later(value: Value, name: str) -> Value:
+            return delayed(m, value, int(self.registered), enable=enable, name=name)
+
+        m.d.comb += [
+            highest.enable.eq(enable),
+            highest.value.eq(self.maximum),
+            # Cycle 2: n = p - 15 is a right shift by p once 15 bits and one for rounding are appended.
+            coarse.eq(maximum.shift_left(16) >> Cat(Const(0, FINE_BITS), position[FINE_BITS:])),
+        ]
         with m.If(enable):
             m.d.sync += [
-                # Cycle 1: the highest bit.
-                maximum.eq(self.maximum),
-                position.eq(msb(self.maximum)),
-                # Cycle 2: n = p - 15 is a right shift by p once 15 bits and one for rounding are appended.
-                kept.eq(maximum.shift_left(16) >> position),
+                kept.eq(later(coarse, "coarse") >> later(position[:FINE_BITS], "fine")),
                 # Cycle 3: round, then round up to a multiple of 32.
                 top.eq((((kept + 1) >> 1) + 31) & ~31),
-                # Cycle 7.
-                factor.eq(round_shift(recip.result.shift_left(7) - recip.result, 7)),
+                # The last cycle: of 127 * recip / 128, recip less its 128th, which is rounded down at half.
+                factor.eq(recip.result - recip.result[7:] - (recip.result[:7] > 64)),
             ]
+        before = highest.latency + 2 + int(self.registered)
         m.d.comb += [
             recip.enable.eq(enable),
             recip.operand.eq(top),
             self.factors.factor.eq(factor),
-            self.factors.top.eq(delayed(m, top, self.latency - 3, enable=enable, name="top")),
-            self.factors.position.eq(delayed(m, position, self.latency - 1, enable=enable, name="position")),
+            self.factors.top.eq(delayed(m, top, self.latency - before, enable=enable, name="top")),
+            self.factors.position.eq(
+                delayed(m, position, self.latency - highest.latency, enable=enable, name="position")
+            ),
             self.factors.zero.eq(delayed(m, self.maximum == 0, self.latency, enable=enable, name="zero")),
         ]
         return m
@@ -115,6 +139,8 @@ class LaneQuantizer(wiring.Component):
     ----------
     lanes : :class:`int`
         Elements per cycle.
+    registered : :class:`bool`
+        More registers: in the shift and behind the rounding.
 
     Members
     -------
@@ -127,16 +153,16 @@ class LaneQuantizer(wiring.Component):
     factor : ``In(16)``
         ``c`` of their vector.
     normalized : ``Out(ArrayLayout(signed(18), lanes))``
-        ``v``, ``normalized_latency`` (2) enabled cycles later.
+        ``v``, ``normalized_latency`` (2, with ``registered`` 3) enabled cycles later.
     codes : ``Out(ArrayLayout(signed(8), lanes))``
-        Codes, ``latency`` (4) enabled cycles later.
+        Codes, ``latency`` (4, with ``registered`` 6) enabled cycles later.
     """
 
-    normalized_latency = 2
-    latency = 4
-
-    def __init__(self, lanes: int):
+    def __init__(self, lanes: int, *, registered: bool = False):
         self.lanes = lanes
+        self.registered = registered
+        self.normalized_latency = self.normalized_latency_of(registered)
+        self.latency = self.latency_of(registered)
         super().__init__(
             {
                 "enable": In(1),
@@ -148,10 +174,22 @@ class LaneQuantizer(wiring.Component):
             }
         )
 
+    @staticmethod
+    def normalized_latency_of(registered: bool) -> int:
+        """Cycles to the normalized elements with, and without, more registers."""
+        return 2 + int(registered)
+
+    @classmethod
+    def latency_of(cls, registered: bool) -> int:
+        """Latency with, and without, more registers."""
+        return cls.normalized_latency_of(registered) + 2 + int(registered)
+
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        factor = delayed(m, self.factor, 2, enable=self.enable, name="factor")
+        factor = delayed(m, self.factor, self.normalized_latency, enable=self.enable, name="factor")
+        fine = self._later(m, self.position[:FINE_BITS], "fine")
         for lane in range(self.lanes):
+            coarse = Signal(signed(VALUE_BITS + 16), name=f"coarse_{lane}")
             kept = Signal(signed(NORMALIZED_BITS + 1), name=f"kept_{lane}", reset_less=True)
             value = Signal(signed(NORMALIZED_BITS), name=f"value_{lane}", reset_less=True)
             product = Signal(signed(NORMALIZED_BITS + 16), name=f"product_{lane}", reset_less=True)
@@ -160,18 +198,24 @@ class LaneQuantizer(wiring.Component):
             with m.If(self.enable):
                 m.d.sync += [
                     # Cycle 1: shift by n = p - 15, one bit kept for rounding. Cycle 2: round.
-                    kept.eq(self.values[lane].shift_left(16) >> self.position),
+                    kept.eq(self._later(m, coarse, f"coarse_{lane}") >> fine),
                     value.eq((kept + 1) >> 1),
                     # Cycle 3: multiply. Cycle 4: round and limit.
                     product.eq(value * factor),
-                    code.eq(limit(rounded, -CODE_MAX, CODE_MAX)),
+                    code.eq(limit(self._later(m, rounded, f"rounded_{lane}"), -CODE_MAX, CODE_MAX)),
                 ]
             m.d.comb += [
+                coarse.eq(
+                    self.values[lane].shift_left(16) >> Cat(Const(0, FINE_BITS), self.position[FINE_BITS:])
+                ),
                 rounded.eq(round_shift(product, 24)),
                 self.normalized[lane].eq(value),
                 self.codes[lane].eq(code),
             ]
         return m
+
+    def _later(self, m: Module, value: Value, name: str) -> Value:
+        return delayed(m, value, int(self.registered), enable=self.enable, name=name)
 
 
 class VectorJob(data.StructLayout):
@@ -202,7 +246,7 @@ class VectorQuantizer(wiring.Component):
     """Reads vectors word by word and quantizes them with the factors of their known maxima.
 
     One word per cycle, without pause between vectors whose jobs came early enough: the first codes leave
-    ``latency`` (14) cycles after the job came, with ``config.registered`` 15.
+    ``latency`` (14) cycles after the job came, with ``config.registered`` 23.
 
     Parameters
     ----------
@@ -226,8 +270,8 @@ class VectorQuantizer(wiring.Component):
     r_last : ``Out(1)``
         It is the vector's last word.
     r_data : ``In(ArrayLayout(signed(33), lanes))``
-        The word, from the cycle after ``r_en`` until the next read. With ``config.registered`` from the
-        second cycle with ``r_advance`` on, that of ``r_en`` included.
+        The word, from the cycle after ``r_en`` until the next read. In general: from the ``read_latency`` -
+        1st cycle with ``r_advance`` on, that of ``r_en`` included.
     r_advance : ``Out(1)``
         The registers between memory and ``r_data`` load.
     normalized : ``Out(ArrayLayout(signed(18), lanes))``
@@ -269,34 +313,38 @@ class VectorQuantizer(wiring.Component):
 
     @staticmethod
     def read_latency_of(config: AcceleratorConfig) -> int:
-        """Memory, then a register in front of the shifter; and one between these, if there are to be some."""
-        return 3 if config.registered else 2
+        """Memory, then a register in front of the shifter; and more between them, if there are to be some."""
+        return 5 if config.registered else 2
 
     @classmethod
     def latency_of(cls, config: AcceleratorConfig) -> int:
         """Cycles from a job to its first codes."""
-        ready = QuantizerFactors.latency + StreamRegister.latency
-        return ready + cls.read_latency_of(config) + LaneQuantizer.latency
+        ready = QuantizerFactors.latency_of(config.registered) + StreamRegister.latency
+        return ready + cls.read_latency_of(config) + LaneQuantizer.latency_of(config.registered)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        m.submodules.setup = setup = PipelineControl(QuantizerFactors.latency)
-        m.submodules.factors = factors = QuantizerFactors()
-        m.submodules.flow = flow = PipelineControl(self.read_latency + LaneQuantizer.latency)
-        m.submodules.lanes = lanes = LaneQuantizer(self.config.lanes)
+        registered = self.config.registered
+        m.submodules.factors = factors = QuantizerFactors(registered=registered)
+        m.submodules.lanes = lanes = LaneQuantizer(self.config.lanes, registered=registered)
+        m.submodules.setup = setup = PipelineControl(factors.latency)
+        m.submodules.flow = flow = PipelineControl(self.read_latency + lanes.latency)
         job = self.jobs.payload
-        known = data.StructLayout({"factors": Factors, "words": job.words.shape(), "tag": len(Cat(job.tag))})
+        known = data.StructLayout(
+            {"factors": Factors, "final": self.r_word.shape(), "tag": len(Cat(job.tag))}
+        )
         # Gaps between jobs close up here while a vector is read.
         m.submodules.ready = ready = StreamRegister(known)
         vector = ready.o.payload
-        word = Signal.like(self.r_word)
+        word, final = Signal.like(self.r_word), Signal.like(self.r_word)
         m.d.comb += [
+            final.eq(job.words - 1),
             setup.i_valid.eq(self.jobs.valid),
             self.jobs.ready.eq(setup.i_ready),
             factors.enable.eq(setup.advance),
             factors.maximum.eq(job.maximum),
-            Cat(ready.i.payload.words, ready.i.payload.tag).eq(
-                delayed(m, Cat(job.words, job.tag), setup.latency, enable=setup.advance, name="job")
+            Cat(ready.i.payload.final, ready.i.payload.tag).eq(
+                delayed(m, Cat(final, job.tag), setup.latency, enable=setup.advance, name="job")
             ),
             ready.i.payload.factors.eq(factors.factors),
             ready.i.valid.eq(setup.o_valid),
@@ -305,7 +353,7 @@ class VectorQuantizer(wiring.Component):
             self.r_en.eq(flow.i_valid & flow.advance),
             self.r_advance.eq(flow.advance),
             self.r_word.eq(word),
-            self.r_last.eq(word == vector.words - 1),
+            self.r_last.eq(word == vector.final),
             Value.cast(self.r_tag).eq(vector.tag),
             ready.o.ready.eq(self.r_en & self.r_last),
             self.beats.valid.eq(flow.o_valid),

@@ -11,10 +11,11 @@ from amaranth.utils import ceil_log2
 from serrano.config import AcceleratorConfig
 from serrano.layouts import EpilogueBeat
 from serrano.primitives.memory import OnChipMemory
+from serrano.stream.pipeline import delayed
 
 from .arithmetic import magnitude, sat32, times
-from .maximum import LaneMaximum
-from .payloads import WordReadPort, WrittenBeat, row_bits
+from .maximum import LaneMaximum, RowMaxima
+from .payloads import WordReadPort, WrittenBeat
 
 __all__ = ["Residual"]
 
@@ -24,8 +25,8 @@ class Residual(wiring.Component):
 
     ``load`` writes: ``x = y``. ``add`` reads, adds and writes: ``x = sat32(x + y)``. Both are always ready,
     except that ``load`` goes first, and take one beat per cycle; what a beat reads must not have been written
-    by one of the three beats before it, which holds for beats in the order of a packet. A row's padding up to
-    the next multiple of ``n`` is to be loaded with zeros.
+    by one of the ``latency`` beats before it, which holds for beats in the order of a packet. A row's padding
+    up to the next multiple of ``n`` is to be loaded with zeros.
 
     Parameters
     ----------
@@ -47,15 +48,16 @@ class Residual(wiring.Component):
     idle : ``Out(1)``
         Nothing is on its way into memory or maxima.
     written : ``Out(1)``
-        ``written_beat`` is being written to memory: ``latency`` (3) cycles after its beat came.
+        ``written_beat`` is being written to memory: ``latency`` (3, with ``config.registered`` 4) cycles
+        after its beat came.
     written_beat : ``Out(WrittenBeat(config))``
         Values after the addition.
     """
 
-    latency = 3
-
     def __init__(self, config: AcceleratorConfig):
         self.config = config
+        # Read, out of the memory if there is a register for that, add, saturate.
+        self.latency = 3 + int(config.registered)
         super().__init__(
             {
                 "start": In(1),
@@ -83,9 +85,12 @@ class Residual(wiring.Component):
         def word_of(beat: Any) -> Value:
             return beat.column[ceil_log2(config.lanes) :][: ceil_log2(words)]
 
-        # Cycle 1: read. Cycle 2: add. Cycle 3: saturate. The edge after it writes.
-        beat, beat_valid = Signal.like(self.add.payload, reset_less=True), Signal()
-        adds = Signal(reset_less=True)
+        # Cycle 1: read. Cycle 2: add. Cycle 3: saturate. The edge after it writes. With registers there is
+        # a cycle between 1 and 2.
+        reading = self.latency - 2
+        beat, coming = Signal.like(self.add.payload), Signal(reading)
+        taken, adds = Signal(), Signal()
+        old = delayed(m, memory.r_data, reading - 1, enable=1, name="old")
         summed = Signal(data.ArrayLayout(signed(33), config.lanes), reset_less=True)
         summed_valid = Signal()
         done = Signal(WrittenBeat(config), reset_less=True)
@@ -99,11 +104,14 @@ class Residual(wiring.Component):
         ]
         with m.If(self.add.valid & self.add.ready):
             m.d.comb += memory.r_addr.eq(address(self.add.payload.row, word_of(self.add.payload)))
+        either = Mux(self.load.valid, Value.cast(self.load.payload), Value.cast(self.add.payload))
+        m.d.comb += [
+            taken.eq(self.load.valid | self.add.valid),
+            Cat(beat, adds).eq(delayed(m, Cat(either, ~self.load.valid), reading, enable=1, name="beat")),
+        ]
         m.d.sync += [
-            beat_valid.eq(self.load.valid | self.add.valid),
-            adds.eq(~self.load.valid),
-            beat.eq(Mux(self.load.valid, Value.cast(self.load.payload), Value.cast(self.add.payload))),
-            summed_valid.eq(beat_valid),
+            coming.eq(Cat(taken, coming)),
+            summed_valid.eq(coming[-1]),
             place.row.eq(beat.row),
             place.column.eq(beat.column),
             place.last.eq(beat.last),
@@ -114,7 +122,7 @@ class Residual(wiring.Component):
         ]
         for lane in range(config.lanes):
             m.d.sync += [
-                summed[lane].eq(beat.values[lane] + Mux(adds, memory.r_data[lane], 0)),
+                summed[lane].eq(beat.values[lane] + Mux(adds, old[lane], 0)),
                 done.values[lane].eq(sat32(summed[lane])),
             ]
         m.d.comb += [
@@ -123,23 +131,25 @@ class Residual(wiring.Component):
             memory.w_addr.eq(address(done.row, word_of(done))),
             memory.w_data.eq(done.values),
         ]
-        self._build_maxima(m, self.add.valid | self.load.valid | beat_valid | summed_valid)
+        self._build_maxima(m, taken | coming.any() | summed_valid)
         return m
 
     def _build_maxima(self, m: Module, coming: Value) -> None:
         config = self.config
         m.submodules.maximum = maximum = LaneMaximum(config.lanes, 32)
-        valid = Signal(maximum.latency)
-        row = self.written_beat.row
+        m.submodules.maxima = maxima = RowMaxima(config.rows_max, 32, registered=config.registered)
+        before = int(config.registered)
+        valid = Signal(before + maximum.latency)
         for lane in range(config.lanes):
-            m.d.comb += maximum.values[lane].eq(magnitude(self.written_beat.values[lane]))
-        for stage in range(maximum.latency):
-            following = Signal(row_bits(config), name=f"row_{stage + 1}", reset_less=True)
-            m.d.sync += following.eq(row)
-            row = following
-        m.d.comb += [maximum.enable.eq(1), self.idle.eq(~(coming | self.written | valid.any()))]
+            size = magnitude(self.written_beat.values[lane])
+            m.d.comb += maximum.values[lane].eq(delayed(m, size, before, enable=1, name=f"size_{lane}"))
         m.d.sync += valid.eq(Cat(self.written, valid))
-        with m.If(self.start):
-            m.d.sync += Value.cast(self.maxima).eq(0)
-        with m.Elif(valid[-1] & (maximum.maximum > self.maxima[row])):
-            m.d.sync += self.maxima[row].eq(maximum.maximum)
+        m.d.comb += [
+            maximum.enable.eq(1),
+            maxima.start.eq(self.start),
+            maxima.valid.eq(valid[-1]),
+            maxima.row.eq(delayed(m, self.written_beat.row, len(valid), enable=1, name="row")),
+            maxima.value.eq(maximum.maximum),
+            self.maxima.eq(maxima.maxima),
+            self.idle.eq(~(coming | self.written | valid.any() | maxima.busy)),
+        ]

@@ -11,9 +11,9 @@ from amaranth.utils import ceil_log2
 from serrano.config import AcceleratorConfig
 from serrano.layouts import Scale
 from serrano.stream import StreamRegister
-from serrano.stream.pipeline import delayed
+from serrano.stream.pipeline import PipelineControl, delayed
 
-from .h16 import h16_decode, h16_magnitude
+from .h16 import h16_parts
 from .norm import NormScale, SquareSum
 from .payloads import CodesBeat, QuantizeCommand, WordReadPort, row_bits
 from .quantizer import Factors, LaneQuantizer, VectorQuantizer, vector_scale
@@ -25,8 +25,9 @@ class RowQuantizer(wiring.Component):
     """Quantizes rows of the residual or of the staging buffer, after RMSNorm where asked for.
 
     Codes come row after row, ``lanes`` per cycle without stalls, from one row to the next without pause; from
-    ``length`` up to the next multiple of ``n`` they are zero. The first leave ``latency`` (15) cycles after
-    the command was taken. A row's scale is set after its elements were read, ``scale_latency`` cycles later.
+    ``length`` up to the next multiple of ``n`` they are zero. The first leave ``latency`` (15, with
+    ``config.registered`` 27) cycles after the command was taken. A row's scale is set after its elements were
+    read, ``scale_latency`` cycles later.
 
     Parameters
     ----------
@@ -55,14 +56,15 @@ class RowQuantizer(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
-        # A register for the command, and one for each job if there are to be some.
-        self.latency = 1 + int(config.registered) + VectorQuantizer.latency_of(config)
+        # Registers on the way of a maximum into its job, if there are to be some.
+        self.choosing = 3 * int(config.registered)
+        self.latency = 1 + self.choosing + VectorQuantizer.latency_of(config)
         # To the normalized elements, to their squares' sum, to the scale, and into the register.
         self.scale_latency = (
             VectorQuantizer.read_latency_of(config)
-            + LaneQuantizer.normalized_latency
+            + LaneQuantizer.normalized_latency_of(config.registered)
             + SquareSum.latency_of(config.lanes)
-            + NormScale.latency
+            + NormScale.latency_of(config.registered)
             + 1
         )
         super().__init__(
@@ -85,19 +87,14 @@ class RowQuantizer(wiring.Component):
         m.submodules.quantizer = quantizer = VectorQuantizer(config, words, row_bits(config))
         todo = Signal(QuantizeCommand(config))
         row = Signal(row_bits(config))
+        final_row, job_words = Signal.like(row), Signal.like(quantizer.jobs.payload.words)
         busy, asking, sent = Signal(), Signal(), Signal()
-        staged_maximum = Signal(15)
-        jobs = self._build_jobs(m, quantizer)
-        job, beat = jobs.payload, quantizer.beats.payload
-        tiles = (todo.length + (config.n - 1)) >> ceil_log2(config.n)
-        last_row = beat.tag == todo.rows - 1
+        asked = self._build_jobs(m, quantizer, asking, row, job_words, todo.staging)
+        beat = quantizer.beats.payload
+        tiles = (self.command.payload.length + (config.n - 1)) >> ceil_log2(config.n)
+        last_row = beat.tag == final_row
         m.d.comb += [
             self.command.ready.eq(~busy),
-            staged_maximum.eq(self.staged_maxima[row]),
-            jobs.valid.eq(asking),
-            job.maximum.eq(Mux(todo.staging, h16_magnitude(staged_maximum), self.residual_maxima[row])),
-            job.words.eq(tiles << ceil_log2(config.n // config.lanes)),
-            job.tag.eq(row),
             self.codes.valid.eq(quantizer.beats.valid),
             quantizer.beats.ready.eq(self.codes.ready),
             self.codes.payload.codes.eq(beat.codes),
@@ -108,13 +105,15 @@ class RowQuantizer(wiring.Component):
         with m.If(self.command.ready):
             m.d.sync += [
                 todo.eq(self.command.payload),
+                final_row.eq(self.command.payload.rows - 1),
+                job_words.eq(tiles << ceil_log2(config.n // config.lanes)),
                 busy.eq(self.command.valid),
                 asking.eq(self.command.valid),
                 row.eq(0),
                 sent.eq(0),
             ]
-        with m.If(asking & jobs.ready):
-            m.d.sync += [row.eq(row + 1), asking.eq(row != todo.rows - 1)]
+        with m.If(asked):
+            m.d.sync += [row.eq(row + 1), asking.eq(row != final_row)]
         with m.If(self.codes.valid & self.codes.ready & self.codes.payload.last):
             m.d.sync += sent.eq(1)
         self._build_read(m, quantizer, todo)
@@ -124,13 +123,48 @@ class RowQuantizer(wiring.Component):
             m.d.sync += [busy.eq(0), sent.eq(0), scales_set.eq(0)]
         return m
 
-    def _build_jobs(self, m: Module, quantizer: VectorQuantizer) -> Any:
-        """Where jobs are given: a maximum takes a while to be chosen, and to be looked at."""
-        if not self.config.registered:
-            return quantizer.jobs
-        m.submodules.jobs = register = StreamRegister(quantizer.jobs.payload.shape())
-        wiring.connect(m, register.o, quantizer.jobs)
-        return register.i
+    def _build_jobs(
+        self,
+        m: Module,
+        quantizer: VectorQuantizer,
+        asking: Signal,
+        row: Signal,
+        words: Signal,
+        staging: Signal,
+    ) -> Value:
+        """Gives a job for ``row`` while ``asking`` until it is taken, which is the result."""
+        jobs = quantizer.jobs
+        valid, ready, advance = asking, jobs.ready, Const(1)
+        if self.choosing:
+            # Chosen, decoded; then a slice, so that `ready` comes from a register.
+            m.submodules.jobs = register = StreamRegister(jobs.payload.shape())
+            m.submodules.choice = control = PipelineControl(self.choosing - register.latency)
+            wiring.connect(m, register.o, jobs)
+            jobs = register.i
+            m.d.comb += [control.i_valid.eq(asking), control.o_ready.eq(jobs.ready)]
+            valid, ready, advance = control.o_valid, control.i_ready, control.advance
+
+        def later(value: Value, name: str, cycles: int = 1) -> Value:
+            return delayed(m, value, cycles if self.choosing else 0, enable=advance, name=name)
+
+        code, plain, maximum = Signal(15), Signal(32), Signal(32)
+        significand, shift = h16_parts(later(code, "code"))
+        m.d.comb += [
+            code.eq(self.staged_maxima[row]),
+            plain.eq(self.residual_maxima[row]),
+            maximum.eq(
+                Mux(
+                    staging,
+                    later(significand, "significand") << later(shift, "shift"),
+                    later(plain, "plain", 2),
+                )
+            ),
+            jobs.valid.eq(valid),
+            jobs.payload.maximum.eq(maximum),
+            jobs.payload.words.eq(words),
+            jobs.payload.tag.eq(later(row, "job_row", 2)),
+        ]
+        return asking & ready
 
     def _build_read(self, m: Module, quantizer: VectorQuantizer, todo: Any) -> None:
         lanes = self.config.lanes
@@ -144,21 +178,30 @@ class RowQuantizer(wiring.Component):
         with m.If(quantizer.r_en):
             m.d.sync += column.eq(quantizer.r_word << ceil_log2(lanes))
         between = quantizer.read_latency - 2
-        advance = quantizer.r_advance
-        staged = delayed(m, self.staged.data, between, enable=advance, name="staged")
-        plain = delayed(m, self.residual.data, between, enable=advance, name="plain")
+
+        def later(value: Any, name: str, cycles: int = 1) -> Any:
+            return delayed(m, value, min(cycles, between), enable=quantizer.r_advance, name=name)
+
+        staged = later(self.staged.data, "staged")
+        plain = later(self.residual.data, "plain", between)
         for lane in range(lanes):
             # What lies beyond the length is nothing, whatever the memory holds.
-            inside = delayed(m, column + lane < todo.length, between, enable=advance, name=f"inside_{lane}")
+            inside = later(column + lane < todo.length, f"inside_{lane}", between)
+            # The magnitude, all its bits turned over if it is negative; then one is to be added.
+            significand, shift = h16_parts(staged[lane])
+            negative = later(staged[lane][15], f"negative_{lane}")
+            size = later(significand, f"significand_{lane}") << later(shift, f"shift_{lane}")
+            turned = later(size[:32] ^ negative.replicate(32), f"turned_{lane}")
+            sign = later(negative, f"sign_{lane}")
             with m.If(inside):
                 m.d.comb += quantizer.r_data[lane].eq(
-                    Mux(todo.staging, h16_decode(staged[lane]), plain[lane])
+                    Mux(todo.staging, Cat(turned, sign).as_signed() + sign, plain[lane])
                 )
 
     def _build_scales(self, m: Module, quantizer: VectorQuantizer, todo: Any) -> Signal:
         """Sets the scales; the number of rows for which that has been done."""
         m.submodules.squares = squares = SquareSum(self.config.lanes)
-        m.submodules.norm = norm = NormScale()
+        m.submodules.norm = norm = NormScale(registered=self.config.registered)
         row = delayed(m, quantizer.normalized_tag, squares.latency, enable=1, name="square_row")
         factors = Signal(Factors)
         known = delayed(

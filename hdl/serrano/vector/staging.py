@@ -10,10 +10,11 @@ from amaranth.utils import ceil_log2
 
 from serrano.config import AcceleratorConfig
 from serrano.primitives.memory import OnChipMemory
+from serrano.stream.pipeline import delayed
 
 from .arithmetic import times
-from .maximum import LaneMaximum
-from .payloads import StagedBeat, WordReadPort, row_bits
+from .maximum import LaneMaximum, RowMaxima
+from .payloads import StagedBeat, WordReadPort
 
 __all__ = ["Staging"]
 
@@ -39,7 +40,7 @@ class Staging(wiring.Component):
     read : ``In(WordReadPort(config, unsigned(16), input_max))``
         Read port.
     idle : ``Out(1)``
-        Nothing is on its way into the maxima.
+        Nothing is on its way into memory or maxima.
     """
 
     def __init__(self, config: AcceleratorConfig):
@@ -61,34 +62,45 @@ class Staging(wiring.Component):
         m.submodules.memory = memory = OnChipMemory(
             data.ArrayLayout(16, config.lanes), config.rows_max * words, transparent=False, granularity=half
         )
-        beat = self.writes.payload
+        # With registers there is one in front of everything.
+        before = int(config.registered)
+        beat = Signal(StagedBeat(config))
+        valid = Signal()
+        domain = m.d.sync if config.registered else m.d.comb
+        domain += valid.eq(self.writes.valid)
         upper = beat.half & beat.column[ceil_log2(half)] if config.lanes > 1 else Const(0)
         word = beat.column[ceil_log2(config.lanes) :]
         m.d.comb += [
             self.writes.ready.eq(1),
+            beat.eq(delayed(m, self.writes.payload, before, enable=1, name="beat")),
             memory.w_addr.eq((times(beat.row, words) + word)[: len(memory.w_addr)]),
             memory.r_en.eq(self.read.en),
             memory.r_addr.eq((times(self.read.row, words) + self.read.word)[: len(memory.r_addr)]),
             self.read.data.eq(memory.r_data),
         ]
-        with m.If(self.writes.valid):
+        with m.If(valid):
             m.d.comb += memory.w_en.eq(Cat(~upper, upper | ~beat.half))
         for lane in range(config.lanes):
             m.d.comb += memory.w_data[lane].eq(Mux(upper, beat.codes[lane % half], beat.codes[lane]))
+        self._build_maxima(m, beat, valid)
+        return m
+
+    def _build_maxima(self, m: Module, beat: Any, valid: Signal) -> None:
+        config = self.config
         m.submodules.maximum = maximum = LaneMaximum(config.lanes, 15)
-        valid = Signal(maximum.latency)
-        row = beat.row
-        for stage in range(maximum.latency):
-            following = Signal(row_bits(config), name=f"row_{stage + 1}", reset_less=True)
-            m.d.sync += following.eq(row)
-            row = following
+        m.submodules.maxima = maxima = RowMaxima(config.rows_max, 15, registered=config.registered)
+        stages = Signal(maximum.latency)
         for lane in range(config.lanes):
             code = beat.codes[lane][:15]
-            m.d.comb += maximum.values[lane].eq(code if lane < half else Mux(beat.half, 0, code))
-        m.d.comb += [maximum.enable.eq(1), self.idle.eq(~(self.writes.valid | valid.any()))]
-        m.d.sync += valid.eq(Cat(self.writes.valid, valid))
-        with m.If(self.start):
-            m.d.sync += Value.cast(self.maxima).eq(0)
-        with m.Elif(valid[-1] & (maximum.maximum > self.maxima[row])):
-            m.d.sync += self.maxima[row].eq(maximum.maximum)
-        return m
+            kept = code if lane < config.lanes // 2 else Mux(beat.half, 0, code)
+            m.d.comb += maximum.values[lane].eq(kept)
+        m.d.sync += stages.eq(Cat(valid, stages))
+        m.d.comb += [
+            maximum.enable.eq(1),
+            maxima.start.eq(self.start),
+            maxima.valid.eq(stages[-1]),
+            maxima.row.eq(delayed(m, beat.row, maximum.latency, enable=1, name="row")),
+            maxima.value.eq(maximum.maximum),
+            self.maxima.eq(maxima.maxima),
+            self.idle.eq(~(self.writes.valid | valid | stages.any() | maxima.busy)),
+        ]

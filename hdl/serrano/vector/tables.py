@@ -39,6 +39,8 @@ class Interpolator(wiring.Component):
         Entries, all rising or all falling.
     fraction_bits : :class:`int`
         Position of the binary point in ``offset``.
+    registered : :class:`bool`
+        More registers: in front of the table and behind it.
 
     Members
     -------
@@ -47,7 +49,8 @@ class Interpolator(wiring.Component):
     offset : ``In(range)``
         Distance from the first entry, up to the last one.
     result : ``Out(width)``
-        Value for the offset of ``latency`` (3) enabled cycles ago, as wide as the largest entry.
+        Value for the offset of ``latency`` (3, with ``registered`` 5) enabled cycles ago, as wide as the
+        largest entry.
 
     Raises
     ------
@@ -57,7 +60,7 @@ class Interpolator(wiring.Component):
 
     latency = 3
 
-    def __init__(self, table: Sequence[int], fraction_bits: int):
+    def __init__(self, table: Sequence[int], fraction_bits: int, *, registered: bool = False):
         steps = [after - before for before, after in itertools.pairwise(table)]
         self.rising = bool(steps) and min(steps) >= 0
         if not steps or not (self.rising or max(steps) <= 0):
@@ -67,6 +70,8 @@ class Interpolator(wiring.Component):
         self.table = tuple(table)
         self.steps = (*(abs(step) for step in steps), 0)
         self.fraction_bits = fraction_bits
+        self.registered = registered
+        self.latency = self.latency_of(registered)
         super().__init__(
             {
                 "enable": In(1),
@@ -75,11 +80,21 @@ class Interpolator(wiring.Component):
             }
         )
 
+    @staticmethod
+    def latency_of(registered: bool) -> int:
+        """Latency with, and without, more registers."""
+        return 3 + 2 * int(registered)
+
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         value_width, step_width = len(self.result), max(self.steps).bit_length()
         word = Signal(value_width + step_width)
-        index = self.offset[self.fraction_bits :]
+
+        def later(value: Value, name: str) -> Value:
+            return delayed(m, value, int(self.registered), enable=self.enable, name=name)
+
+        offset = later(self.offset, "offset")
+        index = offset[self.fraction_bits :]
         entries = [value | step << value_width for value, step in zip(self.table, self.steps, strict=True)]
         entries += entries[-1:] * ((1 << len(index)) - len(entries))
         with m.Switch(index):
@@ -97,10 +112,10 @@ class Interpolator(wiring.Component):
             m.d.sync += [
                 # Cycle 1: look up.
                 Cat(base, step).eq(word),
-                fraction.eq(self.offset[: self.fraction_bits]),
+                fraction.eq(offset[: self.fraction_bits]),
                 # Cycle 2: multiply.
-                start.eq(base),
-                product.eq(step * fraction),
+                start.eq(later(base, "base")),
+                product.eq(later(step, "step") * later(fraction, "fraction")),
                 # Cycle 3: add.
                 result.eq(start + part if self.rising else start - part),
             ]
@@ -110,6 +125,11 @@ class Interpolator(wiring.Component):
 class Recip(wiring.Component):
     """``recip(operand)``, about ``2**31 / operand``.
 
+    Parameters
+    ----------
+    registered : :class:`bool`
+        More registers, as in :class:`Interpolator`.
+
     Members
     -------
     enable : ``In(1)``
@@ -117,7 +137,7 @@ class Recip(wiring.Component):
     operand : ``In(17)``
         In ``[2**15, 2**16]``, both ends included.
     result : ``Out(17)``
-        In ``[2**15, 2**16]``, for the operand of ``latency`` (3) enabled cycles ago.
+        In ``[2**15, 2**16]``, for the operand of ``latency`` (3, or 5) enabled cycles ago.
     """
 
     enable: In(1)
@@ -126,9 +146,16 @@ class Recip(wiring.Component):
 
     latency = Interpolator.latency
 
+    def __init__(self, *, registered: bool = False):
+        self.registered = registered
+        self.latency = self.latency_of(registered)
+        super().__init__()
+
+    latency_of = staticmethod(Interpolator.latency_of)
+
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        m.submodules.table = table = Interpolator(RECIP_TABLE, 7)
+        m.submodules.table = table = Interpolator(RECIP_TABLE, 7, registered=self.registered)
         m.d.comb += [
             table.enable.eq(self.enable),
             table.offset.eq(self.operand - (1 << 15)),
@@ -140,6 +167,11 @@ class Recip(wiring.Component):
 class Rsqrt(wiring.Component):
     """``rsqrt(operand)``, about ``2**24 / sqrt(operand)``.
 
+    Parameters
+    ----------
+    registered : :class:`bool`
+        More registers, as in :class:`Interpolator`.
+
     Members
     -------
     enable : ``In(1)``
@@ -147,7 +179,7 @@ class Rsqrt(wiring.Component):
     operand : ``In(19)``
         In ``[2**16, 2**18]``, both ends included.
     result : ``Out(17)``
-        In ``[2**15, 2**16]``, for the operand of ``latency`` (3) enabled cycles ago.
+        In ``[2**15, 2**16]``, for the operand of ``latency`` (3, or 5) enabled cycles ago.
     """
 
     enable: In(1)
@@ -156,9 +188,16 @@ class Rsqrt(wiring.Component):
 
     latency = Interpolator.latency
 
+    def __init__(self, *, registered: bool = False):
+        self.registered = registered
+        self.latency = self.latency_of(registered)
+        super().__init__()
+
+    latency_of = staticmethod(Interpolator.latency_of)
+
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        m.submodules.table = table = Interpolator(RSQRT_TABLE, 9)
+        m.submodules.table = table = Interpolator(RSQRT_TABLE, 9, registered=self.registered)
         m.d.comb += [
             table.enable.eq(self.enable),
             table.offset.eq(self.operand - (1 << 16)),
@@ -170,6 +209,11 @@ class Rsqrt(wiring.Component):
 class Exp2(wiring.Component):
     """``exp2(operand)``: ``2 ** (operand / 2**12)`` as ``mantissa * 2 ** (exponent - 16)``.
 
+    Parameters
+    ----------
+    registered : :class:`bool`
+        More registers, as in :class:`Interpolator`.
+
     Members
     -------
     enable : ``In(1)``
@@ -177,7 +221,7 @@ class Exp2(wiring.Component):
     operand : ``In(signed(32))``
         12 fraction bits.
     mantissa : ``Out(17)``
-        In ``[2**16, 2**17)``, for the operand of ``latency`` (3) enabled cycles ago.
+        In ``[2**16, 2**17)``, for the operand of ``latency`` (3, or 5) enabled cycles ago.
     exponent : ``Out(signed(20))``
         Integer part of that operand.
     """
@@ -189,9 +233,16 @@ class Exp2(wiring.Component):
 
     latency = Interpolator.latency
 
+    def __init__(self, *, registered: bool = False):
+        self.registered = registered
+        self.latency = self.latency_of(registered)
+        super().__init__()
+
+    latency_of = staticmethod(Interpolator.latency_of)
+
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        m.submodules.table = table = Interpolator(EXP2_TABLE, 4)
+        m.submodules.table = table = Interpolator(EXP2_TABLE, 4, registered=self.registered)
         m.d.comb += [
             table.enable.eq(self.enable),
             table.offset.eq(self.operand[:12]),

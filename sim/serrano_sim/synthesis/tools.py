@@ -2,6 +2,7 @@
 """Yosys, nextpnr and ecppack: native ones where PATH has them, else those of YoWASP."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,9 @@ DEVICES = {
     "LFE5U-85F": Device("--85k", 83640, 83640, 156, 208),
 }
 """ECP5 devices by name."""
+
+NAME = re.compile(r"\\[^\s]*\[[^\s]*")
+"""A public name of RTLIL in which there is a bracket; slices have a space in front of theirs."""
 
 CELLS = {
     "comb": {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6},
@@ -87,10 +91,15 @@ def run(tool: str, arguments: Sequence[str], folder: Path, log: str) -> float:
     return time.monotonic() - begin
 
 
+def without_indices(rtlil: str) -> str:
+    """RTLIL in which no name looks like a bit of another wire, as Yosys may take ``a[1]`` for bit 1 of ``a``."""
+    return NAME.sub(lambda name: name[0].replace("[", ".").replace("]", ""), rtlil)
+
+
 def synthesize(rtlil: str, folder: Path, *, top: str = "top") -> dict[str, Any]:
     """Synthesizes RTLIL for the ECP5 into ``folder/netlist.json``, and returns the netlist's cells."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{top}.il").write_text(rtlil, encoding="utf-8")
+    (folder / f"{top}.il").write_text(without_indices(rtlil), encoding="utf-8")
     script = f"read_rtlil {top}.il; synth_ecp5 -top {top} -json netlist.json"
     run("yosys", ["-q", "-l", "yosys.log", "-p", script], folder, "yosys")
     return json.loads((folder / "netlist.json").read_text(encoding="utf-8"))["modules"][top]["cells"]

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Register slices, and registers of events, where a configuration asks for them."""
+
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import wiring
+
+from .register import StreamRegister
+
+__all__ = ["later", "sliced"]
+
+
+def sliced(m: Module, name: str, source: Any, *, registered: bool) -> Any:
+    """The stream ``source``, with ``registered`` behind a :class:`StreamRegister`, submodule ``name``."""
+    if not registered:
+        return source
+    m.submodules[name] = register = StreamRegister(source.payload.shape())
+    wiring.connect(m, source, register.i)
+    return register.o
+
+
+def later(m: Module, value: Value, *, registered: bool, name: str) -> Value:
+    """``value``, with ``registered`` a cycle later; 0 after a reset, as events have to be."""
+    if not registered:
+        return value
+    late = Signal.like(value, name=name)
+    m.d.sync += late.eq(value)
+    return late
