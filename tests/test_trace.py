@@ -190,9 +190,9 @@ def test_registers_delay_and_change_nothing() -> None:
     beats = []
     for config in (CONFIG, preset("ulx3s")):
         dut = Tracer(config)
-        rng = random.Random(21)
+        rng, seen = random.Random(21), []
 
-        async def bench(ctx, dut=dut, rng=rng) -> None:
+        async def bench(ctx, dut=dut, rng=rng, seen=seen) -> None:
             ctx.set(dut.counters.payload, {"index": 6, "value": 5})
             ctx.set(dut.counters.valid, 1)
             for _ in range(400):
@@ -207,7 +207,6 @@ def test_registers_delay_and_change_nothing() -> None:
                 await ctx.tick()
                 seen.append((ctx.get(dut.valid), ctx.get(dut.beat.as_value())))
 
-        seen: list[tuple] = []
         simulate(dut, bench)
         beats.append(seen)
     plain, registered = beats

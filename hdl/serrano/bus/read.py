@@ -3,6 +3,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from amaranth import *
@@ -210,9 +212,10 @@ class MemoryOutput(wiring.Component):
         m = Module()
         m.submodules.slice = output = StreamRegister(self.shape)
         wiring.connect(m, output.o, wiring.flipped(self.o))
-        m.d.comb += self.i.ready.eq(~output.i.valid | output.i.ready)
+        word = Signal(self.shape, reset_less=True)
+        m.d.comb += [self.i.ready.eq(~output.i.valid | output.i.ready), output.i.payload.eq(word)]
         with m.If(self.i.ready):
-            m.d.sync += [output.i.valid.eq(self.i.valid), output.i.payload.eq(self.i.payload)]
+            m.d.sync += [output.i.valid.eq(self.i.valid), word.eq(self.i.payload)]
         return m
 
 
@@ -293,17 +296,22 @@ class ReadArbiter(wiring.Component):
         m.submodules.order = order_fifo = StreamFIFO(order, OUTSTANDING)
         beat = self._build_arrival(m, order_fifo)
         issue = Signal(len(self.clients))
-        # Bursts of clients that are not apart, from their address to their last beat.
-        in_flight, picked = Signal(range(OUTSTANDING + 1)), Signal()
-        issued = order_fifo.i.valid & ~order_fifo.i.payload.apart
-        m.d.sync += in_flight.eq(in_flight + issued - (beat.ended & ~beat.apart))
-        m.d.comb += [self.idle.eq((in_flight == 0) & ~picked), self.beats.eq(beat.clients)]
         # Beats on their way, for all clients.
         self._coming = Signal(range(OUTSTANDING * max(client.burst_beats for client in self.clients) + 1))
-        self._asked = Signal(9)
-        m.d.sync += self._coming.eq(self._coming + self._asked - beat.clients.any())
         bursts = [self._build_client(m, index, beat, issue) for index in range(len(self.clients))]
-        self._build_issue(m, bursts, issue, picked, order_fifo)
+        issued, picked = self._build_issue(m, bursts, issue, order_fifo)
+        self._build_address(m, issued, order_fifo)
+        # Bursts of clients that are not apart, from their address to their last beat.
+        in_flight = Signal(range(OUTSTANDING + 1))
+        entered = issued.valid & ~issued.order.apart
+        m.d.sync += [
+            in_flight.eq(in_flight + entered - (beat.ended & ~beat.apart)),
+            self._coming.eq(self._coming + issued.beats - beat.clients.any()),
+        ]
+        m.d.comb += [
+            self.idle.eq((in_flight == 0) & ~picked & ~(entered & int(self.config.registered))),
+            self.beats.eq(beat.clients),
+        ]
         return m
 
     def _build_arrival(self, m: Module, order_fifo: StreamFIFO) -> Any:
@@ -404,56 +412,63 @@ class ReadArbiter(wiring.Component):
             m.d.sync += [phase.eq(0), earlier.eq(0)]
 
     def _build_issue(
-        self, m: Module, bursts: list[tuple], issue: Signal, picked: Signal, order_fifo: StreamFIFO
-    ) -> None:
+        self, m: Module, bursts: list[tuple], issue: Signal, order_fifo: StreamFIFO
+    ) -> tuple[Any, Value]:
+        """The burst that is issued, and whether there will be one of a client that is not apart."""
         registered = self.config.registered
         domain = m.d.sync if registered else m.d.comb
-        free = Signal()
-        waiting, able, held, pick = (Signal(len(bursts)) for _ in range(4))
-        choice = self._build_choice(m, able, held)
-        m.d.comb += [
-            free.eq((~self.axi.arvalid | self.axi.arready) & order_fifo.i.ready),
-            issue.eq(Mux(free, pick, 0)),
-        ]
+        free, ordered = Signal(), Signal()
+        waiting, able, held = (Signal(len(bursts)) for _ in range(3))
+        choice = Mux(free, self._build_choice(m, able, held), 0)
+        issued = Signal(data.StructLayout({"beats": 9, "order": order_fifo.shape, "valid": 1}))
+        # What is known in the cycle of an issue means nothing in the next.
+        issuing = Signal()
+        settled = ~issuing if registered else Const(1)
+        full = order_fifo.level == OUTSTANDING
         if registered:
-            m.d.sync += pick.eq(Mux(pick.any(), Mux(free, 0, pick), choice))
-            apart = [client.apart for client in self.clients]
-            m.d.comb += picked.eq(Cat(bit for bit, other in zip(pick, apart, strict=True) if not other).any())
-        else:
-            m.d.comb += pick.eq(choice)
-        with m.If(self.axi.arready):
-            m.d.sync += self.axi.arvalid.eq(0)
+            full |= issued.valid & (order_fifo.level == OUTSTANDING - 1)
+        domain += [
+            issue.eq(Mux(settled, choice, 0)),
+            issuing.eq(Mux(settled, choice, 0).any()),
+            issued.valid.eq(issuing),
+            ordered.eq(~full),
+        ]
+        m.d.comb += free.eq((~self.axi.arvalid | self.axi.arready) & ordered)
+        coming = self._coming + (issued.beats if registered else 0)
+        chosen = []
         for index, (burst, room, wanting) in enumerate(bursts):
             client = self.clients[index]
-            few = Const(1) if client.queue_beats is None else self._coming < client.queue_beats
-            # What is known of the burst before the one that is issued means nothing.
-            settled = ~pick.any() & ~(self.flush & int(not client.apart)) if registered else Const(1)
+            few = Const(1) if client.queue_beats is None else coming < client.queue_beats
+            known = settled & ~(self.flush & int(not client.apart)) if registered else Const(1)
             m.d.comb += waiting[index].eq(burst.valid & ~room)
             domain += [
-                able[index].eq(burst.valid & room & few & settled),
-                held[index].eq(wanting & ~waiting[index] | ~settled),
+                able[index].eq(burst.valid & room & few & known),
+                held[index].eq(wanting & ~waiting[index] | ~known),
             ]
-            with m.If(issue[index]):
-                m.d.comb += [
-                    order_fifo.i.valid.eq(1),
-                    order_fifo.i.payload.client.eq(index),
-                    order_fifo.i.payload.last.eq(burst.payload.last),
-                    order_fifo.i.payload.apart.eq(int(client.apart)),
-                    order_fifo.i.payload.address.eq(burst.payload.address),
-                    order_fifo.i.payload.tag.eq(burst.payload.tag),
-                    self._asked.eq(burst.payload.beats),
-                ]
-                m.d.sync += [
-                    self.axi.arvalid.eq(1),
-                    self.axi.araddr.eq(burst.payload.address),
-                    self.axi.arlen.eq(burst.payload.beats - 1),
-                ]
+            order = Cat(Const(index, self.client_bits), burst.payload.last, Const(int(client.apart), 1))
+            order = Cat(order, burst.payload.address, burst.payload.tag)
+            chosen.append(Mux(issue[index], Cat(burst.payload.beats, order), 0))
+        domain += Value.cast(issued)[:-1].eq(reduce(or_, chosen))
+        m.d.comb += self.blocked.eq(waiting.any() & ~issuing)
+        apart = Cat(int(client.apart) for client in self.clients)
+        return issued, (issue & ~apart).any() if registered else Const(0)
+
+    def _build_address(self, m: Module, issued: Any, order_fifo: StreamFIFO) -> None:
+        axi = self.axi
+        m.d.comb += [order_fifo.i.valid.eq(issued.valid), order_fifo.i.payload.eq(issued.order)]
+        with m.If(axi.arready):
+            m.d.sync += axi.arvalid.eq(0)
+        with m.If(issued.valid):
+            m.d.sync += [
+                axi.arvalid.eq(1),
+                axi.araddr.eq(issued.order.address),
+                axi.arlen.eq(issued.beats - 1),
+            ]
         m.d.comb += [
-            self.blocked.eq(waiting.any() & ~issue.any()),
-            self.axi.arsize.eq(exact_log2(self.config.port_bytes)),
-            self.axi.arburst.eq(INCR),
+            axi.arsize.eq(exact_log2(self.config.port_bytes)),
+            axi.arburst.eq(INCR),
             # Normal memory, non-cacheable, bufferable; data, secure, unprivileged.
-            self.axi.arcache.eq(0b0011),
+            axi.arcache.eq(0b0011),
         ]
 
     def _build_choice(self, m: Module, able: Signal, held: Signal) -> Signal:

@@ -128,18 +128,23 @@ class WriteArbiter(wiring.Component):
             }
         )
         m.submodules.order = order_fifo = StreamFIFO(order, OUTSTANDING)
-        free = Signal()
+        free, ordered = Signal(), Signal()
         busy = Signal(len(self.clients))
         answer = self._build_answers(m, order_fifo)
         m.d.comb += [
             self.beats.eq(axi.wvalid & axi.wready),
             self.idle.eq(~busy.any()),
-            free.eq((~axi.awvalid | axi.awready) & (~axi.wvalid | axi.wready) & order_fifo.i.ready),
+            free.eq((~axi.awvalid | axi.awready) & (~axi.wvalid | axi.wready) & ordered),
             axi.awsize.eq(exact_log2(self.config.port_bytes)),
             axi.awburst.eq(INCR),
             axi.awcache.eq(0b0011),
             axi.wlast.eq(1),
         ]
+        if self.config.registered:
+            # One more may have been issued since.
+            m.d.sync += ordered.eq(order_fifo.level < OUTSTANDING - 1)
+        else:
+            m.d.comb += ordered.eq(order_fifo.i.ready)
         with m.If(axi.awready):
             m.d.sync += axi.awvalid.eq(0)
         with m.If(axi.wready):

@@ -168,9 +168,8 @@ class ControlRegisters(wiring.Component):
             groups.setdefault(number, {})[place] = known
         read_value, values = Signal(32), {}
         with m.Switch(address[exact_log2(GROUP) :]):
-            for number, registers in groups.items():
-                value = Signal(32, name=f"group_{number}")
-                values[number] = value
+            for number in groups:
+                value = values[number] = Signal(32, name=f"group_{number}")
                 with m.Case(number):
                     m.d.comb += read_value.eq(value)
         with m.Switch(address[: exact_log2(GROUP)]):
