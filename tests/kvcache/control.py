@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A controller in Amaranth's simulator: its commands, its moves, and its state beside the golden model's."""
 
+import dataclasses
+
 from serrano.kvcache import Controller, Opcode, Stat
 from serrano.kvcache.payloads import MoveKind
 from serrano_sim.golden.block_manager import Kind, Move
@@ -12,8 +14,9 @@ KINDS = {MoveKind.COPY: Kind.COPY, MoveKind.ZERO: Kind.SCRUB, MoveKind.GATHER: K
 
 
 async def start(ctx, dut, blocks: int) -> None:
-    """Wait for the initialization after reset, with this many blocks."""
+    """Start over with this many blocks, also after the initialization that follows reset."""
     ctx.set(dut.blocks, blocks)
+    await ctx.tick().until(~dut.initializing)
     ctx.set(dut.initialize, 1)
     await ctx.tick()
     ctx.set(dut.initialize, 0)
@@ -83,6 +86,15 @@ def move_of(asked) -> Move:
     if kind is Kind.COPY:
         return Move(kind, destination=asked.destination, **fields)
     return Move(kind, record=asked.record, index=asked.index, **fields)
+
+
+def pair_maker(registered: bool):
+    """Makes pairs of controllers with or without registers, in whatever configuration."""
+
+    def make(config, *values, **widths):
+        return Pair(dataclasses.replace(config, registered=registered), *values, **widths)
+
+    return make
 
 
 class Pair:

@@ -2,8 +2,11 @@
 """CommandCheck: the status of every command in the states of a random run, against the golden model."""
 
 import copy
+import dataclasses
 import random
 from collections import Counter
+
+import pytest
 
 from serrano.kvcache import Opcode, Status
 from serrano.kvcache.check import CommandCheck
@@ -47,8 +50,9 @@ def inputs(golden, command) -> dict:
     return values | {"size": golden.blocks, "free": len(golden.free), "records": golden.records}
 
 
-def test_status_against_the_golden_model() -> None:
-    dut = CommandCheck(SMALL, 32, 2)
+@pytest.mark.parametrize("registered", [False, True])
+def test_status_against_the_golden_model(registered: bool) -> None:
+    dut = CommandCheck(dataclasses.replace(SMALL, registered=registered), 32, 2)
     seen: Counter = Counter()
 
     async def bench(ctx) -> None:
@@ -60,7 +64,12 @@ def test_status_against_the_golden_model() -> None:
                 command = tuple(map(int, random_command(rng, golden, [0, 1, 2])))
                 for name, value in inputs(golden, command).items():
                     ctx.set(getattr(dut, name), value)
-                await ctx.tick().repeat(dut.latency)
+                if dut.block_latency:
+                    # The block comes later than the sequence.
+                    ctx.set(dut.block, {"tenant": 77, "generation": 5})
+                    await ctx.tick().repeat(dut.latency - dut.block_latency)
+                    ctx.set(dut.block, inputs(golden, command)["block"])
+                await ctx.tick().repeat(dut.block_latency or dut.latency)
                 before = copy.deepcopy(golden)
                 status, aux = golden.execute(*command)
                 found = ctx.get(dut.status)

@@ -3,10 +3,15 @@
 
 import pytest
 
-from kvcache.control import Pair
+from kvcache.control import Pair, pair_maker
 from serrano.kvcache import Opcode, Stat, Status
 from serrano_sim.golden.block_manager import Kind, Move
 from serrano_sim.kv_commands import SMALL
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "registered"])
+def make_pair(request):
+    return pair_maker(request.param)
 
 
 async def fill(ctx, pair: Pair, seq: int, tokens: int, tenant: int = 0) -> None:
@@ -43,8 +48,8 @@ def test_cycles() -> None:
 
 
 @pytest.mark.parametrize("place", ["front", "middle", "end", "alone"])
-def test_a_free_block_comes_back_from_anywhere_in_the_list(place: str) -> None:
-    pair = Pair(SMALL, 4)
+def test_a_free_block_comes_back_from_anywhere_in_the_list(place: str, make_pair) -> None:
+    pair = make_pair(SMALL, 4)
 
     async def steps(ctx) -> None:
         await fill(ctx, pair, 0, 48)
@@ -64,8 +69,8 @@ def test_a_free_block_comes_back_from_anywhere_in_the_list(place: str) -> None:
     pair.run(steps)
 
 
-def test_what_was_forgotten_cannot_be_shared() -> None:
-    pair = Pair(SMALL, 8)
+def test_what_was_forgotten_cannot_be_shared(make_pair) -> None:
+    pair = make_pair(SMALL, 8)
 
     async def steps(ctx) -> None:
         await fill(ctx, pair, 0, 48, 5)
@@ -91,8 +96,8 @@ def test_what_was_forgotten_cannot_be_shared() -> None:
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 12])
-def test_reset_of_pools_of_any_size(blocks: int) -> None:
-    pair = Pair(SMALL, blocks)
+def test_reset_of_pools_of_any_size(blocks: int, make_pair) -> None:
+    pair = make_pair(SMALL, blocks)
 
     async def steps(ctx) -> None:
         for _ in range(2):
@@ -101,8 +106,8 @@ def test_reset_of_pools_of_any_size(blocks: int) -> None:
     pair.run(steps)
 
 
-def test_gather_moves_the_records_of_a_range() -> None:
-    pair = Pair(SMALL, 12, records=6)
+def test_gather_moves_the_records_of_a_range(make_pair) -> None:
+    pair = make_pair(SMALL, 12, records=6)
 
     async def steps(ctx) -> None:
         await fill(ctx, pair, 0, 70)
@@ -126,8 +131,8 @@ def test_gather_moves_the_records_of_a_range() -> None:
     pair.run(steps)
 
 
-def test_errors_of_the_memory_are_reported() -> None:
-    pair = Pair(SMALL, 12, refuses=lambda move: move.kind is Kind.SCRUB or move.index == 1)
+def test_errors_of_the_memory_are_reported(make_pair) -> None:
+    pair = make_pair(SMALL, 12, refuses=lambda move: move.kind is Kind.SCRUB or move.index == 1)
 
     async def steps(ctx) -> None:
         await fill(ctx, pair, 0, 70)

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from serrano.config import AcceleratorConfig
 from serrano.kvcache.pool import BlockPool, PoolOperation
 from serrano_sim.kv_commands import SMALL
 from support.streams import simulate
@@ -13,6 +14,7 @@ from support.streams import simulate
 READ, TAKE, DROP, MARK, HOLD, SEAL, FORGET = PoolOperation
 
 
+REGISTERED = dataclasses.replace(SMALL, registered=True)
 OUTPUTS = ("subject", "following", "previous", "freed", "full")
 
 
@@ -23,6 +25,10 @@ async def operate(ctx, dut, operation, **values) -> dict:
         ctx.set(getattr(dut, name), value)
     await ctx.tick()
     ctx.set(dut.go, 0)
+    for _ in range(dut.latency - 1):
+        assert not ctx.get(dut.done)
+        assert not ctx.get(dut.freed)
+        await ctx.tick()
     assert ctx.get(dut.done)
     state = ctx.get(dut.state)
     found = {name: ctx.get(getattr(dut, name)) for name in OUTPUTS}
@@ -34,9 +40,12 @@ async def operate(ctx, dut, operation, **values) -> dict:
     return found
 
 
-@pytest.mark.parametrize("blocks", [2, 3, 9, 12])
-def test_random_operations(blocks: int) -> None:
-    dut = BlockPool(SMALL, reference_bits=2)
+@pytest.mark.parametrize(
+    ("config", "blocks"),
+    [(SMALL, 2), (SMALL, 3), (SMALL, 9), (SMALL, 12), (REGISTERED, 2), (REGISTERED, 12)],
+)
+def test_random_operations(config: AcceleratorConfig, blocks: int) -> None:
+    dut = BlockPool(config, reference_bits=2)
     free = list(range(1, blocks))
     states = {
         number: dict.fromkeys(("references", "tenant", "sealed", "written", "generation"), 0)
@@ -55,7 +64,7 @@ def test_random_operations(blocks: int) -> None:
         while ctx.get(dut.initializing):
             await ctx.tick()
             cycles += 1
-        assert cycles <= SMALL.blocks_max + 2
+        assert cycles <= config.blocks_max + dut.latency + 1
         for _ in range(800):
             held = [number for number in range(1, blocks) if number not in free]
             choice = rng.randrange(8)
@@ -113,9 +122,11 @@ def test_random_operations(blocks: int) -> None:
     assert peak == blocks - 1
 
 
-def test_one_operation_in_two_cycles() -> None:
+@pytest.mark.parametrize(("config", "latency"), [(SMALL, 1), (REGISTERED, 4)])
+def test_one_operation_after_the_other(config: AcceleratorConfig, latency: int) -> None:
     """The next one sees what the one before has done."""
-    dut = BlockPool(SMALL)
+    dut = BlockPool(config)
+    assert dut.latency == latency
 
     async def bench(ctx) -> None:
         ctx.set(dut.blocks, 12)

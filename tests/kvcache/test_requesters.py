@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Requesters: turns, order, and what has to wait."""
 
+import dataclasses
 import random
 
 import pytest
@@ -14,9 +15,10 @@ from support.streams import STALLS, collect, send, simulate
 COUNT = 60
 
 
+@pytest.mark.parametrize("registered", [False, True])
 @pytest.mark.parametrize("stall", STALLS)
-def test_one_response_each_in_order(stall: float) -> None:
-    dut = Requesters(SMALL)
+def test_one_response_each_in_order(stall: float, registered: bool) -> None:
+    dut = Requesters(dataclasses.replace(SMALL, registered=registered))
     served = []
 
     def client(index: int):
@@ -53,6 +55,8 @@ def test_one_response_each_in_order(stall: float) -> None:
             ctx.set(dut.respond, 1)
             await ctx.tick()
             ctx.set(dut.respond, 0)
+            for _ in range(2 * registered):
+                await ctx.tick()
 
     simulate(dut, *client(0), *client(1), background=[work])
     assert sorted(served) == [0] * COUNT + [1] * COUNT

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """SequenceTables: state, entries, and every outcome of a look-up."""
 
+import dataclasses
 import random
 
 import pytest
 
+from serrano.config import AcceleratorConfig
 from serrano.kvcache import Status
 from serrano.kvcache.tables import SequenceTables
 from serrano_sim.kv_commands import SMALL
 from support.streams import simulate
+
+REGISTERED = dataclasses.replace(SMALL, registered=True)
+BOTH = pytest.mark.parametrize("config", [SMALL, REGISTERED], ids=["plain", "registered"])
 
 
 async def pulse(ctx, signal) -> None:
@@ -16,6 +21,7 @@ async def pulse(ctx, signal) -> None:
     ctx.set(signal, 1)
     await ctx.tick()
     ctx.set(signal, 0)
+    await ctx.tick().repeat(2)
 
 
 async def open_sequence(ctx, dut, seq: int, **state) -> None:
@@ -49,8 +55,9 @@ async def look_up(ctx, dut, port, seq: int, index: int) -> tuple[Status, int]:
     return response.status, response.block
 
 
-def test_committed_tokens_of_a_block() -> None:
-    dut = SequenceTables(SMALL)
+@BOTH
+def test_committed_tokens_of_a_block(config: AcceleratorConfig) -> None:
+    dut = SequenceTables(config)
 
     async def bench(ctx) -> None:
         port = dut.ports[0]
@@ -65,9 +72,11 @@ def test_committed_tokens_of_a_block() -> None:
     simulate(dut, bench)
 
 
+@BOTH
 @pytest.mark.parametrize("ports", [1, 2, 3])
-def test_every_outcome(ports: int) -> None:
-    dut = SequenceTables(SMALL, ports)
+def test_every_outcome(config: AcceleratorConfig, ports: int) -> None:
+    dut = SequenceTables(config, ports)
+    assert dut.latency == (6 if config.registered else 3)
 
     async def bench(ctx) -> None:
         port = dut.ports[ports - 1]
@@ -93,8 +102,9 @@ def test_every_outcome(ports: int) -> None:
     simulate(dut, bench)
 
 
-def test_state_of_sequences() -> None:
-    dut = SequenceTables(SMALL)
+@BOTH
+def test_state_of_sequences(config: AcceleratorConfig) -> None:
+    dut = SequenceTables(config)
 
     async def bench(ctx) -> None:
         rng = random.Random(3)
@@ -112,8 +122,12 @@ def test_state_of_sequences() -> None:
                 await pulse(ctx, dut.w_en)
             else:
                 ctx.set(dut.r_seq, seq)
-                await pulse(ctx, dut.r_en)
+                ctx.set(dut.r_en, 1)
+                await ctx.tick()
+                ctx.set(dut.r_en, 0)
                 ctx.set(dut.r_seq, rng.randrange(3))
+                for _ in range(dut.read_latency - 1):
+                    await ctx.tick()
                 assert ctx.get(dut.r_open) == (seq in states)
                 got = ctx.get(dut.r_state)
                 for name in ("tenant", "length", "reserved", "entries", "first"):
@@ -139,6 +153,39 @@ def test_the_controller_reads_first() -> None:
             assert not ctx.get(port.response.valid)
         ctx.set(dut.entry_r_en, 0)
         assert ctx.get(port.request.ready)
+
+    simulate(dut, bench)
+
+
+def test_reading_with_registers() -> None:
+    """Every fourth cycle the controller reads; look-ups have the others, and their answers are their own."""
+    dut = SequenceTables(REGISTERED)
+    assert dut.read_latency == 4
+
+    async def bench(ctx) -> None:
+        for index in range(5):
+            await own(ctx, dut, 2, index, index + 3, 1)
+        await open_sequence(ctx, dut, 2, tenant=1, entries=5, length=80)
+        port = dut.ports[0]
+        ctx.set(port.request.valid, 1)
+        ctx.set(dut.entry_seq, 2)
+        taken, read, answers = [], [], []
+        for cycle in range(60):
+            index = cycle // 4 % 5
+            ctx.set(dut.entry_index, index)
+            ctx.set(dut.entry_r_en, cycle % 4 == 0)
+            ctx.set(port.request.payload, {"seq": 2, "index": (cycle + 2) % 5})
+            taken.append(ctx.get(port.request.ready))
+            answers.append(ctx.get(port.response))
+            if cycle >= 4 and cycle % 4 == 0:
+                read.append(ctx.get(dut.entry_block) == (index - 1) % 5 + 3)
+            await ctx.tick()
+        assert all(read)
+        assert sum(taken[4:]) == 42
+        for cycle, (asked, answer) in enumerate(zip(taken, answers[6:], strict=False)):
+            assert answer.valid == asked
+            if asked:
+                assert (answer.status, answer.block) == (Status.OK, (cycle + 2) % 5 + 3)
 
     simulate(dut, bench)
 

@@ -5,13 +5,18 @@ import dataclasses
 
 import pytest
 
-from kvcache.control import Pair
+from kvcache.control import Pair, pair_maker
 from serrano.config import preset
 from serrano.kvcache import Opcode, Status
 from serrano_sim.golden.block_manager import Kind
 from serrano_sim.kv_commands import SMALL
 
 LONG = dataclasses.replace(preset("tiny"), context_max=1024, blocks_max=160)
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "registered"])
+def make_pair(request):
+    return pair_maker(request.param)
 
 
 async def fill(ctx, pair: Pair, seq: int, tokens: int, tenant: int = 0) -> None:
@@ -68,9 +73,9 @@ def test_append_of_a_step_without_a_copy() -> None:
     pair.run(steps)
 
 
-def test_copy_on_write() -> None:
+def test_copy_on_write(make_pair) -> None:
     """A shared tail is copied as far as it is written; shared blocks behind it are replaced."""
-    pair = Pair(SMALL, 12)
+    pair = make_pair(SMALL, 12)
 
     async def steps(ctx) -> None:
         await fill(ctx, pair, 0, 20)
@@ -87,8 +92,8 @@ def test_copy_on_write() -> None:
     pair.run(steps)
 
 
-def test_a_sealed_block_is_copied_though_nobody_shares_it() -> None:
-    pair = Pair(SMALL, 12)
+def test_a_sealed_block_is_copied_though_nobody_shares_it(make_pair) -> None:
+    pair = make_pair(SMALL, 12)
 
     async def steps(ctx) -> None:
         await fill(ctx, pair, 0, 16)
@@ -105,8 +110,8 @@ def test_a_sealed_block_is_copied_though_nobody_shares_it() -> None:
     pair.run(steps)
 
 
-def test_a_copy_that_fails_leaves_all_but_the_spoilt_block() -> None:
-    pair = Pair(SMALL, 6, refuses=lambda move: True)
+def test_a_copy_that_fails_leaves_all_but_the_spoilt_block(make_pair) -> None:
+    pair = make_pair(SMALL, 6, refuses=lambda move: True)
 
     async def steps(ctx) -> None:
         await fill(ctx, pair, 0, 10)
@@ -119,8 +124,8 @@ def test_a_copy_that_fails_leaves_all_but_the_spoilt_block() -> None:
     pair.run(steps)
 
 
-def test_no_space_counts_what_has_to_be_replaced() -> None:
-    pair = Pair(SMALL, 5)
+def test_no_space_counts_what_has_to_be_replaced(make_pair) -> None:
+    pair = make_pair(SMALL, 5)
 
     async def steps(ctx) -> None:
         await fill(ctx, pair, 0, 40)
@@ -134,9 +139,9 @@ def test_no_space_counts_what_has_to_be_replaced() -> None:
 
 
 @pytest.mark.parametrize("place", range(4))
-def test_fork_gives_back_what_it_took(place: int) -> None:
+def test_fork_gives_back_what_it_took(place: int, make_pair) -> None:
     """A block that is held as often as can be, anywhere in the table: nothing has changed."""
-    pair = Pair(SMALL, 12, reference_bits=2)
+    pair = make_pair(SMALL, 12, reference_bits=2)
 
     async def steps(ctx) -> None:
         await fill(ctx, pair, 2, 16)
@@ -158,8 +163,8 @@ def test_fork_gives_back_what_it_took(place: int) -> None:
     pair.run(steps)
 
 
-def test_slide_and_trim_meet() -> None:
-    pair = Pair(SMALL, 12)
+def test_slide_and_trim_meet(make_pair) -> None:
+    pair = make_pair(SMALL, 12)
 
     async def steps(ctx) -> None:
         await fill(ctx, pair, 0, 70)

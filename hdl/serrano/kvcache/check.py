@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 from serrano.config import AcceleratorConfig
 
 from .commands import WITHOUT_SEQUENCE, Opcode, Stat, Status
+from .pace import settled
 from .payloads import (
     BLOCK_SIZE,
     GENERATION_BITS,
@@ -45,8 +46,9 @@ class CommandCheck(wiring.Component):
     the order of the command table. Token sums are exact for all arguments. Two errors are not found here:
     APPEND's NO_SPACE where blocks have to be replaced, and FORK's REF_OVERFLOW.
 
-    ``command``, ``open`` and ``state`` have to be constant for ``latency`` cycles, then outputs are right;
-    the other inputs count in the cycle of the output only.
+    ``command``, ``open`` and ``state`` have to be constant for ``latency`` cycles, then outputs are right.
+    The other inputs have to be for the last ``block_latency`` of these: 0, which is to say in the cycle of
+    the output, or 3 if the accelerator is ``registered``, whose ``latency`` is 8 instead of 2.
 
     Parameters
     ----------
@@ -88,6 +90,10 @@ class CommandCheck(wiring.Component):
     """
 
     latency = 2
+    """Where the configuration is not ``registered``; else 8, which is what the component itself has."""
+
+    block_latency = 0
+    """Cycles from ``block``, ``destination``, ``size`` and ``free`` to outputs; 3 if ``registered``."""
 
     def __init__(
         self,
@@ -96,6 +102,8 @@ class CommandCheck(wiring.Component):
         reference_bits: int = REFERENCE_BITS,
     ):
         self.config = config
+        if config.registered:
+            self.latency, self.block_latency = 8, 3
         count = range(config.blocks_max + 1)
         super().__init__(
             {
@@ -123,27 +131,46 @@ class CommandCheck(wiring.Component):
         errors = self._build_sums(m)
         known = Cat(opcode == code for code in Opcode).any()
         anywhere = Cat(opcode == code for code in WITHOUT_SEQUENCE).any()
-        with m.If(~known):
-            m.d.comb += self.status.eq(Status.BAD_CMD)
-        with m.Elif(~anywhere & self._no_sequence(opcode)):
-            m.d.comb += self.status.eq(Status.BAD_SEQ)
-        with m.Elif(self._foreign(opcode)):
-            m.d.comb += self.status.eq(Status.TENANT)
+        status = Signal(Status)
+        general = self._first(
+            m,
+            "general",
+            [
+                (Status.BAD_CMD, ~known),
+                (Status.BAD_SEQ, ~anywhere & self._no_sequence(opcode)),
+                (Status.TENANT, self._foreign(opcode)),
+            ],
+        )
+        own = {code: self._first(m, code.name.lower(), found) for code, found in errors.items()}
+        with m.If(general != Status.OK):
+            m.d.comb += status.eq(general)
         with m.Else(), m.Switch(opcode):
-            for code, own in errors.items():
+            for code, of_command in own.items():
                 with m.Case(code):
-                    self._first(m, own)
-        m.d.comb += self.committed.eq(self.state.length + command.arg0)
+                    m.d.comb += status.eq(of_command)
+        m.d.comb += [
+            self.status.eq(self._settled(m, status, "status_found")),
+            self.committed.eq(self._settled(m, self.state.length + command.arg0, "sum_committed")),
+        ]
         return m
 
-    def _first(self, m: Module, errors: list[tuple[Status, Any]]) -> None:
+    def _settled(self, m: Module, value: Any, name: str) -> Any:
+        return settled(m, self.config, value, name)
+
+    def _first(self, m: Module, name: str, errors: list[tuple[Status, Any]]) -> Any:
         """The status is that of the first condition that holds."""
-        for index, (status, condition) in enumerate(errors):
-            with m.If(condition) if index == 0 else m.Elif(condition):
-                m.d.comb += self.status.eq(status)
+        first = Signal(Status, name=f"first_{name}")
+        for index, (status, condition) in reversed(list(enumerate(errors))):
+            holds = self._settled(m, Value.cast(condition).any(), f"{name}_{index}")
+            with m.If(holds):
+                m.d.comb += first.eq(status)
+        return self._settled(m, first, f"status_{name}")
 
     def _build_sums(self, m: Module) -> dict[Opcode, list[tuple[Status, Any]]]:
-        """Cycle 1: sums of tokens. Cycle 2: blocks. The errors of each command that has some, in order."""
+        """Cycle 1: sums of tokens. Cycle 2: blocks. The errors of each command that has some, in order.
+
+        With registers the sums take four cycles, the errors four more.
+        """
         entries, state, block = self.config.table_entries, self.state, self.block
         first, second = self.command.arg0, self.command.arg1
         end, needed = Signal(SUM_BITS), Signal(SUM_BITS - SLOT_BITS)
@@ -151,14 +178,15 @@ class CommandCheck(wiring.Component):
         live = Signal(range(entries + 1))
         table_full = Signal()
         index = first >> SLOT_BITS
+        position = state.length + state.reserved
         m.d.sync += [
-            self.position.eq(state.length + state.reserved),
-            end.eq(state.length + state.reserved + first),
+            self.position.eq(position),
+            end.eq(self._settled(m, position, "sum_position") + first),
             gathered.eq(first + second[:RECORD_BITS]),
             sealed_end.eq((first + 1) << SLOT_BITS),
             live.eq(state.entries - state.first),
         ]
-        m.d.comb += needed.eq((end + (BLOCK_SIZE - 1)) >> SLOT_BITS)
+        m.d.comb += needed.eq(self._settled(m, (end + (BLOCK_SIZE - 1)) >> SLOT_BITS, "sum_needed"))
         kept = Mux(needed > state.entries, state.entries, needed)
         last = Mux(self.command.opcode == Opcode.GATHER, gathered, end) - 1
         m.d.sync += [
@@ -169,6 +197,7 @@ class CommandCheck(wiring.Component):
             self.last_present.eq(kept - 1),
         ]
         inside = self._inside(first)
+        held = self._settled(m, self.missing + live, "sum_held")
         stale = (block.generation != second) | block.generation.all()
         tokens = second[:RECORD_BITS]
         in_use = [(Status.NULL_BLOCK, ~inside), (Status.IN_USE, block.references != 0)]
@@ -177,7 +206,7 @@ class CommandCheck(wiring.Component):
             Opcode.ALLOC: [
                 (Status.ZERO_LEN, first == 0),
                 (Status.TABLE_FULL, table_full),
-                (Status.NEVER_FITS, self.missing + live >= self.size),
+                (Status.NEVER_FITS, held >= self.size),
                 (Status.NO_SPACE, self.missing > self.free),
             ],
             Opcode.APPEND: [(Status.TABLE_FULL, table_full), (Status.NO_SPACE, self.missing > self.free)],

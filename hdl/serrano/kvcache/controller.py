@@ -11,7 +11,19 @@ from serrano.config import AcceleratorConfig
 
 from .check import CommandCheck, Destination
 from .commands import Opcode, Status
-from .execution import Parts, build_blocks, build_gather, build_short, operate, refuse, start_block
+from .execution import (
+    Answer,
+    Parts,
+    build_blocks,
+    build_gather,
+    build_short,
+    operate,
+    read_statistic,
+    refuse,
+    start_block,
+    step,
+)
+from .pace import settled, take_turns
 from .payloads import (
     GENERATION_BITS,
     RECORD_BITS,
@@ -29,7 +41,7 @@ from .payloads import (
 from .pool import BlockPool, PoolOperation
 from .requesters import Requesters
 from .tables import SequenceTables
-from .walks import build_fork, build_growth, build_mark, build_release, start_walk
+from .walks import build_fork, build_growth, build_mark, build_release, measure_walks, start_walk
 
 __all__ = ["Controller"]
 
@@ -44,13 +56,16 @@ class Controller(wiring.Component):
 
     A command passes IDLE, SUMS, BLOCKS and JUDGE: its sequence is read, sums are formed, the block it speaks
     of is read, its status is known. What is right is executed by the states of ``execution`` (one block, one
-    sequence, moves of bytes) and ``walks`` (entry after entry).
+    sequence, moves of bytes) and ``walks`` (entry after entry). If the accelerator is ``registered``, each
+    state takes four cycles instead of one (:mod:`~serrano.kvcache.pace`), and there is one more before JUDGE,
+    one after a scan for APPEND and one after the response.
 
     From the cycle in which a command is taken to that of its response: OPEN, ABORT, TRANSLATE and everything
     refused at once 5; STAT 6; SEAL, SHARE and EVICT 7; COMMIT, FREE, TRIM, SLIDE and FORK ``6 + 2 * b`` and
     ALLOC ``6 + 2 * b`` cycles, ``b`` being the blocks that get tokens, or are released, shared or allocated;
     APPEND ``8 + 2 * b`` over the blocks that it touches, plus replaced ones; RESET_POOL two per block of the
-    pool. The other requester's command may come before.
+    pool. The other requester's command may come before. With ``registered`` it is four times as many, and 12
+    more at most, or 16 for APPEND.
 
     Parameters
     ----------
@@ -66,7 +81,8 @@ class Controller(wiring.Component):
     host, steps : ``In(KVPort())``
         Requesters.
     translate : ``In(TranslatePort(config)).array(translate_ports)``
-        Look-ups, one per cycle, each answered ``translate_latency`` cycles after it was taken.
+        Look-ups, one per cycle, each answered ``translate_latency`` cycles after it was taken, 3 or, with
+        ``registered``, 6.
     moves : ``Out(MovePort(config))``
         To what moves the bytes of blocks.
     records : ``In(17)``
@@ -101,6 +117,8 @@ class Controller(wiring.Component):
         if translate_ports < 1:
             raise ValueError(f"Number of look-up ports must be at least 1, not {translate_ports!r}")
         self.config = config
+        if config.registered:
+            self.translate_latency = 6
         self.translate_ports = translate_ports
         self.generation_bits = generation_bits
         self.reference_bits = reference_bits
@@ -139,11 +157,26 @@ class Controller(wiring.Component):
         state = Signal(SequenceState(config))
         index, final = Signal(entry_bits(config)), Signal(entry_bits(config))
         entry = Signal(block_bits(config))
-        parts = Parts(requesters, tables, pool, check, command, state, self.moves, index, final, entry)
+        parts = Parts(
+            config,
+            tables,
+            pool,
+            check,
+            command,
+            state,
+            self.moves,
+            index,
+            final,
+            entry,
+            at_end=settled(m, config, index == final, "at_end"),
+            acts=take_turns(m, config),
+            answer=Signal(Answer),
+            rest="REST" if config.registered else "IDLE",
+        )
         # Initialization also follows reset.
         wanted = Signal(init=1)
         m.d.comb += [
-            requesters.locked.eq(self.locked),
+            requesters.locked.eq(settled(m, config, self.locked, "locked_before")),
             self.used.eq(pool.used),
             self.peak.eq(pool.peak),
             self.initializing.eq(wanted | pool.initializing),
@@ -164,37 +197,43 @@ class Controller(wiring.Component):
             tables.owner_block.eq(pool.subject),
             tables.owner_tenant.eq(command.tenant),
         ]
-        self._build_inputs(m, parts)
+        self._build_judged(m, parts, requesters)
         with m.If(self.initialize):
             m.d.sync += wanted.eq(1)
         # The block that EVICT, SCRUB and RESET_POOL work on.
         number = Signal(block_bits(config))
         with m.FSM():
-            self._build_start(m, parts, wanted)
+            self._build_start(m, parts, requesters, wanted)
             self._build_judgment(m, parts, number)
             build_growth(m, parts)
             build_mark(m, parts)
             build_release(m, parts)
             build_fork(m, parts)
-            build_blocks(m, parts, number)
+            build_blocks(m, parts, number, self._statistic)
             build_gather(m, parts)
         return m
 
-    def _build_inputs(self, m: Module, parts: Parts) -> None:
-        """The block goes to the check, and the status to the judgment: through registers, if there are to
-        be some, for which two states leave time."""
-        check, state = parts.check, parts.pool.state
-        block, self._status = Signal.like(state, name="block"), Signal.like(check.status, name="status")
-        domain = m.d.sync if self.config.registered else m.d.comb
-        domain += [block.eq(state), self._status.eq(check.status)]
-        m.d.comb += check.block.eq(block)
+    def _build_judged(self, m: Module, parts: Parts, requesters: Requesters) -> None:
+        """What comes to the judgment, and what goes to the requester."""
+        config, check = self.config, parts.check
+        self._status = settled(m, config, check.status, "status")
+        self._wrong = settled(m, config, check.status != Status.OK, "wrong")
+        self._walks = measure_walks(m, parts)
+        self._statistic = read_statistic(m, parts)
+        answer = settled(m, config, parts.answer, "answered")
+        m.d.comb += [
+            check.block.eq(parts.pool.state),
+            requesters.respond.eq(answer.valid),
+            requesters.status.eq(answer.status),
+            requesters.aux.eq(answer.aux),
+        ]
 
-    def _build_start(self, m: Module, parts: Parts, wanted: Signal) -> None:
+    def _build_start(self, m: Module, parts: Parts, requesters: Requesters, wanted: Signal) -> None:
         """A command is taken; its sequence, the other one of FORK, and its block are read."""
-        requesters, tables, pool, command = parts.requesters, parts.tables, parts.pool, parts.command
+        tables, pool, command = parts.tables, parts.pool, parts.command
         destination = Signal(Destination)
         m.d.comb += parts.check.destination.eq(destination)
-        with m.State("IDLE"):
+        with step(m, parts, "IDLE"):
             m.d.comb += [tables.r_seq.eq(requesters.command.seq), tables.r_en.eq(requesters.offered)]
             m.d.sync += command.eq(requesters.command)
             with m.If(wanted):
@@ -204,10 +243,10 @@ class Controller(wiring.Component):
             with m.Elif(requesters.offered):
                 m.d.comb += requesters.take.eq(1)
                 m.next = "SUMS"
-        with m.State("INITIALIZE"):
+        with step(m, parts, "INITIALIZE"):
             with m.If(~pool.initializing):
                 m.next = "IDLE"
-        with m.State("SUMS"):
+        with step(m, parts, "SUMS"):
             with m.Switch(command.opcode):
                 with m.Case(Opcode.FORK):
                     m.d.comb += [tables.r_seq.eq(command.arg0), tables.r_en.eq(1)]
@@ -218,7 +257,7 @@ class Controller(wiring.Component):
                 with m.Case(Opcode.STAT):
                     m.d.comb += [tables.entry_index.eq(command.arg1), tables.entry_r_en.eq(1)]
             m.next = "BLOCKS"
-        with m.State("BLOCKS"):
+        with step(m, parts, "BLOCKS"):
             m.d.sync += [
                 parts.entry.eq(tables.entry_block),
                 destination.open.eq(tables.r_open),
@@ -235,20 +274,21 @@ class Controller(wiring.Component):
                     m.d.comb += pool.block.eq(command.arg1)
             m.next = "SETTLE" if self.config.registered else "JUDGE"
         if self.config.registered:
-            with m.State("SETTLE"):
-                m.next = "SETTLED"
-            with m.State("SETTLED"):
+            with step(m, parts, "SETTLE"):
                 m.next = "JUDGE"
+            # The step loop has seen its answer, and locked what it wants, before the next command is chosen.
+            with step(m, parts, "REST"):
+                m.next = "IDLE"
 
     def _build_judgment(self, m: Module, parts: Parts, number: Signal) -> None:
         """The status is known: a command is refused, done, or begun."""
         check = parts.check
-        with m.State("JUDGE"):
-            with m.If(self._status != Status.OK):
+        with step(m, parts, "JUDGE"):
+            with m.If(self._wrong):
                 refuse(m, parts, self._status)
             with m.Else(), m.Switch(parts.command.opcode):
                 build_short(m, parts)
-                start_walk(m, parts)
+                start_walk(m, parts, self._walks)
                 start_block(m, parts, number)
                 with m.Case(Opcode.GATHER):
                     m.d.sync += [

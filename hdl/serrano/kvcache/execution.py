@@ -5,23 +5,29 @@ from dataclasses import dataclass
 from typing import Any
 
 from amaranth import *
+from amaranth.lib import data
+
+from serrano.config import AcceleratorConfig
 
 from .check import CommandCheck
 from .commands import Opcode, Stat, Status
+from .pace import paced, settled
 from .payloads import BLOCK_SIZE, RECORD_BITS, SLOT_BITS, MoveKind
 from .pool import BlockPool, PoolOperation
-from .requesters import Requesters
 from .tables import SequenceTables
 
 __all__ = [
+    "Answer",
     "Parts",
     "build_blocks",
     "build_gather",
     "build_short",
     "finish",
     "operate",
+    "read_statistic",
     "refuse",
     "start_block",
+    "step",
 ]
 
 
@@ -31,10 +37,11 @@ class Parts:
 
     ``state`` is what would be written for the command's sequence: what it was, unless assigned otherwise.
     ``index`` and ``final`` are the present and the last entry of a walk through the table; ``entry`` is the
-    block in the entry that the command speaks of.
+    block in the entry that the command speaks of; ``at_end``: ``index`` is ``final``. States act with
+    ``acts``; the last one gives the ``answer``, and the next state is ``rest``.
     """
 
-    requesters: Requesters
+    config: AcceleratorConfig
     tables: SequenceTables
     pool: BlockPool
     check: CommandCheck
@@ -44,22 +51,39 @@ class Parts:
     index: Signal
     final: Signal
     entry: Signal
+    at_end: Any
+    acts: Signal
+    answer: Any
+    rest: str
+
+
+class Answer(data.Struct):
+    """The response to the command, in the cycle with ``valid``."""
+
+    valid: unsigned(1)
+    status: Status
+    aux: unsigned(32)
+
+
+def step(m: Module, parts: Parts, name: str) -> Any:
+    """A state that acts in its turn."""
+    return paced(m, name, parts.acts)
 
 
 def finish(m: Module, parts: Parts, aux: Any = 0, *, write: bool = True) -> None:
     """The command's last cycle: its response, and the sequence's new state."""
     m.d.comb += [
-        parts.requesters.respond.eq(1),
-        parts.requesters.aux.eq(aux),
+        parts.answer.valid.eq(1),
+        parts.answer.aux.eq(aux),
         parts.tables.w_en.eq(int(write)),
     ]
-    m.next = "IDLE"
+    m.next = parts.rest
 
 
 def refuse(m: Module, parts: Parts, status: Any) -> None:
     """The last cycle of a command that has changed nothing."""
-    m.d.comb += [parts.requesters.respond.eq(1), parts.requesters.status.eq(status)]
-    m.next = "IDLE"
+    m.d.comb += [parts.answer.valid.eq(1), parts.answer.status.eq(status)]
+    m.next = parts.rest
 
 
 def operate(m: Module, parts: Parts, operation: PoolOperation, block: Any = 0) -> None:
@@ -106,33 +130,35 @@ def start_block(m: Module, parts: Parts, number: Signal) -> None:
             m.next = "ANSWER"
 
 
-def build_blocks(m: Module, parts: Parts, number: Signal) -> None:
-    """SEAL, SHARE, EVICT, SCRUB, RESET_POOL, and what STAT reads."""
+def build_blocks(m: Module, parts: Parts, number: Signal, statistic: Value) -> None:
+    """SEAL, SHARE, EVICT, SCRUB, RESET_POOL, and STAT, whose answer is given."""
     pool, tables, command, state = parts.pool, parts.tables, parts.command, parts.state
     generation = Signal.like(pool.advanced)
-    with m.State("SEAL"):
+    longer = settled(m, parts.config, tables.r_state.length + BLOCK_SIZE, "longer")
+    is_last = settled(m, parts.config, number == pool.size - 1, "is_last")
+    with step(m, parts, "SEAL"):
         operate(m, parts, PoolOperation.SEAL, parts.entry)
         m.next = "SEALED"
-    with m.State("SEALED"):
+    with step(m, parts, "SEALED"):
         finish(m, parts, pool.state.generation, write=False)
-    with m.State("HOLD"):
+    with step(m, parts, "HOLD"):
         operate(m, parts, PoolOperation.HOLD, command.arg0)
         m.next = "HELD"
-    with m.State("HELD"):
+    with step(m, parts, "HELD"):
         # A block that comes from the list's middle loses its own links in the next cycle.
         m.next = "SHARED"
-    with m.State("SHARED"):
+    with step(m, parts, "SHARED"):
         m.d.comb += [
             tables.entry_index.eq(tables.r_state.entries),
             tables.entry_w_en.eq(1),
             state.entries.eq(tables.r_state.entries + 1),
-            state.length.eq(tables.r_state.length + BLOCK_SIZE),
+            state.length.eq(longer),
         ]
-        finish(m, parts, state.length)
-    with m.State("FORGET"):
+        finish(m, parts, longer)
+    with step(m, parts, "FORGET"):
         operate(m, parts, PoolOperation.FORGET, number)
         m.next = "FORGOTTEN"
-    with m.State("FORGOTTEN"):
+    with step(m, parts, "FORGOTTEN"):
         m.d.sync += [number.eq(number + 1), generation.eq(pool.advanced)]
         with m.Switch(command.opcode):
             with m.Case(Opcode.EVICT):
@@ -141,18 +167,18 @@ def build_blocks(m: Module, parts: Parts, number: Signal) -> None:
                 m.next = "ZERO"
             with m.Default():
                 m.next = "FORGET"
-                with m.If(number == pool.size - 1):
+                with m.If(is_last):
                     finish(m, parts, write=False)
     with m.State("ZERO"):
         build_move(m, parts, "ZEROED", MoveKind.ZERO, destination=command.arg0)
-    with m.State("ZEROED"):
+    with step(m, parts, "ZEROED"):
         with build_answer(m, parts):
             with m.If(parts.move.response.payload.error):
                 refuse(m, parts, Status.BUS_ERROR)
             with m.Else():
                 finish(m, parts, generation, write=False)
-    with m.State("ANSWER"):
-        finish(m, parts, Mux(command.opcode == Opcode.STAT, _statistic(parts), 0), write=False)
+    with step(m, parts, "ANSWER"):
+        finish(m, parts, statistic, write=False)
 
 
 def build_move(m: Module, parts: Parts, following: str, kind: MoveKind, **fields: Any) -> None:
@@ -176,21 +202,26 @@ def build_gather(m: Module, parts: Parts) -> None:
     first, index = command.arg0, parts.index
     end = first + command.arg1[:RECORD_BITS]
     place = Signal.like(parts.index)
-    with m.State("GATHER"):
+    low = settled(m, parts.config, Mux(place == 0, first[:SLOT_BITS], 0), "low")
+    high = Mux(parts.at_end, (end - 1)[:SLOT_BITS] + 1, BLOCK_SIZE)
+    high = settled(m, parts.config, high, "high")
+    empty = settled(m, parts.config, command.arg1[:RECORD_BITS] == 0, "empty")
+    foreign = settled(m, parts.config, pool.state.tenant != command.tenant, "foreign")
+    with step(m, parts, "GATHER"):
         m.d.sync += place.eq(0)
         m.next = "GATHER_ENTRY"
-        with m.If(command.arg1[:RECORD_BITS] == 0):
+        with m.If(empty):
             finish(m, parts, write=False)
-    with m.State("GATHER_ENTRY"):
+    with step(m, parts, "GATHER_ENTRY"):
         m.d.comb += [tables.entry_index.eq(index), tables.entry_r_en.eq(1)]
         m.next = "GATHER_BLOCK"
-    with m.State("GATHER_BLOCK"):
+    with step(m, parts, "GATHER_BLOCK"):
         m.d.sync += parts.entry.eq(tables.entry_block)
         operate(m, parts, PoolOperation.READ, tables.entry_block)
         m.next = "GATHER_OWNER"
-    with m.State("GATHER_OWNER"):
+    with step(m, parts, "GATHER_OWNER"):
         m.next = "GATHER_MOVE"
-        with m.If(pool.state.tenant != command.tenant):
+        with m.If(foreign):
             refuse(m, parts, Status.TENANT)
     with m.State("GATHER_MOVE"):
         build_move(
@@ -200,22 +231,22 @@ def build_gather(m: Module, parts: Parts) -> None:
             MoveKind.GATHER,
             source=parts.entry,
             record=command.arg1[RECORD_BITS:],
-            low=Mux(place == 0, first[:SLOT_BITS], 0),
-            high=Mux(index == parts.final, (end - 1)[:SLOT_BITS] + 1, BLOCK_SIZE),
+            low=low,
+            high=high,
             index=place,
         )
-    with m.State("GATHERED"):
+    with step(m, parts, "GATHERED"):
         with build_answer(m, parts):
             m.d.sync += [index.eq(index + 1), place.eq(place + 1)]
             m.next = "GATHER_ENTRY"
             with m.If(parts.move.response.payload.error):
                 refuse(m, parts, Status.BUS_ERROR)
-            with m.Elif(index == parts.final):
+            with m.Elif(parts.at_end):
                 finish(m, parts, place + 1, write=False)
 
 
-def _statistic(parts: Parts) -> Value:
-    """The answer to STAT."""
+def read_statistic(m: Module, parts: Parts) -> Value:
+    """The answer to STAT; that to RESET_POOL is 0."""
     pool, tables, state, command = parts.pool, parts.tables, parts.state, parts.command
     block, half = pool.state, 16
     free = block.references == 0
@@ -235,10 +266,12 @@ def _statistic(parts: Parts) -> Value:
         Stat.SEQUENCE_TABLE: _words(state.entries, state.first, half),
         Stat.SEQUENCE_ENTRY: Mux(command.arg1 < state.first, 0, parts.entry),
     }
-    answer: Any = Const(0, 32)
-    for stat, value in values.items():
-        answer = Mux(command.arg0 == stat, value, answer)
-    return answer
+    answer = Signal(32, name="statistic")
+    with m.If(command.opcode == Opcode.STAT), m.Switch(command.arg0):
+        for stat, value in values.items():
+            with m.Case(stat.value):
+                m.d.comb += answer.eq(value)
+    return settled(m, parts.config, answer, "statistic_read")
 
 
 def _words(low: Any, high: Any, bits: int) -> Value:

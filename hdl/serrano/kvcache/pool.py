@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 from serrano.config import AcceleratorConfig
 from serrano.primitives.memory import OnChipMemory
 
+from .pace import pace, settled
 from .payloads import GENERATION_BITS, REFERENCE_BITS, SLOT_BITS, TENANT_BITS, BlockState, block_bits
 
 __all__ = ["BlockPool", "PoolOperation"]
@@ -39,13 +40,14 @@ class BlockPool(wiring.Component):
 
     The free list is linked in both directions through two memories, 0 standing for none; the links of a block
     that is not free are 0. Blocks are taken at the front and come back at the end, so the list is in order of
-    last use. An operation takes two cycles: with ``go`` the block is looked up, in the next cycle (``done``)
-    the outputs tell what it was before, and it changes. ``go`` is allowed in every cycle without ``done``,
-    but not in the one behind the ``done`` of a HOLD that took a block off the list.
+    last use. With ``go`` the block is looked up, ``latency`` cycles later (``done``) the outputs tell what it
+    was before, and it changes; ``latency`` is 1, or 4 if the accelerator is ``registered``. The next ``go``
+    is allowed in the cycle behind ``done``, but not in that behind the ``done`` of a HOLD that took a block
+    off the list.
 
-    ``initialize`` makes blocks 1 to ``blocks - 1`` free, in this order, within ``blocks_max + 2`` cycles. The
-    first time after reset generations start at 0, later they advance. A generation that has reached its
-    highest value stays there.
+    ``initialize`` makes blocks 1 to ``blocks - 1`` free, in this order, within ``blocks_max + latency + 1``
+    cycles. The first time after reset generations start at 0, later they advance. A generation that has
+    reached its highest value stays there.
 
     Parameters
     ----------
@@ -108,6 +110,7 @@ class BlockPool(wiring.Component):
         self.config = config
         self.layout = BlockState(generation_bits, reference_bits)
         self.number = block_bits(config)
+        self.latency = pace(config)
         count = range(config.blocks_max + 1)
         super().__init__(
             {
@@ -147,20 +150,9 @@ class BlockPool(wiring.Component):
 
         operation = Signal(PoolOperation)
         tenant, written = Signal(TENANT_BITS), Signal(SLOT_BITS + 1)
-        address = Signal(self.number)
-        m.d.comb += [
-            address.eq(Mux(self.operation == PoolOperation.TAKE, self.head, self.block)),
-            self.state.eq(states.r_data),
-            self.following.eq(followers.r_data),
-            self.previous.eq(predecessors.r_data),
-            self.advanced.eq(self._advanced(self.state.generation)),
-        ]
-        for memory in memories:
-            m.d.comb += [memory.r_en.eq(self.go), memory.r_addr.eq(address)]
-        m.d.sync += self.done.eq(self.go)
+        self._look_up(m, memories)
         with m.If(self.go):
             m.d.sync += [
-                self.subject.eq(address),
                 operation.eq(self.operation),
                 tenant.eq(self.tenant),
                 written.eq(self.written),
@@ -200,6 +192,31 @@ class BlockPool(wiring.Component):
         self._initialize(m, memories)
         return m
 
+    def _look_up(self, m: Module, memories: tuple) -> None:
+        """From ``go`` to ``done``: address, words, what follows from them, each in a register if need be."""
+        config = self.config
+        states, followers, predecessors = memories
+        address = Mux(self.operation == PoolOperation.TAKE, self.head, self.block)
+        look, place = settled(m, config, self.go, "look"), settled(m, config, address, "place")
+        for memory in memories:
+            m.d.comb += [memory.r_en.eq(look), memory.r_addr.eq(place)]
+        with m.If(look):
+            m.d.sync += self.subject.eq(place)
+        done: Any = look
+        for _ in range(self.latency - 2):
+            done = settled(m, config, done, "found")
+        m.d.sync += self.done.eq(done)
+        m.d.comb += [
+            self.state.eq(settled(m, config, states.r_data, "state_read")),
+            self.following.eq(settled(m, config, followers.r_data, "following_read")),
+            self.previous.eq(settled(m, config, predecessors.r_data, "previous_read")),
+            self.advanced.eq(settled(m, config, self._advanced(self.state.generation), "advanced_read")),
+        ]
+        references = self.state.references
+        self._is_free = settled(m, config, references == 0, "is_free")
+        self._is_single = settled(m, config, references == 1, "is_single")
+        self._is_most = settled(m, config, references.all(), "is_most")
+
     def _advanced(self, generation: Value) -> Value:
         """The next generation."""
         return Mux(generation.all(), generation, generation + 1)
@@ -233,7 +250,7 @@ class BlockPool(wiring.Component):
         m.d.comb += [
             states.w_en.eq(1),
             changed.references.eq(self.state.references - 1),
-            self.freed.eq(self.state.references == 1),
+            self.freed.eq(self._is_single),
         ]
         with m.If(self.freed):
             m.d.comb += [
@@ -255,11 +272,11 @@ class BlockPool(wiring.Component):
     def _hold(self, m: Module, memories: tuple, changed: Any, unlinked: Signal) -> None:
         states, followers, predecessors = memories
         m.d.comb += [
-            self.full.eq(self.state.references.all()),
+            self.full.eq(self._is_most),
             states.w_en.eq(~self.full),
             changed.references.eq(self.state.references + 1),
         ]
-        with m.If(self.state.references == 0):
+        with m.If(self._is_free):
             m.d.comb += [
                 followers.w_en.eq(self.previous != 0),
                 followers.w_addr.eq(self.previous),
@@ -279,14 +296,25 @@ class BlockPool(wiring.Component):
                 m.d.sync += self.tail.eq(self.previous)
 
     def _initialize(self, m: Module, memories: tuple) -> None:
-        """One block per cycle; the generation that is read in one cycle is written in the next."""
+        """One block per cycle; the generation that is read is written ``latency`` cycles later."""
         states, followers, predecessors = memories
         last_block = self.config.blocks_max - 1
         reading, writing, warm = Signal(), Signal(), Signal()
         index, place = Signal(self.number), Signal(self.number)
+        behind, before = Signal(self.number), Signal(self.number)
         last = Signal(range(self.config.blocks_max + 1))
-        m.d.comb += [self.initializing.eq(reading | writing), last.eq(self.size - 1)]
-        m.d.sync += [writing.eq(reading), place.eq(index)]
+        under_way: list[Any] = [reading]
+        number: Any = index
+        for _ in range(self.latency - 2):
+            under_way.append(settled(m, self.config, under_way[-1], "under_way"))
+            number = settled(m, self.config, number, "number")
+        m.d.comb += [self.initializing.eq(Cat(under_way).any() | writing), last.eq(self.size - 1)]
+        m.d.sync += [
+            writing.eq(under_way[-1]),
+            place.eq(number),
+            behind.eq(Mux((number != 0) & (number < last), number + 1, 0)),
+            before.eq(Mux((number != 0) & (number <= last), number - 1, 0)),
+        ]
         with m.If(self.initialize):
             m.d.sync += [reading.eq(1), index.eq(0), self.size.eq(Mux(self.blocks == 0, 1, self.blocks))]
         with m.Elif(reading):
@@ -297,13 +325,13 @@ class BlockPool(wiring.Component):
                 states.w_en.eq(1),
                 states.w_addr.eq(place),
                 states.w_data.eq(Const(0, len(Value.cast(self.state)))),
-                states.w_data.generation.eq(Mux(warm, self._advanced(self.state.generation), 0)),
+                states.w_data.generation.eq(Mux(warm, self.advanced, 0)),
                 followers.w_en.eq(1),
                 followers.w_addr.eq(place),
-                followers.w_data.eq(Mux((place != 0) & (place < last), place + 1, 0)),
+                followers.w_data.eq(behind),
                 predecessors.w_en.eq(1),
                 predecessors.w_addr.eq(place),
-                predecessors.w_data.eq(Mux((place != 0) & (place <= last), place - 1, 0)),
+                predecessors.w_data.eq(before),
             ]
             m.d.sync += [
                 self.head.eq(last != 0),
@@ -312,5 +340,5 @@ class BlockPool(wiring.Component):
                 self.free.eq(last),
                 self.peak.eq(0),
             ]
-            with m.If(~reading):
+            with m.If(~under_way[-1]):
                 m.d.sync += warm.eq(1)

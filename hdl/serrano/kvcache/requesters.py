@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 from serrano.config import AcceleratorConfig
 
 from .commands import UNLOCKED, Opcode, Status
+from .pace import settled
 from .payloads import KVCommand, KVPort
 
 __all__ = ["Requesters"]
@@ -21,6 +22,8 @@ class Requesters(wiring.Component):
     A command is offered when its requester's last response has been taken, so that a response always finds
     room and nobody waits for another's. Where both have a command, the one that was not served last comes
     first. A command of the host that touches a sequence in ``locked`` is not offered, unless it only looks.
+    If the accelerator is ``registered``, ``offered`` follows a cycle later; ``take`` comes at least two
+    cycles after ``respond``, and after ``take``.
 
     Parameters
     ----------
@@ -73,9 +76,10 @@ class Requesters(wiring.Component):
         for index, port in enumerate(ports):
             command = Signal(KVCommand, name=f"command_{index}")
             commands.append(command)
+            ready = full[index] & ~port.responses.valid & ~self._held(index, command)
             m.d.comb += [
                 port.commands.ready.eq(~full[index]),
-                waiting[index].eq(full[index] & ~port.responses.valid & ~self._held(index, command)),
+                waiting[index].eq(settled(m, self.config, ready, f"waiting_{index}")),
             ]
             with m.If(port.commands.valid & port.commands.ready):
                 m.d.sync += [command.eq(port.commands.payload), full[index].eq(1)]

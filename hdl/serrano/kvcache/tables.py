@@ -11,12 +11,14 @@ from serrano.config import AcceleratorConfig
 from serrano.primitives.memory import OnChipMemory
 
 from .commands import Status
+from .pace import pace, settled
 from .payloads import (
     BLOCK_SIZE,
     SLOT_BITS,
     TENANT_BITS,
     SequenceState,
     TranslatePort,
+    TranslateRequest,
     block_bits,
     entry_bits,
     sequence_bits,
@@ -28,10 +30,11 @@ __all__ = ["SequenceTables"]
 class SequenceTables(wiring.Component):
     """What the controller keeps of sequences, with one look-up per cycle for gather and append.
 
-    A look-up that is taken is answered ``latency`` cycles later. It asks in this order whether the sequence
-    is open, whether the table reaches so far, whether the entry is not NULL, and whether the block's owner is
-    the sequence's. The controller's own reading of the table goes first; among the ports, the first one
-    listed.
+    A look-up that is taken is answered ``latency`` cycles later, 3 or, if the accelerator is ``registered``,
+    6. What is read for the controller is there after ``read_latency`` cycles, 1 or 4. A look-up asks in this
+    order whether the sequence is open, whether the table reaches so far, whether the entry is not NULL, and
+    whether the block's owner is the sequence's. The controller's own reading of the table goes first; among
+    the ports, the first one listed.
 
     A sequence that is not open reads as zeros. Its table's contents do not matter: entries count from when
     the sequence's state says so.
@@ -60,7 +63,7 @@ class SequenceTables(wiring.Component):
     r_seq : ``In(sequence_bits)``
         Which sequence.
     r_open : ``Out(1)``
-        Whether it was open, one cycle later, until the next reading.
+        Whether it was open, ``read_latency`` cycles later, until the next reading.
     r_state : ``Out(SequenceState(config))``
         Its state, likewise.
     entry_seq, entry_index : ``In(sequence_bits)``, ``In(entry_bits)``
@@ -72,7 +75,7 @@ class SequenceTables(wiring.Component):
     entry_r_en : ``In(1)``
         Read it.
     entry_block : ``Out(block_bits)``
-        The block read, in the next cycle.
+        The block read, ``read_latency`` cycles later.
     owner_en : ``In(1)``
         A block changes hands.
     owner_block : ``In(block_bits)``
@@ -89,12 +92,16 @@ class SequenceTables(wiring.Component):
     """
 
     latency = 3
+    """Where the configuration is not ``registered``; else 6, which is what the component itself has."""
 
     def __init__(self, config: AcceleratorConfig, ports: int = 1):
         if ports < 1:
             raise ValueError(f"Number of ports must be at least 1, not {ports!r}")
         self.config = config
         self.count = ports
+        self.read_latency = pace(config)
+        if config.registered:
+            self.latency = 6
         sequence, entry, block = sequence_bits(config), entry_bits(config), block_bits(config)
         super().__init__(
             {
@@ -122,6 +129,7 @@ class SequenceTables(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
+        self._inputs: dict[str, Any] = {}
         config = self.config
         depth = 1 << sequence_bits(config)
         layout = SequenceState(config)
@@ -130,30 +138,40 @@ class SequenceTables(wiring.Component):
         m.submodules.table = table = OnChipMemory(
             block_bits(config), depth << entry_bits(config), transparent=False
         )
-        opened = Signal(depth)
+        opened, is_open = Signal(depth), Signal()
+        writes, w_seq, w_open = (self._late(m, name) for name in ("w_en", "w_seq", "w_open"))
         for memory in (states, lookup_states):
             m.d.comb += [
-                memory.w_en.eq(self.w_en),
-                memory.w_addr.eq(self.w_seq),
-                memory.w_data.eq(self.w_state),
+                memory.w_en.eq(writes),
+                memory.w_addr.eq(w_seq),
+                memory.w_data.eq(self._late(m, "w_state")),
             ]
+        reads, r_seq = self._late(m, "r_en"), self._late(m, "r_seq")
+        known = settled(m, config, Mux(is_open, Value.cast(states.r_data), 0), "known")
         m.d.comb += [
-            states.r_en.eq(self.r_en),
-            states.r_addr.eq(self.r_seq),
-            self.r_state.eq(Mux(self.r_open, Value.cast(states.r_data), 0)),
-            table.w_en.eq(self.entry_w_en),
-            table.w_addr.eq(Cat(self.entry_index, self.entry_seq)),
-            table.w_data.eq(self.entry_w_block),
-            self.entry_block.eq(table.r_data),
+            states.r_en.eq(reads),
+            states.r_addr.eq(r_seq),
+            self.r_open.eq(settled(m, config, is_open, "known_open")),
+            self.r_state.eq(known),
+            table.w_en.eq(self._late(m, "entry_w_en")),
+            table.w_addr.eq(Cat(self._late(m, "entry_index"), self._late(m, "entry_seq"))),
+            table.w_data.eq(self._late(m, "entry_w_block")),
         ]
-        with m.If(self.r_en):
-            m.d.sync += self.r_open.eq(opened.bit_select(self.r_seq, 1))
-        with m.If(self.w_en):
-            m.d.sync += opened.bit_select(self.w_seq, 1).eq(self.w_open)
-        with m.If(self.clear):
+        with m.If(reads):
+            m.d.sync += is_open.eq(opened.bit_select(r_seq, 1))
+        with m.If(writes):
+            m.d.sync += opened.bit_select(w_seq, 1).eq(w_open)
+        clears = self._late(m, "clear")
+        with m.If(clears):
             m.d.sync += opened.eq(0)
         self._look_up(m, table, lookup_states, opened)
         return m
+
+    def _late(self, m: Module, name: str) -> Any:
+        """An input; with registers, a cycle later. Each has one register."""
+        if name not in self._inputs:
+            self._inputs[name] = settled(m, self.config, getattr(self, name), f"{name}_late")
+        return self._inputs[name]
 
     def _look_up(self, m: Module, table: OnChipMemory, states: OnChipMemory, opened: Signal) -> None:
         config = self.config
@@ -173,51 +191,62 @@ class SequenceTables(wiring.Component):
         status = Signal(Status)
 
         # Cycle 0: a request is taken.
+        own = self._late(m, "entry_r_en")
+        wish = Signal(TranslateRequest(config))
+        chosen = Signal(self.count)
         taken: Any = Const(0)
-        m.d.comb += table.r_addr.eq(Cat(self.entry_index, self.entry_seq))
-        m.d.sync += asked.chosen.eq(0)
+        m.d.comb += [wish.seq.eq(self._late(m, "entry_seq")), wish.index.eq(self._late(m, "entry_index"))]
         for index, port in enumerate(self.ports):
             request = port.request
-            m.d.comb += request.ready.eq(~self.entry_r_en & ~taken)
+            m.d.comb += request.ready.eq(~own & ~taken)
             with m.If(request.valid & request.ready):
-                m.d.comb += [
-                    table.r_addr.eq(Cat(request.payload.index, request.payload.seq)),
-                    states.r_addr.eq(request.payload.seq),
-                ]
-                m.d.sync += [
-                    asked.chosen.eq(1 << index),
-                    asked.index.eq(request.payload.index),
-                    asked.open.eq(opened.bit_select(request.payload.seq, 1)),
-                ]
+                m.d.comb += [wish.eq(request.payload), chosen.eq(1 << index)]
             taken = taken | request.valid
+        place = settled(m, config, wish, "place")
+        reads = settled(m, config, own | taken, "reads")
         m.d.comb += [
-            table.r_en.eq(self.entry_r_en | taken),
-            states.r_en.eq(taken),
-            owners.w_en.eq(self.owner_en),
-            owners.w_addr.eq(self.owner_block),
-            owners.w_data.eq(self.owner_tenant),
-            owners.r_en.eq(1),
-            owners.r_addr.eq(table.r_data),
+            table.r_en.eq(reads),
+            table.r_addr.eq(Cat(place.index, place.seq)),
+            states.r_en.eq(reads),
+            states.r_addr.eq(place.seq),
+        ]
+        m.d.sync += [
+            asked.chosen.eq(settled(m, config, chosen, "chosen")),
+            asked.index.eq(place.index),
+            asked.open.eq(opened.bit_select(place.seq, 1)),
         ]
         # Cycle 1: block and sequence are known.
-        inside = asked.index < states.r_data.entries
-        full, partial = states.r_data.length >> SLOT_BITS, states.r_data.length[:SLOT_BITS]
+        asked = settled(m, config, asked, "asked_read")
+        state = settled(m, config, states.r_data, "state_read")
+        number = settled(m, config, table.r_data, "number_read")
+        inside = asked.index < state.entries
+        full, partial = state.length >> SLOT_BITS, state.length[:SLOT_BITS]
+        m.d.comb += [
+            self.entry_block.eq(number),
+            owners.w_en.eq(self._late(m, "owner_en")),
+            owners.w_addr.eq(self._late(m, "owner_block")),
+            owners.w_data.eq(self._late(m, "owner_tenant")),
+            owners.r_en.eq(1),
+            owners.r_addr.eq(number),
+        ]
         m.d.sync += [
             found.eq(asked),
-            found.block.eq(table.r_data),
-            found.tenant.eq(states.r_data.tenant),
+            found.block.eq(number),
+            found.tenant.eq(state.tenant),
             found.tokens.eq(Mux(asked.index < full, BLOCK_SIZE, Mux(asked.index == full, partial, 0))),
         ]
         with m.If(~asked.open):
             m.d.sync += status.eq(Status.BAD_SEQ)
         with m.Elif(~inside):
             m.d.sync += status.eq(Status.OUT_OF_RANGE)
-        with m.Elif((asked.index < states.r_data.first) | (table.r_data == 0)):
+        with m.Elif((asked.index < state.first) | (number == 0)):
             m.d.sync += status.eq(Status.NOT_MAPPED)
         with m.Else():
             m.d.sync += status.eq(Status.OK)
         # Cycle 2: the block's owner is known.
-        foreign = (status == Status.OK) & (owners.r_data != found.tenant)
+        found, owner = settled(m, config, found, "found_read"), settled(m, config, owners.r_data, "owner")
+        status = settled(m, config, status, "status_read")
+        foreign = (status == Status.OK) & (owner != found.tenant)
         for index, port in enumerate(self.ports):
             m.d.sync += [
                 port.response.valid.eq(found.chosen[index]),

@@ -1,58 +1,104 @@
 # SPDX-License-Identifier: Apache-2.0
 """Executing commands that go through a table entry by entry: two cycles for each block."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 from amaranth import *
 
 from .commands import Opcode, Status
-from .execution import Parts, build_answer, build_move, finish, operate, refuse
+from .execution import Parts, build_answer, build_move, finish, operate, refuse, step
+from .pace import settled
 from .payloads import BLOCK_SIZE, SLOT_BITS, MoveKind
 from .pool import PoolOperation
 
-__all__ = ["build_fork", "build_growth", "build_mark", "build_release", "start_walk"]
+__all__ = [
+    "Walks",
+    "build_fork",
+    "build_growth",
+    "build_mark",
+    "build_release",
+    "measure_walks",
+    "start_walk",
+]
 
 
-def start_walk(m: Module, parts: Parts) -> None:
+@dataclass(frozen=True)
+class Walks:
+    """What is known of the walks that the command may mean, before it is judged.
+
+    ``kept`` entries stay after TRIM, ``dead`` ones do not after SLIDE. The rest says whether there is
+    something to be released, by opcode, to be shared by FORK, and to be allocated.
+    """
+
+    kept: Any
+    dead: Any
+    releases: Mapping[Opcode, Any]
+    shares: Any
+    allocates: Any
+
+
+def measure_walks(m: Module, parts: Parts) -> Walks:
+    """What JUDGE has to know."""
+    command, check, held = parts.command, parts.check, parts.tables.r_state
+
+    def known(value: Any, name: str) -> Any:
+        return settled(m, parts.config, value, name)
+
+    kept = known((command.arg0 + (BLOCK_SIZE - 1)) >> SLOT_BITS, "kept_entries")
+    dead = (command.arg0 >> SLOT_BITS)[: len(held.first)]
+    releases = {
+        Opcode.FREE: known(held.entries > held.first, "frees"),
+        Opcode.TRIM: known(held.entries > kept[: len(held.entries)], "trims"),
+        Opcode.SLIDE: known(dead > held.first, "slides"),
+    }
+    shares = known(held.entries != held.first, "shares")
+    return Walks(kept, dead, releases, shares, known(check.missing != 0, "allocates"))
+
+
+def start_walk(m: Module, parts: Parts, walks: Walks) -> None:
     """In JUDGE: where the walk begins and ends."""
     command, state, check, tables = parts.command, parts.state, parts.check, parts.tables
     index, final, held = parts.index, parts.final, tables.r_state
     with m.Case(Opcode.ALLOC):
         m.d.sync += [index.eq(held.entries), final.eq(check.final)]
-        m.next = "GROW"
-        with m.If(check.missing == 0):
-            m.next = "GROWN"
+        m.next = "GROWN"
+        with m.If(walks.allocates):
+            m.next = "GROW"
     with m.Case(Opcode.APPEND):
         m.d.sync += [index.eq(check.position >> SLOT_BITS), final.eq(check.last_present)]
         m.next = "SCAN_BEGIN"
     with m.Case(Opcode.FORK):
         m.d.sync += [index.eq(held.first), final.eq(held.entries - 1)]
-        m.next = "FORK_ENTRY"
-        with m.If(held.entries == held.first):
-            m.next = "FORKED"
+        m.next = "FORKED"
+        with m.If(walks.shares):
+            m.next = "FORK_ENTRY"
     # Look-ups find the new state from now on; what is released is not found any more.
     with m.Case(Opcode.FREE):
         m.d.comb += [tables.w_en.eq(1), tables.w_open.eq(0)]
-        _release(m, parts, held.entries, held.first)
+        _release(m, parts, held.entries, held.first, walks.releases[Opcode.FREE])
     with m.Case(Opcode.TRIM):
-        kept = (command.arg0 + (BLOCK_SIZE - 1)) >> SLOT_BITS
         m.d.comb += [
             tables.w_en.eq(1),
             state.length.eq(command.arg0),
             state.reserved.eq(0),
-            state.entries.eq(kept),
+            state.entries.eq(walks.kept),
         ]
-        _release(m, parts, held.entries, kept[: len(held.entries)])
+        kept = walks.kept[: len(held.entries)]
+        _release(m, parts, held.entries, kept, walks.releases[Opcode.TRIM])
     with m.Case(Opcode.SLIDE):
-        dead = (command.arg0 >> SLOT_BITS)[: len(held.first)]
-        with m.If(dead > held.first):
-            m.d.comb += [tables.w_en.eq(1), state.first.eq(dead)]
-        _release(m, parts, dead, held.first)
+        slides = walks.releases[Opcode.SLIDE]
+        with m.If(slides):
+            m.d.comb += [tables.w_en.eq(1), state.first.eq(walks.dead)]
+        _release(m, parts, walks.dead, held.first, slides)
 
 
-def _release(m: Module, parts: Parts, end: Value, begin: Value) -> None:
-    """Entries ``end - 1`` down to ``begin`` are to be released."""
+def _release(m: Module, parts: Parts, end: Value, begin: Value, some: Value) -> None:
+    """Entries ``end - 1`` down to ``begin`` are to be released, if there are some."""
     m.d.sync += [parts.index.eq(end - 1), parts.final.eq(begin)]
     m.next = "RELEASED"
-    with m.If(end > begin):
+    with m.If(some):
         m.next = "RELEASE_ENTRY"
 
 
@@ -66,16 +112,16 @@ def build_release(m: Module, parts: Parts) -> None:
     # A block comes to the free list in the cycle after RELEASE.
     released = Signal(range(parts.tables.config.table_entries + 1))
     total = released + parts.pool.freed
-    with m.State("RELEASE_ENTRY"):
+    with step(m, parts, "RELEASE_ENTRY"):
         m.d.sync += released.eq(total)
         _read_entry(m, parts, "RELEASE")
-    with m.State("RELEASE"):
+    with step(m, parts, "RELEASE"):
         operate(m, parts, PoolOperation.DROP, parts.tables.entry_block)
         m.d.sync += parts.index.eq(parts.index - 1)
         m.next = "RELEASE_ENTRY"
-        with m.If(parts.index == parts.final):
+        with m.If(parts.at_end):
             m.next = "RELEASED"
-    with m.State("RELEASED"):
+    with step(m, parts, "RELEASED"):
         m.d.sync += released.eq(0)
         finish(m, parts, total, write=False)
 
@@ -83,20 +129,21 @@ def build_release(m: Module, parts: Parts) -> None:
 def build_mark(m: Module, parts: Parts) -> None:
     """COMMIT: tokens count as written, then the length advances."""
     check, pool, state, index = parts.check, parts.pool, parts.state, parts.index
-    with m.State("MARK_ENTRY"):
+    partial = settled(m, parts.config, index == (check.committed >> SLOT_BITS), "partial")
+    rest = settled(m, parts.config, parts.tables.r_state.reserved - parts.command.arg0, "rest_reserved")
+    with step(m, parts, "MARK_ENTRY"):
         _read_entry(m, parts, "MARK")
-    with m.State("MARK"):
+    with step(m, parts, "MARK"):
         operate(m, parts, PoolOperation.MARK, parts.tables.entry_block)
-        partial = index == (check.committed >> SLOT_BITS)
         m.d.comb += pool.written.eq(Mux(partial, check.committed[:SLOT_BITS], BLOCK_SIZE))
         m.d.sync += index.eq(index + 1)
         m.next = "MARK_ENTRY"
-        with m.If(index == parts.final):
+        with m.If(parts.at_end):
             m.next = "MARKED"
-    with m.State("MARKED"):
+    with step(m, parts, "MARKED"):
         m.d.comb += [
             state.length.eq(check.committed),
-            state.reserved.eq(parts.tables.r_state.reserved - parts.command.arg0),
+            state.reserved.eq(rest),
         ]
         finish(m, parts, check.committed)
 
@@ -106,25 +153,21 @@ def build_fork(m: Module, parts: Parts) -> None:
     tables, pool, state = parts.tables, parts.pool, parts.state
     index, destination = parts.index, parts.command.arg0
     held = tables.r_state
-    # Whether a block could not be held is known in the cycle after HOLD: at the end of a long path from the
-    # pool's memory, for which there is a cycle more if there are to be registers.
-    full, registered = pool.full, tables.config.registered
-    if registered:
-        full = Signal(name="fork_full")
-        m.d.sync += full.eq(pool.full)
+    is_first = settled(m, parts.config, (index - held.first)[: len(index)] == 1, "is_first")
+    shared = settled(m, parts.config, held.entries - held.first, "shared_entries")
 
     def undo() -> None:
         # The block in front of `index` was full; those before it have a reference too many.
         m.d.sync += [index.eq(index - 2), parts.final.eq(held.first)]
         m.next = "UNFORK_ENTRY"
-        with m.If((index - held.first)[: len(index)] == 1):
+        with m.If(is_first):
             refuse(m, parts, Status.REF_OVERFLOW)
 
-    with m.State("FORK_ENTRY"):
+    with step(m, parts, "FORK_ENTRY"):
         _read_entry(m, parts, "FORK")
-        with m.If(full):
+        with m.If(pool.full):
             undo()
-    with m.State("FORK"):
+    with step(m, parts, "FORK"):
         operate(m, parts, PoolOperation.HOLD, tables.entry_block)
         m.d.comb += [
             tables.entry_seq.eq(destination),
@@ -133,35 +176,24 @@ def build_fork(m: Module, parts: Parts) -> None:
             tables.entry_w_block.eq(tables.entry_block),
         ]
         m.d.sync += index.eq(index + 1)
-        last = index == parts.final
-        if registered:
-            ends = Signal(name="fork_ends")
-            m.d.sync += ends.eq(last)
-            m.next = "FORK_HELD"
-        else:
-            m.next = "FORK_ENTRY"
-            with m.If(last):
-                m.next = "FORKED"
-    if registered:
-        with m.State("FORK_HELD"):
-            m.next = "FORK_ENTRY"
-            with m.If(ends):
-                m.next = "FORKED"
-    with m.State("FORKED"):
+        m.next = "FORK_ENTRY"
+        with m.If(parts.at_end):
+            m.next = "FORKED"
+    with step(m, parts, "FORKED"):
         m.d.comb += [tables.w_seq.eq(destination), state.reserved.eq(0)]
-        with m.If(full):
+        with m.If(pool.full):
             undo()
         with m.Else():
-            finish(m, parts, held.entries - held.first)
-    with m.State("UNFORK_ENTRY"):
+            finish(m, parts, shared)
+    with step(m, parts, "UNFORK_ENTRY"):
         _read_entry(m, parts, "UNFORK")
-    with m.State("UNFORK"):
+    with step(m, parts, "UNFORK"):
         operate(m, parts, PoolOperation.DROP, tables.entry_block)
         m.d.sync += index.eq(index - 1)
         m.next = "UNFORK_ENTRY"
-        with m.If(index == parts.final):
+        with m.If(parts.at_end):
             m.next = "UNFORKED"
-    with m.State("UNFORKED"):
+    with step(m, parts, "UNFORKED"):
         refuse(m, parts, Status.REF_OVERFLOW)
 
 
@@ -173,68 +205,85 @@ def build_growth(m: Module, parts: Parts) -> None:
     kept = check.position[:SLOT_BITS]
     copied = Signal()
     count, first_frozen = _build_scan(m, parts)
-    with m.State("SCANNED"):
+    total = settled(m, parts.config, count + check.missing, "total")
+    lacks = settled(m, parts.config, total > pool.free, "lacks")
+    some = settled(m, parts.config, total != 0, "some")
+    replaces = settled(m, parts.config, count != 0, "replaces")
+    copies = settled(m, parts.config, first_frozen & (kept != 0), "copies")
+    entries = settled(m, parts.config, held.entries + check.missing, "grown_entries")
+    reserved = settled(m, parts.config, held.reserved + command.arg0, "grown_reserved")
+    if parts.config.registered:
+        with step(m, parts, "COUNTED"):
+            m.next = "SCANNED"
+    with step(m, parts, "SCANNED"):
         m.d.sync += [index.eq(check.position >> SLOT_BITS), parts.final.eq(check.final), copied.eq(0)]
-        with m.If(count + check.missing > pool.free):
+        with m.If(lacks):
             refuse(m, parts, Status.NO_SPACE)
-        with m.Elif(count + check.missing == 0):
+        with m.Elif(~some):
             m.next = "GROWN"
         with m.Else():
-            with m.If(count == 0):
+            with m.If(~replaces):
                 m.d.sync += index.eq(held.entries)
             m.next = "GROW"
-            with m.If(first_frozen & (kept != 0)):
+            with m.If(copies):
                 m.next = "COPY"
     with m.State("COPY"):
         fields = {"source": parts.entry, "destination": pool.head, "low": 0, "high": kept}
         build_move(m, parts, "COPIED", MoveKind.COPY, **fields)
-    with m.State("COPIED"):
+    with step(m, parts, "COPIED"):
         with build_answer(m, parts):
             m.d.sync += copied.eq(1)
             m.next = "GROW"
             with m.If(parts.move.response.payload.error):
                 m.next = "SPOILT"
-    with m.State("SPOILT"):
+    with step(m, parts, "SPOILT"):
         # The head's bytes are not what they were: nobody may share them any more.
         operate(m, parts, PoolOperation.FORGET, pool.head)
         m.next = "FORGOTTEN_HEAD"
-    with m.State("FORGOTTEN_HEAD"):
+    with step(m, parts, "FORGOTTEN_HEAD"):
         refuse(m, parts, Status.BUS_ERROR)
     _build_blocks(m, parts, copied, kept)
-    with m.State("GROWN"):
+    with step(m, parts, "GROWN"):
         append = command.opcode == Opcode.APPEND
         m.d.comb += [
-            parts.state.entries.eq(held.entries + check.missing),
-            parts.state.reserved.eq(held.reserved + Mux(append, command.arg0, 0)),
+            parts.state.entries.eq(entries),
+            parts.state.reserved.eq(Mux(append, reserved, held.reserved)),
         ]
         finish(m, parts, Mux(append, check.position, check.missing))
+
+
+def _frozen(m: Module, parts: Parts) -> Any:
+    """The block that was looked up must not be written."""
+    state = parts.pool.state
+    return settled(m, parts.config, (state.references > 1) | state.sealed, "frozen")
 
 
 def _build_scan(m: Module, parts: Parts) -> tuple[Value, Value]:
     """The entries that APPEND would write: how many are shared or sealed, and whether the first one is.
 
-    Both are right in SCANNED.
+    Both are right in the state after the scan: COUNTED, which leaves time for sums, or SCANNED.
     """
-    tables, pool, index = parts.tables, parts.pool, parts.index
-    frozen = (pool.state.references > 1) | pool.state.sealed
+    scanned = "COUNTED" if parts.config.registered else "SCANNED"
+    tables, index = parts.tables, parts.index
+    frozen = _frozen(m, parts)
     counted = Signal(range(tables.config.table_entries + 1))
     scanning, at_first, first = Signal(), Signal(), Signal()
     count = counted + (scanning & frozen)
     first_frozen = first | (scanning & at_first & frozen)
-    with m.State("SCAN_ENTRY"):
+    with step(m, parts, "SCAN_ENTRY"):
         _read_entry(m, parts, "SCAN")
         m.d.sync += [counted.eq(count), first.eq(first_frozen)]
-    with m.State("SCAN"):
+    with step(m, parts, "SCAN"):
         operate(m, parts, PoolOperation.READ, tables.entry_block)
         m.d.sync += [index.eq(index + 1), scanning.eq(1), at_first.eq(~scanning)]
         with m.If(~scanning):
             m.d.sync += parts.entry.eq(tables.entry_block)
         m.next = "SCAN_ENTRY"
-        with m.If(index == parts.final):
-            m.next = "SCANNED"
-    with m.State("SCAN_BEGIN"):
+        with m.If(parts.at_end):
+            m.next = scanned
+    with step(m, parts, "SCAN_BEGIN"):
         m.d.sync += [counted.eq(0), first.eq(0), scanning.eq(0)]
-        m.next = "SCANNED"
+        m.next = scanned
         with m.If(parts.check.present):
             m.next = "SCAN_ENTRY"
     return count, first_frozen
@@ -244,51 +293,52 @@ def _build_blocks(m: Module, parts: Parts, copied: Signal, kept: Value) -> None:
     """Entry after entry: one that the table has is replaced if need be, another one gets a block."""
     tables, pool, index = parts.tables, parts.pool, parts.index
     old, new = Signal.like(tables.entry_block), Signal.like(tables.entry_block)
-    present = index < tables.r_state.entries
+    present = settled(m, parts.config, index < tables.r_state.entries, "present")
+    frozen = _frozen(m, parts)
 
     def go_on() -> None:
         m.d.sync += index.eq(index + 1)
         m.next = "GROW"
-        with m.If(index == parts.final):
+        with m.If(parts.at_end):
             m.next = "GROWN"
 
-    with m.State("GROW"):
+    with step(m, parts, "GROW"):
         with m.If(present):
             _read_entry(m, parts, "REPLACE")
         with m.Else():
             operate(m, parts, PoolOperation.TAKE)
             m.next = "TAKEN"
-    with m.State("REPLACE"):
+    with step(m, parts, "REPLACE"):
         operate(m, parts, PoolOperation.READ, tables.entry_block)
         m.d.sync += old.eq(tables.entry_block)
         m.next = "REPLACED"
-    with m.State("REPLACED"):
-        with m.If((pool.state.references > 1) | pool.state.sealed):
+    with step(m, parts, "REPLACED"):
+        with m.If(frozen):
             m.next = "TAKE"
         with m.Else():
             go_on()
-    with m.State("TAKE"):
+    with step(m, parts, "TAKE"):
         operate(m, parts, PoolOperation.TAKE)
         m.next = "TAKEN"
-    with m.State("TAKEN"):
+    with step(m, parts, "TAKEN"):
         m.d.comb += [tables.entry_index.eq(index), tables.entry_w_en.eq(1), tables.owner_en.eq(1)]
         m.d.sync += new.eq(pool.subject)
         with m.If(present):
             m.next = "DROP"
         with m.Else():
             go_on()
-    with m.State("DROP"):
+    with step(m, parts, "DROP"):
         operate(m, parts, PoolOperation.DROP, old)
         m.next = "DROPPED"
-    with m.State("DROPPED"):
+    with step(m, parts, "DROPPED"):
         with m.If(copied):
             m.next = "COPY_MARK"
         with m.Else():
             go_on()
-    with m.State("COPY_MARK"):
+    with step(m, parts, "COPY_MARK"):
         operate(m, parts, PoolOperation.MARK, new)
         m.d.comb += pool.written.eq(kept)
         m.d.sync += copied.eq(0)
         m.next = "COPY_MARKED"
-    with m.State("COPY_MARKED"):
+    with step(m, parts, "COPY_MARKED"):
         go_on()
