@@ -33,7 +33,10 @@ NARROW = dataclasses.replace(
 LONE = dataclasses.replace(SMALL, name="lone", port_bytes=2, lanes=1, multiplier_latency=3, held_weights=True)
 """n = 4 with one lane: pairs of channels come one after the other."""
 
-CONFIGS = (SMALL, NARROW, BASE, LONE)
+LATE = dataclasses.replace(LONE, name="late", registered=True)
+"""One lane, and more registers."""
+
+CONFIGS = (SMALL, NARROW, BASE, LONE, LATE)
 
 
 def q16(rng: random.Random, count: int, extreme: float = 0.1) -> list[int]:
