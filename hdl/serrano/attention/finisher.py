@@ -8,7 +8,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from serrano.stream.pipeline import PipelineControl, delayed
-from serrano.vector.arithmetic import SHIFT_MAX, SHIFT_MIN, limit, msb, round_shift
+from serrano.vector.arithmetic import SHIFT_MAX, SHIFT_MIN, limit, msb, shift_right
 from serrano.vector.tables import Recip
 
 from .payloads import Final, RowTotal
@@ -60,13 +60,14 @@ class Finisher(wiring.Component):
                 delayed(m, limit(exact, SHIFT_MIN, SHIFT_MAX), Recip.latency, enable=enable, name="shift")
             ),
         ]
+        kept, _ = shift_right(m, total.shift_left(1), amount, 18, name="kept")
         with m.If(enable):
             m.d.sync += [
                 # Cycle 1: the highest bit. Cycle 2: bring it to bit 15. Cycles 3 to 5: reciprocal.
                 total.eq(i.total),
                 position.eq(msb(i.total)),
                 difference.eq(i.difference),
-                operand.eq(round_shift(total, amount)),
+                operand.eq((kept + 1) >> 1),
                 exact.eq(difference + position - 1),
             ]
         return m
