@@ -231,4 +231,4 @@ def test_the_page_has_a_place() -> None:
 
 def test_unknown_preset(capsys) -> None:
     assert area.main(["--preset", "huge"]) == 2
-    assert "preset must be one of tiny, ulx3s, base, wide, not 'huge'" in capsys.readouterr().err
+    assert "preset must be one of tiny, small, ulx3s, base, wide, not 'huge'" in capsys.readouterr().err
