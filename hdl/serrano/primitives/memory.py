@@ -113,8 +113,14 @@ class OnChipMemory(wiring.Component):
     def elaborate(self, platform: Any) -> Elaboratable:
         if hasattr(platform, "get_on_chip_memory"):
             return platform.get_on_chip_memory(self)
+        return self.describe()
+
+    def describe(self, **attributes: str) -> Module:
+        """The memory as tools know memories, with attributes for them."""
         m = Module()
-        m.submodules.storage = storage = memory.Memory(shape=unsigned(self.width), depth=self.depth, init=[])
+        m.submodules.storage = storage = memory.Memory(
+            shape=unsigned(self.width), depth=self.depth, init=[], attrs=attributes
+        )
         write = storage.write_port(granularity=self.width // self.lanes)
         read = storage.read_port(transparent_for=(write,) if self.transparent else ())
         m.d.comb += [
