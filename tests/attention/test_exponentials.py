@@ -91,8 +91,8 @@ def test_waits_for_room():
         await ctx.tick()
         # Room is for a whole item: what comes after its first scores does not ask again.
         ctx.set(dut.room, 0)
-        for cycle in range(1, Exponentials.latency + 1):
-            assert ctx.get(dut.tokens.en) == (cycle == Exponentials.latency)
+        for cycle in range(1, dut.latency + 1):
+            assert ctx.get(dut.tokens.en) == (cycle == dut.latency)
             assert not ctx.get(dut.claim)
             await ctx.tick()
 

@@ -11,14 +11,15 @@ from serrano_sim.golden.tables import recip
 from support.streams import STALLS, collect, send, simulate
 
 
+@pytest.mark.parametrize("registered", [False, True])
 @pytest.mark.parametrize("stall", STALLS)
-def test_equals_golden(stall):
+def test_equals_golden(stall, registered):
     rng = np.random.default_rng(1)
     totals = [1 << 22, (1 << 40) - 1, (1 << 40) - (1 << 23), 1 << 39, (1 << 23) - 1]
     totals += [int(rng.integers(1 << 22, 1 << 40)) >> int(rng.integers(0, 18)) | 1 << 22 for _ in range(300)]
     differences = [int(d) for d in rng.integers(-100, 60, len(totals))]
     differences[:8] = [(1 << 20) - 1 + (1 << 20), -(1 << 20) - (1 << 20) + 1, 0, -16, -39, -40, -38, 24]
-    dut = Finisher()
+    dut = Finisher(registered=registered)
     found = []
 
     async def feed(ctx):
@@ -36,8 +37,9 @@ def test_equals_golden(stall):
     assert found == list(zip(wanted.tolist(), shift.tolist(), strict=True))
 
 
-def test_latency_and_empty_row():
-    dut = Finisher()
+@pytest.mark.parametrize("registered", [False, True])
+def test_latency_and_empty_row(registered):
+    dut = Finisher(registered=registered)
 
     async def bench(ctx):
         ctx.set(dut.finals.ready, 1)
@@ -46,8 +48,8 @@ def test_latency_and_empty_row():
         ctx.set(dut.totals.valid, 1)
         await ctx.tick()
         ctx.set(dut.totals.valid, 0)
-        for cycle in range(1, Finisher.latency + 1):
-            assert ctx.get(dut.finals.valid) == (cycle == Finisher.latency)
+        for cycle in range(1, dut.latency + 1):
+            assert ctx.get(dut.finals.valid) == (cycle == dut.latency)
             await ctx.tick()
 
     simulate(dut, bench)

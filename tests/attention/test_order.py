@@ -34,6 +34,8 @@ def items_of(config, commands):
                         "head": head,
                         "query": head * one["group"],
                         "base": one["committed"] - 16 * group,
+                        "committed": min(max(one["committed"] - 16 * group, 0), 16),
+                        "tokens": min(one["committed"] + one["rows"] - 16 * group, 16),
                         "first": group == 0,
                         "last": last,
                         "final": last and head == one["kv_heads"] - 1,
@@ -48,9 +50,8 @@ def items_of(config, commands):
 
 
 def fields(item):
-    return {
-        name: getattr(item, name) for name in ("head", "query", "base", "first", "last", "final", "memory")
-    }
+    names = ("head", "query", "base", "committed", "tokens", "first", "last", "final", "memory")
+    return {name: getattr(item, name) for name in names}
 
 
 def matches(config, got, want):

@@ -97,4 +97,5 @@ def test_equals_golden(n, lanes, rows, stall):
         assert got[0] == total
         assert empty or got[1] == difference
     if not stall:
-        assert np.diff([cycle for _, cycle in starts]).min() == max(rows * 16 // lanes, 16 // lanes + 3)
+        least = 16 // lanes + 3 + 2 * config.registered
+        assert np.diff([cycle for _, cycle in starts]).min() == max(rows * 16 // lanes, least)

@@ -59,6 +59,8 @@ def test_order(n, kv_heads, group, head_pad, committed, rows, stall):
         ctx.set(dut.command, command)
         ctx.set(dut.item_rows, item_rows)
         ctx.set(dut.chunks, chunks)
+        if config.registered:
+            await ctx.tick()
         await send(
             ctx,
             dut.operations,

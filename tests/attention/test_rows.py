@@ -71,6 +71,8 @@ def test_rows(n, kv_heads, group, head_dim, committed, rows, stall):
         ctx.set(dut.command, command)
         ctx.set(dut.item_rows, item_rows)
         ctx.set(dut.chunks, chunks)
+        if config.registered:
+            await ctx.tick()
         operations = [{"values": v, "item": {name: int(x) for name, x in i.items()}} for v, i in order]
         for one in operations:
             one["item"]["serial"] %= 8

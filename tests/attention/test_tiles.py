@@ -83,6 +83,8 @@ def test_units(n, port, head_dim, committed, rows, stall):
     async def feed(ctx):
         ctx.set(dut.command, command)
         ctx.set(dut.chunks, -(-head_dim // n))
+        if config.registered:
+            await ctx.tick()
         operations = [{"values": v, "item": {name: int(x) for name, x in i.items()}} for v, i in order]
         for one in operations:
             one["item"]["serial"] %= 8

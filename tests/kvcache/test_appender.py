@@ -84,7 +84,7 @@ def packet(config, rows, head_dim, k, s_k, v, s_v, rng):
 )
 @pytest.mark.parametrize("stall", STALLS)
 def test_pages(n: int, port_bytes: int, lanes: int, head_dim: int, stall: float) -> None:
-    config = accelerator(n, port_bytes, lanes, kv_width_max=256, head_dim_max=128)
+    config = accelerator(n, port_bytes, lanes, kv_width_max=256, head_dim_max=128, registered=n == 8)
     dut = AppenderAndBus(config)
     appender = dut.appender
     rng = random.Random(f"{n} {head_dim}")

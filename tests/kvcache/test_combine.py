@@ -14,9 +14,11 @@ from support.streams import STALLS, send, simulate
     ("lanes", "port_bytes"),
     [(1, 2), (1, 4), (2, 2), (2, 4), (8, 2), (8, 4), (8, 8), (8, 16), (2, 64), (32, 4)],
 )
+@pytest.mark.parametrize("registered", [False, True])
 @pytest.mark.parametrize("stall", STALLS)
-def test_bytes_and_words(lanes: int, port_bytes: int, stall: float) -> None:
-    dut = WriteCombiner(accelerator(64, port_bytes, lanes, kv_width_max=256, head_dim_max=128))
+def test_bytes_and_words(lanes: int, port_bytes: int, stall: float, registered: bool) -> None:
+    more = {"kv_width_max": 256, "head_dim_max": 128, "registered": registered}
+    dut = WriteCombiner(accelerator(64, port_bytes, lanes, **more))
     rng = random.Random(f"{lanes} {port_bytes}")
     memory, wanted = bytearray(4096), bytearray(4096)
     pieces = []
@@ -68,8 +70,9 @@ def test_bytes_and_words(lanes: int, port_bytes: int, stall: float) -> None:
 
 
 @pytest.mark.parametrize(("lanes", "port_bytes", "writes"), [(8, 16, 8), (8, 8, 16), (8, 4, 32), (2, 16, 2)])
-def test_neighbours_share_a_word(lanes: int, port_bytes: int, writes: int) -> None:
-    dut = WriteCombiner(accelerator(16, port_bytes, lanes))
+@pytest.mark.parametrize("registered", [False, True])
+def test_neighbours_share_a_word(lanes: int, port_bytes: int, writes: int, registered: bool) -> None:
+    dut = WriteCombiner(accelerator(16, port_bytes, lanes, registered=registered))
     taken = []
 
     async def bench(ctx) -> None:

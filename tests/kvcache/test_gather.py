@@ -143,7 +143,7 @@ class Bench:
 )
 @pytest.mark.parametrize("stall", STALLS)
 def test_random_tables_and_ranges(n: int, port_bytes: int, head_dim: int, stall: float) -> None:
-    config = accelerator(n, port_bytes, kv_width_max=256, head_dim_max=128)
+    config = accelerator(n, port_bytes, kv_width_max=256, head_dim_max=128, registered=n == 8)
     bench = Bench(config, head_dim, seed=n + head_dim, latency=1 if stall else 30, stall=stall)
     budget = 1800
     commands = []
@@ -155,11 +155,11 @@ def test_random_tables_and_ranges(n: int, port_bytes: int, head_dim: int, stall:
     assert bench.statuses == [Status.OK] * len(commands)
 
 
-@pytest.mark.parametrize(("n", "port_bytes", "head_dim"), [(4, 4, 8), (16, 16, 48), (16, 64, 34)])
+@pytest.mark.parametrize(("n", "port_bytes", "head_dim"), [(4, 4, 8), (8, 2, 12), (16, 16, 48), (16, 64, 34)])
 @pytest.mark.parametrize("stall", STALLS)
 def test_tokens_that_are_not_committed(n: int, port_bytes: int, head_dim: int, stall: float) -> None:
     """They are zeros whatever lies in memory, blocks without others are not read, and the status tells."""
-    config = accelerator(n, port_bytes, kv_width_max=256, head_dim_max=128)
+    config = accelerator(n, port_bytes, kv_width_max=256, head_dim_max=128, registered=n == 8)
     bench = Bench(config, head_dim, seed=n + head_dim, latency=1 if stall else 30, stall=stall)
     bench.tables[3] = bench.tables[2]
     # Just a block, a token more, a token less, within a block, nothing.
@@ -185,8 +185,9 @@ def test_tokens_that_are_not_committed(n: int, port_bytes: int, head_dim: int, s
     assert {Status.OK, Status.OUT_OF_RANGE} == set(statuses)
 
 
-def test_blocks_that_are_not_there() -> None:
-    config = accelerator(4, 4)
+@pytest.mark.parametrize("registered", [False, True])
+def test_blocks_that_are_not_there(registered: bool) -> None:
+    config = accelerator(4, 4, registered=registered)
     bench = Bench(config, 8, stall=0.3)
     bench.tables[1][1] = 0
     command = {"seq": 1, "record": 1, "first": 3, "count": 17}
@@ -205,8 +206,9 @@ def test_blocks_that_are_not_there() -> None:
     assert sum(beats for _, beats in bench.memory.bursts) * 4 == 6 * bench.cache.record_bytes
 
 
-def test_the_first_thing_that_is_wrong_is_told() -> None:
-    config = accelerator(4, 4)
+@pytest.mark.parametrize("registered", [False, True])
+def test_the_first_thing_that_is_wrong_is_told(registered: bool) -> None:
+    config = accelerator(4, 4, registered=registered)
     bench = Bench(config, 8)
     table = bench.tables[1]
     bench.tables[1] = [table[0], 0, table[1]]
@@ -233,8 +235,9 @@ def test_the_first_thing_that_is_wrong_is_told() -> None:
     ]  # fmt: skip
 
 
-def test_bus_error() -> None:
-    config = accelerator(4, 4)
+@pytest.mark.parametrize("registered", [False, True])
+def test_bus_error(registered: bool) -> None:
+    config = accelerator(4, 4, registered=registered)
     bench = Bench(config, 8)
     table = bench.tables[0]
     bench.memory.read_errors = {BASE + table[1] * bench.cache.block_bytes + bench.cache.record_bytes + 8: 2}
@@ -246,9 +249,10 @@ def test_bus_error() -> None:
     ]  # fmt: skip
 
 
-def test_a_reset_between_question_and_answer() -> None:
+@pytest.mark.parametrize("registered", [False, True])
+def test_a_reset_between_question_and_answer(registered: bool) -> None:
     """An answer that comes after a reset of the unit alone leads to nothing."""
-    config = accelerator(4, 4)
+    config = accelerator(4, 4, registered=registered)
     reset = Signal()
     gather = Gather(config)
 

@@ -20,7 +20,7 @@ SHAPES = pytest.mark.parametrize(
 @SHAPES
 @pytest.mark.parametrize("stall", STALLS)
 def test_records(n: int, port_bytes: int, head_dim: int, stall: float) -> None:
-    config = accelerator(n, port_bytes, kv_width_max=256, head_dim_max=128)
+    config = accelerator(n, port_bytes, kv_width_max=256, head_dim_max=128, registered=n == 8)
     dut = RecordMask(config)
     cache = random_pages(1, 2, head_dim, n, head_dim)
     rng = random.Random(f"{n} {port_bytes} {head_dim}")
@@ -47,6 +47,7 @@ def test_records(n: int, port_bytes: int, head_dim: int, stall: float) -> None:
                 wanted.append((bytes(port_bytes), int(beat == beats - 1), 1))
 
     async def ask(ctx) -> None:
+        await ctx.tick()
         await send(ctx, dut.tasks, tasks, stall, 1)
 
     async def feed(ctx) -> None:
@@ -62,17 +63,22 @@ def test_records(n: int, port_bytes: int, head_dim: int, stall: float) -> None:
     simulate(dut, check, ask, feed)
 
 
-def test_one_beat_per_cycle() -> None:
-    config = accelerator(16, 16)
+@pytest.mark.parametrize("registered", [False, True])
+def test_one_beat_per_cycle(registered: bool) -> None:
+    config = accelerator(16, 16, registered=registered)
     dut = RecordMask(config)
 
     async def bench(ctx) -> None:
         ctx.set(dut.head_dim, 48)
+        if registered:
+            await ctx.tick()
         ctx.set(dut.tasks.payload, {"low": 0, "high": 16})
         ctx.set(dut.tasks.valid, 1)
         ctx.set(dut.data.valid, 1)
         ctx.set(dut.records.ready, 1)
         lasts = []
+        if registered:
+            await ctx.tick()
         for _ in range(300):
             await ctx.tick()
             assert ctx.get(dut.records.valid)

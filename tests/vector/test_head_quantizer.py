@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from serrano.vector.head_quantizer import HeadMaxima, HeadQuantizer
-from support.qkv import Packet, plain_codes, plain_scale, shapes
+from support.qkv import Packet, Shape, plain_codes, plain_scale, shapes
 from support.streams import STALLS, collect, send, simulate
-from support.vectors import BASE, CONFIGS, scale_input
+from support.vectors import CONFIGS, scale_input
 
 
 def placed(packet: Packet) -> list[dict]:
@@ -99,14 +99,16 @@ def test_maxima(config) -> None:
     assert found == wanted
 
 
-def test_latency() -> None:
-    dut = HeadQuantizer(BASE)
-    packet = Packet(BASE, shapes(BASE)[-1], 1)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
+def test_latency(config) -> None:
+    """From the last beat of a head of one block to its first codes."""
+    dut = HeadQuantizer(config)
+    packet = Packet(config, Shape(1, 1, 1, config.n), 1)
     seen = []
 
     async def bench(ctx) -> None:
         ctx.set(dut.codes.ready, 1)
-        for beat in placed(packet)[:2]:
+        for beat in placed(packet)[: config.n // config.lanes]:
             ctx.set(dut.beats.payload, beat)
             ctx.set(dut.beats.valid, 1)
             await ctx.tick()

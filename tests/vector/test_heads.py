@@ -77,17 +77,17 @@ def test_rate(shape: Shape) -> None:
     simulate(dut, bench)
 
 
-def test_latency() -> None:
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
+def test_latency(config) -> None:
     """From the last beat of a head to its first codes."""
-    config = BASE
-    packet = Packet(config, Shape(1, 1, 1, 16), 6)
+    packet = Packet(config, Shape(1, 1, 1, config.n), 6)
     dut = Heads(config)
     seen = []
 
     async def bench(ctx) -> None:
         ctx.set(dut.codes.ready, 1)
         await send(ctx, dut.command, [packet.command()])
-        for beat in packet.beats()[:2]:
+        for beat in packet.beats()[: config.n // config.lanes]:
             ctx.set(dut.beats.payload, beat)
             ctx.set(dut.beats.valid, 1)
             await ctx.tick()

@@ -116,9 +116,7 @@ class Attention(wiring.Component):
         command, item_rows, start = self._build_command(m, normalizer)
         chunks = Signal(chunk_count(config))
         following = (self.head_pad + config.n - 1) >> exact_log2(config.n)
-        m.d.comb += chunks.eq(
-            delayed(m, following, int(config.registered), enable=Const(1), name="chunks")
-        )
+        m.d.comb += chunks.eq(delayed(m, following, int(config.registered), enable=Const(1), name="chunks"))
         for follower in (tiles, rows, router):
             order = ItemOrder(config)
             m.submodules += order

@@ -65,8 +65,9 @@ class Exponentials(wiring.Component):
 
     For each token ``z = sat32(rhu(acc * M', 3 - E))`` with ``(M', E) = mul(s_q, s_k)``, ``(M, i) = exp2(z)``,
     ``U = rhu(M * mv, 16)`` and ``y - i = ev + 1``. Maxima of ``ceil(z)`` and ``x`` are taken over the valid
-    tokens of each row and tile. Weights are written ``latency`` (10) cycles after their slice was taken, the
-    maxima of a tile one or two cycles after the last of its weights. Items alternate between two slots.
+    tokens of each row and tile. Weights are written ``latency`` (10, with ``config.registered`` more) cycles
+    after their slice was taken, the maxima of a tile one to three cycles after the last of its weights. Items
+    alternate between two slots.
 
     The pipeline never stops: it takes an item's first scores only when there is ``room`` for all of it.
 
@@ -108,6 +109,7 @@ class Exponentials(wiring.Component):
         if config.lanes > GROUP_TOKENS:
             raise ValueError(f"lanes must be at most {GROUP_TOKENS} for attention, not {config.lanes!r}")
         self.config = config
+        self.latency = self.latency_of(config)
         super().__init__(
             {
                 "rows": In(item_row_count(config)),
@@ -124,6 +126,13 @@ class Exponentials(wiring.Component):
             }
         )
 
+    @staticmethod
+    def latency_of(config: AcceleratorConfig) -> int:
+        """Latency for a configuration: with registers there is one more in front of the product."""
+        registered = config.registered
+        score = ScaleProduct.latency_of(registered) + Scaler.latency_of(registered)
+        return int(registered) + score + Exp2.latency_of(registered) + 2
+
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config = self.config
@@ -135,20 +144,23 @@ class Exponentials(wiring.Component):
         slot, inside = Signal(), Signal()
         taken, last_part, last_row, last_tile = Signal(), Signal(), Signal(), Signal()
         item = self.items.payload
+        late = {"cycles": int(config.registered), "enable": Const(1)}
+        final_row = delayed(m, (self.rows - 1)[: len(row)], name="final_row", **late)
+        final_member = delayed(m, (self.group - 1)[: len(member)], name="final_member", **late)
         m.d.comb += [
             taken.eq(self.items.valid & self.scores.valid & (inside | self.room)),
             self.claim.eq(taken & ~inside),
             last_part.eq(part == parts - 1),
-            last_row.eq(row == self.rows - 1),
+            last_row.eq(row == final_row),
             last_tile.eq(tile == config.group_tiles - 1),
-            self.scores.ready.eq(taken & last_part),
+            self.scores.ready.eq(self.items.valid & (inside | self.room) & last_part),
             self.items.ready.eq(taken & last_part & last_row & last_tile),
         ]
         with m.If(taken):
             m.d.sync += [part.eq(part + 1), inside.eq(1)]
             with m.If(last_part):
                 m.d.sync += [row.eq(row + 1), member.eq(member + 1)]
-                with m.If(member == self.group - 1):
+                with m.If(member == final_member):
                     m.d.sync += [member.eq(0), token.eq(token + 1)]
                 with m.If(last_row):
                     m.d.sync += [row.eq(0), member.eq(0), token.eq(0), tile.eq(tile + 1)]
@@ -171,9 +183,13 @@ class Exponentials(wiring.Component):
         one = Const(1)
         k_scale, v_scale = (Signal(PackedScale, name=f"{kind}_scale_{lane}") for kind in "kv")
         total = Signal(signed(32), name=f"sum_{lane}")
-        m.submodules[f"product_{lane}"] = product = ScaleProduct()
-        m.submodules[f"scaler_{lane}"] = scaler = Scaler(32, offset=SCORE_FRACTION_BITS - 9)
-        m.submodules[f"exp2_{lane}"] = exp2 = Exp2()
+        registered = config.registered
+        late = {"cycles": int(registered), "enable": one}
+        m.submodules[f"product_{lane}"] = product = ScaleProduct(registered=registered)
+        m.submodules[f"scaler_{lane}"] = scaler = Scaler(
+            32, offset=SCORE_FRACTION_BITS - 9, registered=registered
+        )
+        m.submodules[f"exp2_{lane}"] = exp2 = Exp2(registered=registered)
         m.d.comb += [
             Value.cast(k_scale).eq(Array(Value.cast(item.k_scales[token]) for token in words)[word]),
             Value.cast(v_scale).eq(Array(Value.cast(item.v_scales[token]) for token in words)[word]),
@@ -183,11 +199,13 @@ class Exponentials(wiring.Component):
                 ]
             ),
             product.enable.eq(one),
-            product.a.eq(self.scores.payload.scale),
-            product.b.eq(unpack_scale(k_scale)),
+            product.a.eq(delayed(m, self.scores.payload.scale, name=f"q_scale_{lane}", **late)),
+            product.b.eq(unpack_scale(delayed(m, k_scale, name=f"k_scale_{lane}", **late))),
             scaler.enable.eq(one),
             scaler.scale.eq(product.product),
-            scaler.value.eq(delayed(m, total, product.latency, enable=one, name=f"sum_{lane}")),
+            scaler.value.eq(
+                delayed(m, total, late["cycles"] + product.latency, enable=one, name=f"sum_{lane}")
+            ),
             exp2.enable.eq(one),
             exp2.operand.eq(scaler.result),
         ]
@@ -198,7 +216,8 @@ class Exponentials(wiring.Component):
         weight = Signal(TokenWeight, name=f"weight_{lane}", reset_less=True)
         offset = delayed(m, (factor.exponent + 1)[:7], 1, enable=one, name=f"offset_{lane}")
         valid = Signal(name=f"valid_{lane}")
-        m.d.comb += valid.eq(Cat(Const(lane, ceil_log2(config.lanes)), word) < reach)
+        place = delayed(m, Cat(Const(lane, ceil_log2(config.lanes)), word), name=f"word_{lane}", **late)
+        m.d.comb += valid.eq(place < delayed(m, reach, name=f"reach_{lane}", **late))
         m.d.sync += [
             # Cycle 9: multiply. Cycle 10: round.
             full.eq(exp2.mantissa * factor.mantissa),
@@ -206,7 +225,7 @@ class Exponentials(wiring.Component):
             weight.exponent.eq(delayed(m, exp2.exponent, 1, enable=one, name=f"exponent_{lane}")),
             weight.weight.eq(round_shift(full, 16)),
             weight.offset.eq(offset),
-            weight.valid.eq(delayed(m, valid, before + 1, enable=one, name=f"valid_{lane}")),
+            weight.valid.eq(delayed(m, valid, before + 1 - late["cycles"], enable=one, name=f"valid_{lane}")),
         ]
         return weight
 
@@ -214,7 +233,7 @@ class Exponentials(wiring.Component):
         one = Const(1)
         write, late_write = self.tokens, self.maxima
         latest, running, held = (Signal(GroupMaxima, name=name) for name in ("latest", "running", "held"))
-        bias = 1 << (MAXIMUM_BITS - 1)
+        bias, between = 1 << (MAXIMUM_BITS - 1), int(self.config.registered)
         for field in ("m", "x"):
             m.submodules[f"maximum_{field}"] = tree = LaneMaximum(self.config.lanes, MAXIMUM_BITS)
             for lane, weight in enumerate(lanes):
@@ -223,13 +242,17 @@ class Exponentials(wiring.Component):
                 biased = Signal(MAXIMUM_BITS, name=f"biased_{field}_{lane}")
                 m.d.comb += [
                     biased.eq(weight.exponent + above + bias),
-                    tree.values[lane].eq(Mux(weight.valid, biased, 0)),
+                    tree.values[lane].eq(
+                        delayed(
+                            m, Mux(weight.valid, biased, 0), between, enable=one, name=f"above_{field}_{lane}"
+                        )
+                    ),
                 ]
             m.d.comb += [tree.enable.eq(one), latest[field].eq(tree.maximum)]
-        stages = Signal(self.latency + tree.latency)
+        stages = Signal(self.latency + between + tree.latency)
         m.d.sync += stages.eq(Cat(taken, stages))
         placed = delayed(m, Cat(place, flags), self.latency, enable=one, name="place")
-        late = delayed(m, placed, tree.latency, enable=one, name="late_place")
+        late = delayed(m, placed, between + tree.latency, enable=one, name="late_place")
         first_part, last_part, complete = Signal(), Signal(), Signal()
         word = Signal.like(write.word)
         flagged = Cat(first_part, last_part, complete, self.first, self.last)

@@ -8,7 +8,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from serrano.stream.pipeline import PipelineControl, delayed
-from serrano.vector.arithmetic import SHIFT_MAX, SHIFT_MIN, limit, msb, shift_right
+from serrano.vector.arithmetic import SHIFT_MAX, SHIFT_MIN, HighestBit, limit, round_shift, shift_right
 from serrano.vector.tables import Recip
 
 from .payloads import Final, RowTotal
@@ -19,8 +19,13 @@ __all__ = ["Finisher"]
 class Finisher(wiring.Component):
     """``g = recip(rhu(l, pl - 15))`` and ``n = m + pl - X - 1`` limited to -16 .. 63, with ``pl = msb(l)``.
 
-    One row per cycle, ``latency`` (5). ``l`` is at least 2**22, or 0 for a row that never saw a valid token;
-    such a row's outputs are all zero, and what they are multiplied by means nothing.
+    One row per cycle, ``latency`` (5, with ``registered`` 9). ``l`` is at least 2**22, or 0 for a row that
+    never saw a valid token; such a row's outputs are all zero, and what they are multiplied by means nothing.
+
+    Parameters
+    ----------
+    registered : :class:`bool`
+        More registers, as those of :mod:`serrano.vector.arithmetic`.
 
     Members
     -------
@@ -35,39 +40,51 @@ class Finisher(wiring.Component):
 
     latency = Recip.latency + 2
 
+    def __init__(self, *, registered: bool = False):
+        self.registered = registered
+        self.latency = self.latency_of(registered)
+        super().__init__()
+
+    @staticmethod
+    def latency_of(registered: bool) -> int:
+        """Latency with, and without, more registers: the highest bit, the shift, the reciprocal."""
+        return HighestBit.latency_of(registered) + 1 + int(registered) + Recip.latency_of(registered)
+
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         m.submodules.control = control = PipelineControl(self.latency)
-        m.submodules.recip = recip = Recip()
+        m.submodules.recip = recip = Recip(registered=self.registered)
+        m.submodules.highest = highest = HighestBit(40, registered=self.registered)
         enable = control.advance
         i, o = self.totals.payload, self.finals.payload
-        total = Signal(40, reset_less=True)
-        position = Signal(6, reset_less=True)
-        amount = Signal(6)
-        difference = Signal.like(i.difference, reset_less=True)
+        late = {"cycles": int(self.registered), "enable": enable}
+        total = delayed(m, i.total, highest.latency, enable=enable, name="total")
+        difference = delayed(m, i.difference, highest.latency, enable=enable, name="difference")
+        position, amount = highest.position, Signal(6)
         exact = Signal(signed(len(difference) + 1), reset_less=True)
         operand = Signal(17, reset_less=True)
+        later = delayed(m, exact, name="exact", **late)
         m.d.comb += [
             control.i_valid.eq(self.totals.valid),
             self.totals.ready.eq(control.i_ready),
             self.finals.valid.eq(control.o_valid),
             control.o_ready.eq(self.finals.ready),
+            highest.enable.eq(enable),
+            highest.value.eq(i.total),
             amount.eq(position - 15),
             recip.enable.eq(enable),
             recip.operand.eq(operand),
             o.reciprocal.eq(recip.result),
             o.shift.eq(
-                delayed(m, limit(exact, SHIFT_MIN, SHIFT_MAX), Recip.latency, enable=enable, name="shift")
+                delayed(m, limit(later, SHIFT_MIN, SHIFT_MAX), recip.latency, enable=enable, name="shift")
             ),
         ]
-        kept, _ = shift_right(m, total.shift_left(1), amount, 18, name="kept")
+        # One bit below the result's lowest is kept for rounding.
+        shifted, _ = shift_right(m, total.shift_left(1), amount, len(operand) + 1, name="shifted")
         with m.If(enable):
             m.d.sync += [
                 # Cycle 1: the highest bit. Cycle 2: bring it to bit 15. Cycles 3 to 5: reciprocal.
-                total.eq(i.total),
-                position.eq(msb(i.total)),
-                difference.eq(i.difference),
-                operand.eq((kept + 1) >> 1),
+                operand.eq(round_shift(delayed(m, shifted, name="shifted", **late), 1)),
                 exact.eq(difference + position - 1),
             ]
         return m

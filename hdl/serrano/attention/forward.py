@@ -12,7 +12,7 @@ from serrano.config import AcceleratorConfig
 from serrano.layouts import PackedScale
 from serrano.primitives.memory import OnChipMemory
 from serrano.stream.pipeline import delayed
-from serrano.vector.arithmetic import pack_scale, times
+from serrano.vector.arithmetic import pack_scale
 from serrano.vector.payloads import HeadCodes, HeadKind, HeadScale
 
 from .payloads import chunk_count, kv_words, read_enable, word_address
@@ -167,7 +167,12 @@ class ForwardBuffer(wiring.Component):
             memory.w_en.eq(delayed(m, w_en, name=f"w_en_{bank}", **once)),
             memory.w_addr.eq(
                 address(
-                    beat.kind == HeadKind.V, beat.row >> bits, beat.head, w_chunk, enable=Const(1), name="write"
+                    beat.kind == HeadKind.V,
+                    beat.row >> bits,
+                    beat.head,
+                    w_chunk,
+                    enable=Const(1),
+                    name="write",
                 )
             ),
             Value.cast(memory.w_data).eq(delayed(m, lanes, name=f"w_data_{bank}", **once)),

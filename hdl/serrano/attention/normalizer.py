@@ -12,6 +12,7 @@ from serrano.config import AcceleratorConfig
 from serrano.layouts import ACCUMULATOR_BITS
 from serrano.primitives.memory import OnChipMemory
 from serrano.stream.pipeline import PipelineControl, delayed
+from serrano.stream.slices import later
 from serrano.vector.arithmetic import ShiftedProduct
 from serrano.vector.h16 import H16Encoder
 from serrano.vector.payloads import StagedBeat
@@ -24,7 +25,8 @@ __all__ = ["Normalizer"]
 class Normalizer(wiring.Component):
     """Divides outputs by their denominators: ``y = sat32(rhu(o * g, n))``, staged as h16.
 
-    The ``lanes`` outputs of a slice per cycle, ``latency`` (7) cycles from a result to its codes. Of the last
+    The ``lanes`` outputs of a slice per cycle, ``latency`` (7, with ``config.registered`` more) cycles from a
+    result to its codes. Of the last
     chunk of a head only the channels below ``head_pad`` are written.
 
     Finals wait in a ring for as many rows as ``lookahead + 2`` items have, until the last result of their
@@ -53,6 +55,7 @@ class Normalizer(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
+        self.latency = self.latency_of(config)
         super().__init__(
             {
                 "command": In(stream.Signature(NormalizeCommand(config))),
@@ -62,6 +65,13 @@ class Normalizer(wiring.Component):
                 "idle": Out(1),
             }
         )
+
+    @staticmethod
+    def latency_of(config: AcceleratorConfig) -> int:
+        """Latency for a configuration; registers are also in front of the finals' memory and behind it."""
+        registered = config.registered
+        product = ShiftedProduct.latency_of(registered, ACCUMULATOR_BITS, len(Signal(Final).reciprocal))
+        return 1 + 2 * int(registered) + product + H16Encoder.latency_of(registered)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -75,14 +85,21 @@ class Normalizer(wiring.Component):
         left = Signal.like(todo.head_pad)
         start, column = Signal.like(todo.column), Signal.like(todo.column)
         taken, last_part, last_row, end = Signal(), Signal(), Signal(), Signal()
-        known, final = self._build_finals(m, control, row, todo, end)
+        final_row, final_member = Signal.like(row), Signal.like(member)
+        level, final = self._build_finals(m, control, row, todo, end)
+        known = row < level
+        if config.registered:
+            # Found a cycle ahead, from the second cycle of a command on, when the level is right.
+            known = Signal()
+            ahead = Mux(taken & last_part, last_row | (row + 1 < level), row < level)
+            m.d.sync += known.eq(busy & ~end & ahead)
         m.d.comb += [
             control.i_valid.eq(busy & self.results.valid & known),
             taken.eq(control.i_valid & control.i_ready),
             last_part.eq(part.all() | ((left < config.n) & (part == config.n // config.lanes // 2 - 1))),
-            last_row.eq(row == todo.rows - 1),
+            last_row.eq(row == final_row),
             end.eq(taken & last_part & last_row & (left <= config.n)),
-            self.results.ready.eq(taken & last_part),
+            self.results.ready.eq(busy & known & control.advance & last_part),
             self.command.ready.eq(~busy),
             self.idle.eq(~busy & (control.stages == 0)),
         ]
@@ -95,13 +112,15 @@ class Normalizer(wiring.Component):
                 start.eq(command.column),
                 column.eq(command.column),
                 token.eq(command.row),
+                final_row.eq(command.rows - 1),
+                final_member.eq(command.group - 1),
             ]
         with m.If(taken):
             m.d.sync += part.eq(part + 1)
             with m.If(last_part):
                 m.d.sync += [part.eq(0), row.eq(row + 1), member.eq(member + 1)]
                 m.d.sync += column.eq(column + todo.head_pad)
-                with m.If(member == todo.group - 1):
+                with m.If(member == final_member):
                     m.d.sync += [member.eq(0), token.eq(token + 1), column.eq(start)]
                 with m.If(last_row):
                     m.d.sync += [row.eq(0), member.eq(0), token.eq(todo.row), left.eq(left - config.n)]
@@ -112,12 +131,13 @@ class Normalizer(wiring.Component):
         return m
 
     def _build_finals(self, m: Module, control: Any, row: Value, todo: Any, end: Value) -> tuple[Value, Any]:
-        """The ring of finals; returns whether that of ``row`` is there, and its value one cycle later."""
+        """The ring of finals: how many are there, and that of the row, with the value to be multiplied."""
         depth = (self.config.lookahead + 2) * self.config.attention_rows_max
         m.submodules.finals_memory = memory = OnChipMemory(Final, depth, transparent=False)
         base, tail = Signal(range(depth)), Signal(range(depth))
         level = Signal(range(depth + 1))
         write = Signal()
+        late = {"cycles": int(self.config.registered), "enable": control.advance}
 
         def wrapped(index: Value) -> Value:
             return Mux(index >= depth, index - depth, index)[: len(base)]
@@ -129,14 +149,16 @@ class Normalizer(wiring.Component):
             memory.w_addr.eq(tail),
             memory.w_data.eq(self.finals.payload),
             memory.r_en.eq(control.advance),
-            memory.r_addr.eq(wrapped(base + row)),
+            memory.r_addr.eq(delayed(m, wrapped(base + row), name="r_addr", **late)),
         ]
-        m.d.sync += level.eq(level + write - Mux(end, todo.rows, 0))
+        # No result is taken in the two cycles behind an end: it is in time for the next command.
+        over = later(m, end, registered=self.config.registered, name="over")
+        m.d.sync += level.eq(level + write - Mux(over, todo.rows, 0))
         with m.If(write):
             m.d.sync += tail.eq(wrapped(tail + 1))
-        with m.If(end):
+        with m.If(over):
             m.d.sync += base.eq(wrapped(base + todo.rows))
-        return row < level, memory.r_data
+        return level, delayed(m, memory.r_data, name="final", **late)
 
     def _build_lanes(self, m: Module, control: Any, part: Value, final: Any, place: Value) -> None:
         config, enable, beat = self.config, control.advance, self.staged.payload
@@ -144,14 +166,16 @@ class Normalizer(wiring.Component):
             channels = range(lane, config.n, config.lanes)
             value = Signal(signed(ACCUMULATOR_BITS), name=f"value_{lane}", reset_less=True)
             m.submodules[f"product_{lane}"] = product = ShiftedProduct(
-                ACCUMULATOR_BITS, len(final.reciprocal), len(final.shift)
+                ACCUMULATOR_BITS, len(final.reciprocal), len(final.shift), registered=config.registered
             )
-            m.submodules[f"encoder_{lane}"] = encoder = H16Encoder()
+            m.submodules[f"encoder_{lane}"] = encoder = H16Encoder(registered=config.registered)
             with m.If(enable):
                 m.d.sync += value.eq(Array(self.results.payload[channel] for channel in channels)[part])
             m.d.comb += [
                 product.enable.eq(enable),
-                product.value.eq(value),
+                product.value.eq(
+                    delayed(m, value, 2 * int(config.registered), enable=enable, name=f"value_{lane}")
+                ),
                 product.factor.eq(final.reciprocal),
                 product.shift.eq(final.shift),
                 encoder.enable.eq(enable),

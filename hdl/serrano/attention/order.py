@@ -8,7 +8,9 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from serrano.config import GROUP_TOKENS, AcceleratorConfig
+from serrano.stream.pipeline import delayed
 from serrano.stream.slices import sliced
+from serrano.vector.arithmetic import limit as limited
 
 from .payloads import AttendCommand, Item, Operation, record_slots
 
@@ -28,7 +30,8 @@ class ItemIterator(wiring.Component):
     Members
     -------
     command : ``In(AttendCommand(config))``
-        The command; constant from ``start`` until the last item.
+        The command; constant from ``start``, with ``config.registered`` from the cycle before, until the last
+        item.
     start : ``In(1)``
         Begin with the first item.
     step : ``In(1)``
@@ -60,18 +63,22 @@ class ItemIterator(wiring.Component):
         # Kept beside the base, so that no sum is on the way of an item.
         first, last, memory = Signal(), Signal(), Signal()
         following = Signal.like(base)
+        committed, tokens = Signal.like(item.committed), Signal.like(item.tokens)
+        late = {"cycles": int(self.config.registered), "enable": Const(1)}
+        rows = delayed(m, command.skip + command.rows, name="rows", **late)
         # The base from which on the step's tokens end in the group.
-        limit = Signal(signed(len(base)))
+        limit = delayed(m, GROUP_TOKENS - command.skip - command.rows, name="limit", **late)
         begins = self.start | item.last
         m.d.comb += [
             item.head.eq(head),
             item.base.eq(base),
             item.query.eq(query),
+            item.committed.eq(committed),
+            item.tokens.eq(tokens),
             item.first.eq(first),
             item.last.eq(last),
             item.final.eq(item.last & (head == command.kv_heads - 1)),
             item.memory.eq(memory),
-            limit.eq(GROUP_TOKENS - command.skip - command.rows),
             following.eq(Mux(begins, command.committed, base - GROUP_TOKENS)),
             item.slot.eq(slot),
             item.serial.eq(serial),
@@ -82,6 +89,8 @@ class ItemIterator(wiring.Component):
                 first.eq(begins),
                 last.eq(following <= limit),
                 memory.eq(following > 0),
+                committed.eq(limited(following, 0, GROUP_TOKENS)),
+                tokens.eq(Mux(following <= limit, following + rows, GROUP_TOKENS)),
             ]
         with m.If(self.start):
             m.d.sync += [self.valid.eq(1), head.eq(0), query.eq(0)]
@@ -111,7 +120,8 @@ class ItemOrder(wiring.Component):
     Members
     -------
     command : ``In(AttendCommand(config))``
-        The command; constant from ``start`` until the last operation.
+        The command; constant from ``start``, with ``config.registered`` from the cycle before, until the last
+        operation.
     start : ``In(1)``
         Begin.
     operations : ``Out(stream.Signature(Operation(config)))``

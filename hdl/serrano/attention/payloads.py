@@ -99,7 +99,7 @@ def word_address(
     enable: Any,
     name: str,
 ) -> Value:
-    """Address of a head's chunk, ``cycles`` enabled cycles later: ``start * words + head * chunks + chunk``."""
+    """Address of a head's chunk, ``cycles`` later: ``start * words + head * chunks + chunk``."""
     late = {"cycles": cycles, "enable": enable}
     offset = delayed(m, head * chunks, name=f"{name}_offset", **late)
     within = offset + delayed(m, chunk, name=f"{name}_chunk", **late)
@@ -148,7 +148,8 @@ class Item(data.StructLayout):
     Its first ``base`` tokens are committed (all if there are more than 16), those after them are the step's,
     from the sequence's first row on; with a negative ``base`` its row ``-base`` comes first. ``first`` and
     ``last`` of its head, whose first query head is ``query``; ``final`` if it is the last of the last head,
-    too. With ``memory`` it has a record: number ``serial``, in slot ``slot``.
+    too. In the group ``committed`` tokens are committed, and ``tokens`` there are (counts of 0 .. 16). With
+    ``memory`` it has a record: number ``serial``, in slot ``slot``.
     """
 
     def __init__(self, config: AcceleratorConfig):
@@ -157,6 +158,8 @@ class Item(data.StructLayout):
                 "head": ceil_log2(config.heads_max),
                 "query": ceil_log2(config.heads_max),
                 "base": signed(ceil_log2(config.context_max) + 2),
+                "committed": range(GROUP_TOKENS + 1),
+                "tokens": range(GROUP_TOKENS + 1),
                 "first": 1,
                 "last": 1,
                 "final": 1,

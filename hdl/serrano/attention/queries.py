@@ -114,9 +114,9 @@ class QueryBuffer(wiring.Component):
         def address(place: Any, chunk: Value, **more: Any) -> Value:
             return word_address(m, place.row, words, place.head, self.chunks, chunk, cycles=late, **more)
 
-        w_en = Mux(
-            self.codes.valid & (beat.kind == HeadKind.Q), 1 << beat.column[lane_bits:chunk_bits], 0
-        )[: len(codes.w_en)]
+        w_en = Mux(self.codes.valid & (beat.kind == HeadKind.Q), 1 << beat.column[lane_bits:chunk_bits], 0)[
+            : len(codes.w_en)
+        ]
         w_data = Value.cast(beat.codes).replicate(slices)
         m.d.comb += [
             self.codes.ready.eq(1),

@@ -12,6 +12,8 @@ from serrano.config import GROUP_TOKENS, AcceleratorConfig
 from serrano.kvcache.payloads import RecordBeat
 from serrano.layouts import PackedScale
 from serrano.primitives.memory import OnChipMemory
+from serrano.stream.pipeline import delayed
+from serrano.stream.slices import later
 
 from .payloads import record_slots, serial_bits
 
@@ -126,21 +128,28 @@ class RecordBuffer(wiring.Component):
         beat = Signal(range(units * beats_per_unit))
         inside, write, claim, end = Signal(), Signal(), Signal(), Signal()
         content = Value.cast(self.records.payload.bytes)
-        m.d.comb += [
-            self.records.ready.eq(inside | (self.free_records != 0)),
-            write.eq(self.records.valid & self.records.ready),
-            claim.eq(write & ~inside),
-            end.eq(write & self.records.payload.last),
-            codes.w_en.eq(write << beat[:bits]),
-            codes.w_addr.eq(base[slot] + beat[bits:]),
-            codes.w_data.eq(content.replicate(beats_per_unit)),
-            scales.w_en.eq(Mux(write & (beat < header_beats), 1 << beat[: ceil_log2(header_beats)], 0)),
-            scales.w_addr.eq(slot),
-            scales.w_data.eq(content.replicate(header_beats)),
-        ]
         free_codes, free_scales = (
             Signal(range(slots + 1), init=slots, name=name) for name in ("free_codes", "free_scales")
         )
+        w_codes, w_scales = Signal.like(codes.w_en), Signal.like(scales.w_en)
+        late = {"cycles": int(config.registered), "enable": Const(1)}
+        content = delayed(m, content, name="content", **late)
+        m.d.comb += [
+            self.records.ready.eq(inside | ((free_codes != 0) & (free_scales != 0))),
+            write.eq(self.records.valid & self.records.ready),
+            claim.eq(write & ~inside),
+            end.eq(write & self.records.payload.last),
+            w_codes.eq(write << beat[:bits]),
+            codes.w_en.eq(delayed(m, w_codes, name="w_codes", **late)),
+            codes.w_addr.eq(
+                delayed(m, (base[slot] + beat[bits:])[: len(codes.w_addr)], name="w_addr", **late)
+            ),
+            codes.w_data.eq(content.replicate(beats_per_unit)),
+            w_scales.eq(Mux(write & (beat < header_beats), 1 << beat[: ceil_log2(header_beats)], 0)),
+            scales.w_en.eq(delayed(m, w_scales, name="w_scales", **late)),
+            scales.w_addr.eq(delayed(m, slot, name="w_slot", **late)),
+            scales.w_data.eq(content.replicate(header_beats)),
+        ]
         m.d.comb += self.free_records.eq(Mux(free_codes < free_scales, free_codes, free_scales))
         m.d.sync += [
             free_codes.eq(free_codes - claim + self.free),
@@ -157,6 +166,10 @@ class RecordBuffer(wiring.Component):
                 slot.eq(Mux(last_slot, 0, slot + 1)),
             ]
         read, pair = self.read, self.read_scales
+        # Readers see what is written, with registers a cycle after it has come.
+        written = later(m, beat[bits:], registered=config.registered, name="written")
+        headed = later(m, beat >= header_beats, registered=config.registered, name="headed")
+        serial = later(m, serial, registered=config.registered, name="seen")
 
         def present(wanted: Value, so_far: Value) -> Value:
             """Of a record before the one that is coming, or of that one and come ``so_far``."""
@@ -164,12 +177,12 @@ class RecordBuffer(wiring.Component):
             return Mux(behind == 0, so_far, behind <= slots)
 
         m.d.comb += [
-            read.present.eq(present(read.serial, read.unit < beat[bits:])),
+            read.present.eq(present(read.serial, read.unit < written)),
             read.complete.eq(present(read.serial, Const(0))),
             codes.r_en.eq(read.en),
             codes.r_addr.eq(base[read.slot] + read.unit),
             read.data.eq(codes.r_data),
-            pair.present.eq(present(pair.serial, beat >= header_beats)),
+            pair.present.eq(present(pair.serial, headed)),
             scales.r_en.eq(pair.en),
             scales.r_addr.eq(pair.slot),
             pair.data.eq(scales.r_data),

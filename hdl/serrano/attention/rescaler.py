@@ -55,8 +55,9 @@ class Rescaler(wiring.Component):
     along as the shift of the outputs. A row without valid tokens keeps its state. The state lies in memories,
     ``m`` and ``X`` apart from ``l``, and is not cleared: the item that is first does not look at it.
 
-    ``lanes`` tokens per cycle; ``latency`` (6) cycles from a word of tokens to its weights. An item takes at
-    least ``16 / lanes + 3`` cycles, so that a row's state is back in memory before the next item needs it.
+    ``lanes`` tokens per cycle; ``latency`` (6, with ``config.registered`` 10) cycles from a word of tokens to
+    its weights. An item takes at least ``16 / lanes + 3`` cycles, with ``config.registered`` two more: then a
+    row's state is back in memory before the next item needs it.
 
     Parameters
     ----------
@@ -85,6 +86,7 @@ class Rescaler(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
+        self.latency = 6 + 4 * int(config.registered)
         super().__init__(
             {
                 "rows": In(item_row_count(config)),
@@ -109,22 +111,27 @@ class Rescaler(wiring.Component):
             Signal(layout, name=f"place_{level}", reset_less=level > 0) for level in range(self.latency + 1)
         ]
         row, word = place[0].row, place[0].word
-        pause = Signal(range(words + 3))
-        taken, begin, last_word = Signal(), Signal(), Signal()
+        # Where in the pipeline the new maxima are known, and how much longer sums then take.
+        self._known = 2 + 2 * int(self.config.registered)
+        pauses = words + 2 + 2 * int(self.config.registered)
+        pause = Signal(range(pauses + 1))
+        taken, begin, last_word = Signal(), Signal(init=1), Signal()
+        final_row = delayed(
+            m, (self.rows - 1)[: len(row)], int(self.config.registered), enable=Const(1), name="final_row"
+        )
         m.d.comb += [
-            begin.eq((row == 0) & (word == 0)),
             control.i_valid.eq(self.full & (~begin | (pause == 0))),
             taken.eq(control.i_valid & control.i_ready),
             last_word.eq(word == words - 1),
-            self.done.eq(taken & last_word & (row == self.rows - 1)),
+            self.done.eq(taken & last_word & (row == final_row)),
             self.read.en.eq(taken),
             self.read.row.eq(row),
             self.read.word.eq(word),
         ]
         with m.If(taken):
-            m.d.sync += [word.eq(word + 1), row.eq(Mux(self.done, 0, row + last_word))]
+            m.d.sync += [begin.eq(self.done), word.eq(word + 1), row.eq(Mux(self.done, 0, row + last_word))]
         with m.If(taken & begin):
-            m.d.sync += pause.eq(words + 2)
+            m.d.sync += pause.eq(pauses)
         with m.Elif(control.advance & (pause != 0)):
             m.d.sync += pause.eq(pause - 1)
         with m.If(control.advance):
@@ -135,50 +142,60 @@ class Rescaler(wiring.Component):
                 *(place[level + 1].eq(place[level]) for level in range(1, self.latency)),
             ]
         old, new = self._build_maxima(m, control, place)
-        tokens = delayed(m, self.read.tokens, 1, enable=control.advance, name="tokens")
+        tokens = delayed(m, self.read.tokens, self._known - 1, enable=control.advance, name="tokens")
         weights, terms = self._build_tokens(m, control, tokens, new)
         total = self._build_denominator(m, control, place, terms, old, new)
         self._build_outputs(m, control, place, weights, total, old, new)
         return m
 
     def _build_maxima(self, m: Module, control: Any, place: list[Any]) -> tuple[Any, Any]:
-        """Cycles 1 and 2: the maxima before and after the item, as they are after cycle 2."""
-        config, enable = self.config, control.advance
+        """Cycles 1 and 2: the maxima before and after the item, as they are after cycle 2.
+
+        With ``config.registered`` two more: one behind the memories, one for the item's own maxima.
+        """
+        config, enable, known = self.config, control.advance, self._known
+        late = {"cycles": int(config.registered), "enable": enable}
         last = GROUP_TOKENS // config.lanes - 1
         m.submodules.state = state = OnChipMemory(
             GroupMaxima, max(2, config.attention_rows_max), transparent=False
         )
         before = Signal(GroupMaxima)
+        item = delayed(m, self.read.maxima, name="maxima", **late)
+        stored = delayed(m, state.r_data, known - 2, enable=enable, name="stored")
         old, new = (Signal(GroupMaxima, name=name, reset_less=True) for name in ("old", "new"))
         m.d.comb += [
             state.r_en.eq(enable),
             state.r_addr.eq(place[0].row),
-            Value.cast(before).eq(Mux(place[1].first, 0, Value.cast(state.r_data))),
-            state.w_en.eq(enable & control.stages[1] & (place[2].word == last)),
-            state.w_addr.eq(place[2].row),
+            Value.cast(before).eq(Mux(place[known - 1].first, 0, Value.cast(stored))),
+            state.w_en.eq(enable & control.stages[known - 1] & (place[known].word == last)),
+            state.w_addr.eq(place[known].row),
             state.w_data.eq(new),
         ]
         with m.If(enable):
             m.d.sync += old.eq(before)
         for field in ("m", "x"):
-            largest = before[field]
-            for tile in range(config.group_tiles):
+            largest = item[0][field]
+            for tile in range(1, config.group_tiles):
                 value = Signal(MAXIMUM_BITS, name=f"largest_{field}_{tile}")
-                other = self.read.maxima[tile][field]
-                m.d.comb += value.eq(Mux(other > largest, other, largest))
+                m.d.comb += value.eq(Mux(item[tile][field] > largest, item[tile][field], largest))
                 largest = value
+            largest = delayed(m, largest, name=f"largest_{field}", **late)
             with m.If(enable):
-                m.d.sync += new[field].eq(largest)
+                m.d.sync += new[field].eq(Mux(largest > before[field], largest, before[field]))
         return old, new
 
     def _build_tokens(
         self, m: Module, control: Any, tokens: Any, new: Any
     ) -> tuple[list[Value], list[Value]]:
-        """Cycles 3 and 4: each lane's P and term of the denominator; 0 for tokens that are not valid."""
+        """Cycles 3 and 4: each lane's P and term of the denominator; 0 for tokens that are not valid.
+
+        With ``config.registered`` two more: for the differences, and between shift and rounding.
+        """
         weights, terms = [], []
+        more = {"cycles": int(self.config.registered), "enable": control.advance}
         for lane in range(self.config.lanes):
             token = tokens[lane]
-            late = delayed(m, token, 1, enable=control.advance, name=f"token_{lane}")
+            late = delayed(m, token, 1 + more["cycles"], enable=control.advance, name=f"token_{lane}")
             below_m, below_x, weight_shift, term_shift = (
                 Signal(width, name=f"{name}_{lane}", reset_less=True)
                 for name, width in (
@@ -188,23 +205,27 @@ class Rescaler(wiring.Component):
                     ("term_shift", 5),
                 )
             )
-            scaled = Signal(25, name=f"scaled_{lane}")
+            # One bit below the result's lowest is kept for rounding.
+            scaled = Signal(26, name=f"scaled_{lane}")
             shifted = Signal(18, name=f"shifted_{lane}")
+            rounded = Signal(18, name=f"rounded_{lane}")
             weight = Signal(16, name=f"weight_{lane}", reset_less=True)
             term = Signal(26, name=f"term_{lane}", reset_less=True)
+            valid = delayed(m, late.valid, name=f"valid_{lane}", **more)
             m.d.comb += [
                 below_m.eq(new.m - BIAS - token.exponent),
                 below_x.eq(new.x - BIAS - token.exponent - token.offset),
-                scaled.eq(late.mantissa << 8),
-                shifted.eq(round_shift(late.weight, weight_shift)),
+                scaled.eq((late.mantissa << 9) >> term_shift),
+                shifted.eq(late.weight.shift_left(1) >> weight_shift),
+                rounded.eq(round_shift(delayed(m, shifted, name=f"shifted_{lane}", **more), 1)),
             ]
             with m.If(control.advance):
                 m.d.sync += [
                     # From a shift of 26 on, nothing is left of either.
-                    term_shift.eq(_limited(below_m, 5)),
-                    weight_shift.eq(_limited(below_x, 5)),
-                    term.eq(Mux(late.valid, round_shift(scaled, term_shift), 0)),
-                    weight.eq(Mux(late.valid, Mux(shifted[16:] != 0, 0xFFFF, shifted[:16]), 0)),
+                    term_shift.eq(_limited(delayed(m, below_m, name=f"below_m_{lane}", **more), 5)),
+                    weight_shift.eq(_limited(delayed(m, below_x, name=f"below_x_{lane}", **more), 5)),
+                    term.eq(Mux(valid, round_shift(delayed(m, scaled, name=f"scaled_{lane}", **more), 1), 0)),
+                    weight.eq(Mux(valid, Mux(rounded[16:] != 0, 0xFFFF, rounded[:16]), 0)),
                 ]
             weights.append(weight)
             terms.append(term)
@@ -213,38 +234,45 @@ class Rescaler(wiring.Component):
     def _build_denominator(
         self, m: Module, control: Any, place: list[Any], terms: list[Value], old: Any, new: Any
     ) -> Value:
-        """Cycles 3 to 6: the row's l so far."""
-        enable = control.advance
+        """Cycles 3 to 6: the row's l so far; with ``config.registered`` aligned with the terms."""
+        enable, known = control.advance, self._known
+        more = {"cycles": int(self.config.registered), "enable": enable}
+        # Where the sums over lanes are.
+        there = self.latency - 1
         last = GROUP_TOKENS // self.config.lanes - 1
         m.submodules.totals_memory = memory = OnChipMemory(
             unsigned(40), max(2, self.config.attention_rows_max), transparent=False
         )
         growth = Signal(MAXIMUM_BITS)
         before = Signal(40)
+        # One bit below the result's lowest is kept for rounding.
+        shifted = Signal(41)
         shift = Signal(6, reset_less=True)
         kept = Signal(40, reset_less=True)
         part = Signal(26 + ceil_log2(len(terms)), reset_less=True)
         following, total = Signal(40), Signal(40, reset_less=True)
         late = delayed(m, kept, 1, enable=enable, name="kept")
+        stored = delayed(m, memory.r_data, name="stored", **more)
         m.d.comb += [
             growth.eq(new.m - old.m),
             memory.r_en.eq(enable),
-            memory.r_addr.eq(place[2].row),
-            before.eq(Mux(place[3].first, 0, memory.r_data)),
-            following.eq(Mux(place[5].word == 0, late, total) + part),
-            memory.w_en.eq(enable & control.stages[4] & (place[5].word == last)),
-            memory.w_addr.eq(place[5].row),
+            memory.r_addr.eq(place[known].row),
+            before.eq(Mux(place[known + 1 + more["cycles"]].first, 0, stored)),
+            shifted.eq(before.shift_left(1) >> shift),
+            following.eq(Mux(place[there].word == 0, late, total) + part),
+            memory.w_en.eq(enable & control.stages[there - 1] & (place[there].word == last)),
+            memory.w_addr.eq(place[there].row),
             memory.w_data.eq(following),
         ]
         with m.If(enable):
             m.d.sync += [
                 # Cycle 3: shift amount; the old value is being read.
-                shift.eq(_limited(growth, 6)),
+                shift.eq(_limited(delayed(m, growth, name="growth_m", **more), 6)),
                 # Cycle 4: rescale. Cycle 5: sum over the lanes.
-                kept.eq(round_shift(before, shift)),
+                kept.eq(round_shift(delayed(m, shifted, name="shifted", **more), 1)),
                 part.eq(sum(terms)),
             ]
-        with m.If(enable & control.stages[4]):
+        with m.If(enable & control.stages[there - 1]):
             m.d.sync += total.eq(following)
         return total
 
@@ -258,7 +286,8 @@ class Rescaler(wiring.Component):
         old: Any,
         new: Any,
     ) -> None:
-        config, enable, end = self.config, control.advance, place[6]
+        config, enable, end = self.config, control.advance, place[self.latency]
+        more = {"cycles": int(config.registered), "enable": enable}
         part_bits = ceil_log2(config.tile_tokens // config.lanes)
         growth = Signal(MAXIMUM_BITS)
         shift = Signal(6, reset_less=True)
@@ -269,8 +298,8 @@ class Rescaler(wiring.Component):
         beat = self.weights.payload
         m.d.comb += growth.eq(new.x - old.x)
         with m.If(enable):
-            m.d.sync += shift.eq(_limited(growth, 6))
-        with m.If(enable & control.stages[4]):
+            m.d.sync += shift.eq(_limited(delayed(m, growth, name="growth_x", **more), 6))
+        with m.If(enable & control.stages[self.latency - 2]):
             m.d.sync += gathered.eq(Cat(gathered, lanes)[len(lanes) :])
         m.d.comb += [
             whole.eq(end.word[:part_bits] == (1 << part_bits) - 1),
@@ -286,9 +315,11 @@ class Rescaler(wiring.Component):
             beat.row.eq(end.row),
             beat.first.eq(end.first),
             beat.last.eq(end.last),
-            beat.shift.eq(delayed(m, shift, 3, enable=enable, name="shift")),
+            beat.shift.eq(delayed(m, shift, 3 + more["cycles"], enable=enable, name="shift")),
             self.totals.payload.total.eq(total),
-            self.totals.payload.difference.eq(delayed(m, new.m - new.x, 4, enable=enable, name="difference")),
+            self.totals.payload.difference.eq(
+                delayed(m, new.m - new.x, self.latency - self._known, enable=enable, name="difference")
+            ),
         ]
         waiting = control.o_valid & whole
         m.d.sync += [

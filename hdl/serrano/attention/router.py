@@ -8,6 +8,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from serrano.config import AcceleratorConfig
+from serrano.stream.pipeline import delayed
 
 from .payloads import (
     AttendCommand,
@@ -37,7 +38,8 @@ class ResultRouter(wiring.Component):
     Members
     -------
     command : ``In(AttendCommand(config))``
-        The command; constant while operations are on their way.
+        The command; constant while operations are on their way, and with ``config.registered`` a cycle before
+        them; so are the counts.
     item_rows : ``In(range)``
         Rows of an item (count).
     chunks : ``In(range)``
@@ -79,6 +81,9 @@ class ResultRouter(wiring.Component):
         turn = Signal.like(turns)
         known, moved, last_row, end = Signal(), Signal(), Signal(), Signal()
         is_scores = Signal()
+        late = {"cycles": int(config.registered), "enable": Const(1)}
+        final_row = delayed(m, (self.item_rows - 1)[: len(row)], name="final_row", **late)
+        first = delayed(m, (self.command.row + self.command.skip)[: len(token)], name="first", **late)
         m.d.comb += [
             is_scores.eq(self.operations.valid & ~values),
             turns.eq(Mux(values, self.chunks, config.group_tiles)),
@@ -87,14 +92,16 @@ class ResultRouter(wiring.Component):
             self.scores.payload.scale.eq(self.read_scale.data),
             self.outputs.valid.eq(self.results.valid & self.operations.valid & values & item.last),
             self.outputs.payload.eq(self.results.payload),
-            moved.eq((self.scores.valid & self.scores.ready) | (self.outputs.valid & self.outputs.ready)),
-            self.results.ready.eq(moved),
-            last_row.eq(row == self.item_rows - 1),
-            end.eq(moved & last_row & (turn == turns - 1)),
+            self.results.ready.eq(
+                Mux(values, self.outputs.ready & item.last, self.scores.ready & known) & self.operations.valid
+            ),
+            moved.eq(self.results.valid & self.results.ready),
+            last_row.eq(row == final_row),
+            end.eq(moved & last_row & (turn + 1 == turns)),
             self.operations.ready.eq(end | (values & ~item.last)),
             # The scale is read ahead: that of the first row, then with each result that of the next one.
             self.read_scale.en.eq(is_scores & (~known | moved)),
-            self.read_scale.row.eq(self.command.row + self.command.skip + token),
+            self.read_scale.row.eq(first + token),
             self.read_scale.head.eq(item.query + member),
         ]
         m.d.sync += known.eq(is_scores & ~end)

@@ -29,7 +29,8 @@ class AttentionRows(wiring.Component):
     ``row * group_tiles + tile``. Scores are emitted with the last chunk, outputs with the last tile of the
     last item of a head; an item's first tile rescales the outputs.
 
-    One row per cycle, ``latency`` (1, with ``config.registered`` 4). V waits until the weights of its item are complete.
+    One row per cycle, ``latency`` (1, with ``config.registered`` 4). V waits until the weights of its item
+    are complete.
 
     Parameters
     ----------
@@ -39,7 +40,8 @@ class AttentionRows(wiring.Component):
     Members
     -------
     command : ``In(AttendCommand(config))``
-        The command; constant while operations are on their way.
+        The command; constant while operations are on their way, and with ``config.registered`` a cycle before
+        them; so are the counts.
     item_rows : ``In(range)``
         Rows of an item (count).
     chunks : ``In(range)``
@@ -138,17 +140,22 @@ class AttentionRows(wiring.Component):
             Signal(name=name) for name in ("taken", "last_half", "last_row", "last_tile", "last_chunk", "end")
         )
         scores = config.attention_rows_max * config.head_chunks_max
+        late = {"cycles": int(config.registered), "enable": Const(1)}
+        final_row = delayed(m, (self.item_rows - 1)[: len(row)], name="final_row", **late)
+        final_chunk = delayed(m, (self.chunks - 1)[: len(chunk)], name="final_chunk", **late)
+        final_member = delayed(m, (self.command.group - 1)[: len(member)], name="final_member", **late)
+        first = delayed(m, (self.command.row + self.command.skip)[: len(token)], name="first", **late)
         m.d.comb += [
             step.valid.eq(self.operations.valid),
             taken.eq(step.valid & step.ready),
             last_half.eq(low | ~values),
-            last_row.eq(row == self.item_rows - 1),
+            last_row.eq(row == final_row),
             last_tile.eq(tile == config.group_tiles - 1),
-            last_chunk.eq(chunk == self.chunks - 1),
+            last_chunk.eq(chunk == final_chunk),
             end.eq(last_half & last_row & last_tile & last_chunk),
             self.operations.ready.eq(taken & end),
             read.values.eq(values),
-            read.query.eq(self.command.row + self.command.skip + token),
+            read.query.eq(first + token),
             read.head.eq(item.query + member),
             read.chunk.eq(chunk),
             read.row.eq(row),
@@ -164,7 +171,7 @@ class AttentionRows(wiring.Component):
             m.d.sync += low.eq(~last_half)
         with m.If(taken & last_half):
             m.d.sync += [row.eq(row + 1), member.eq(member + 1), output.eq(output + self.chunks)]
-            with m.If(member == self.command.group - 1):
+            with m.If(member == final_member):
                 m.d.sync += [member.eq(0), token.eq(token + 1)]
             with m.If(last_row):
                 m.d.sync += [row.eq(0), member.eq(0), token.eq(0), tile.eq(tile + 1), output.eq(chunk)]

@@ -63,7 +63,6 @@ class ItemScales(wiring.Component):
         place = Signal(range(GROUP_TOKENS))
         arrived = Signal()
         row = Signal.like(item.base)
-        rows = self.command.skip + self.command.rows
         k_scales, v_scales = (
             Signal.like(payload.k_scales, name=name, reset_less=True) for name in ("k_scales", "v_scales")
         )
@@ -87,7 +86,7 @@ class ItemScales(wiring.Component):
             m.d.sync += [k_scales[place].eq(self.forward.data[0]), v_scales[place].eq(self.forward.data[1])]
         with m.FSM():
             with m.State("MEMORY"):
-                m.d.sync += token.eq(Mux(item.base < 0, 0, item.base))
+                m.d.sync += token.eq(item.committed)
                 m.d.comb += self.records.en.eq(iterator.valid & item.memory & self.records.present)
                 with m.If(self.records.en):
                     m.next = "LOAD"
@@ -96,10 +95,10 @@ class ItemScales(wiring.Component):
             with m.State("LOAD"):
                 m.d.sync += [k_scales.eq(self.records.data.k), v_scales.eq(self.records.data.v)]
                 m.next = "FORWARD"
-                with m.If(item.base >= GROUP_TOKENS):
+                with m.If(item.committed == GROUP_TOKENS):
                     m.next = "OFFER"
             with m.State("FORWARD"):
-                m.d.comb += self.forward.en.eq((token < GROUP_TOKENS) & (row < rows))
+                m.d.comb += self.forward.en.eq(token < item.tokens)
                 m.d.sync += token.eq(token + 1)
                 with m.If(~self.forward.en):
                     m.next = "OFFER"

@@ -79,7 +79,7 @@ class OnlineSoftmax(wiring.Component):
         m.submodules.exponentials = front = Exponentials(config)
         m.submodules.rescaler = back = Rescaler(config)
         m.submodules.register = register = StreamRegister(RowTotal)
-        m.submodules.finisher = finisher = Finisher()
+        m.submodules.finisher = finisher = Finisher(registered=config.registered)
         m.submodules.tokens = tokens = OnChipMemory(
             data.ArrayLayout(TokenWeight, config.lanes),
             2 * rows * GROUP_TOKENS // config.lanes,

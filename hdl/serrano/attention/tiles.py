@@ -40,7 +40,8 @@ class TileFeeder(wiring.Component):
     Members
     -------
     command : ``In(AttendCommand(config))``
-        The command; constant while operations are on their way.
+        The command; constant while operations are on their way, and with ``config.registered`` a cycle before
+        them.
     chunks : ``In(range)``
         Chunks of a head (count).
     operations : ``In(stream.Signature(Operation(config)))``
@@ -121,41 +122,39 @@ class TileFeeder(wiring.Component):
         # Units of a tile are counted by the lower bits of the index.
         in_tile = min(config.tile_units, 1 << len(index)) - 1
         token = Signal(range(GROUP_TOKENS))
-        # The first token that is not there.
-        behind = Signal(signed(len(item.base) + 1))
+        late = {"cycles": int(config.registered), "enable": Const(1)}
+        final_chunk = delayed(m, (self.chunks - 1)[: len(chunk)], name="final_chunk", **late)
+        # Tokens of the last chunk are 2**narrow times as narrow as n.
+        narrow = Signal.like(unit.packed)
+        m.d.comb += narrow.eq(exact_log2(config.n) - last_shift(config, self.command.head_dim))
+        narrow = delayed(m, narrow, name="narrow", **late)
         m.d.comb += [
             read.valid.eq(self.operations.valid),
             taken.eq(read.valid & read.ready),
-            last_chunk.eq(chunk == self.chunks - 1),
+            last_chunk.eq(chunk == final_chunk),
             token.eq(index << exact_log2(vectors)),
-            behind.eq(item.base + self.command.skip + self.command.rows),
-            last_unit.eq((~index & in_tile == 0) | (token + vectors >= behind)),
+            last_unit.eq((~index & in_tile == 0) | (token + vectors >= item.tokens)),
             last_index.eq(last_unit & (index | in_tile).all()),
             end.eq(last_index & last_chunk),
             self.operations.ready.eq(taken & end),
             chunk_start.eq(Mux(chunk == 0, self._run(operation.values), start)),
             unit.slot.eq(item.slot),
             unit.serial.eq(item.serial),
-            unit.from_memory.eq(item.memory & (token < item.base)),
+            unit.from_memory.eq(token < item.committed),
             unit.whole.eq(operation.values & item.memory & end),
             unit.unit.eq(chunk_start + (index >> unit.packed)),
             unit.values.eq(operation.values),
             unit.row.eq(self.command.row + token - item.base),
             unit.head.eq(item.head),
             unit.chunk.eq(chunk),
-            # Tokens of the last chunk are 2**packed times as narrow as n.
-            unit.packed.eq(
-                Mux(last_chunk, exact_log2(config.n) - last_shift(config, self.command.head_dim), 0)
-            ),
+            unit.packed.eq(Mux(last_chunk, narrow, 0)),
             unit.offset.eq((index << exact_log2(config.load_bytes)) >> unit.packed),
             unit.ends.eq(last_unit),
             unit.final.eq(end & operation.values & item.final),
         ]
         for vector in range(vectors):
             place = token + vector
-            m.d.comb += unit.sources[vector].eq(
-                Cat(place < item.base, (place >= item.base) & (place < behind))
-            )
+            m.d.comb += unit.sources[vector].eq(Cat(place < item.committed, place < item.tokens))
         with m.If(taken):
             m.d.sync += index.eq(Mux(last_unit, index | in_tile, index) + 1)
             with m.If(last_index):
@@ -213,8 +212,8 @@ class TileFeeder(wiring.Component):
 class _UnitRead(data.StructLayout):
     """A unit of a tile, and where it is read.
 
-    ``from_memory``: its bytes of the record are needed; ``whole``: all of the record is, for
-    the last time. ``sources`` tells of each of its tokens whether it comes from memory, or from the step.
+    ``from_memory``: its bytes of the record are needed; ``whole``: all of the record is, for the
+    last time. ``sources`` tells of each token whether it comes from memory, and else whether there is one.
     """
 
     def __init__(self, feeder: TileFeeder):

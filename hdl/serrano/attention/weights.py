@@ -85,9 +85,12 @@ class WeightBuffer(wiring.Component):
         tail, head = Signal(range(slots)), Signal(range(slots))
         complete = Signal(range(slots + 1))
         end = Signal()
+        final_row = delayed(
+            m, (self.rows - 1)[: len(beat.row)], int(config.registered), enable=Const(1), name="final_row"
+        )
         m.d.comb += [
             self.weights.ready.eq(1),
-            end.eq(self.weights.valid & (beat.row == self.rows - 1) & (beat.tile == config.group_tiles - 1)),
+            end.eq(self.weights.valid & (beat.row == final_row) & (beat.tile == config.group_tiles - 1)),
             self.available.eq(complete != 0),
             memory.w_en.eq(self.weights.valid),
             memory.w_addr.eq(Cat(beat.tile[:tile_bits], beat.row, tail)),

@@ -13,6 +13,7 @@ from serrano.config import AcceleratorConfig
 from serrano.primitives.multiplier import Multiplier
 from serrano.stream import StreamFIFO
 from serrano.stream.pipeline import delayed
+from serrano.stream.slices import sliced
 from serrano.vector.payloads import HeadCodes, HeadKind, HeadScale
 
 from .combine import Piece, WriteCombiner, piece_bytes
@@ -109,7 +110,9 @@ class Appender(wiring.Component):
         of_codes, of_scale, selected = (Signal(_Selected(config), name=f"selected_{i}") for i in range(3))
         taken, dropped = Signal(), Signal()
         drained = (inside == 0) & ~combiner.waiting
-        codes, scales = self.codes, self.scales
+        codes = sliced(m, "codes", wiring.flipped(self.codes), registered=config.registered)
+        scales = sliced(m, "scales", wiring.flipped(self.scales), registered=config.registered)
+        self._taken = codes.payload, scales.payload
         room = inside != DEPTH
         m.d.comb += [
             places.geometry.eq(self.geometry),
@@ -143,8 +146,14 @@ class Appender(wiring.Component):
         """Where in its record a beat goes, its token apart."""
         config = self.config
         n_bits, lane_bits = exact_log2(config.n), exact_log2(config.lanes)
-        codes, scales = self.codes.payload, self.scales.payload
+        codes, scales = self._taken
         head_dim = self.geometry.head_dim
+        # The geometry stays.
+        late = {"cycles": int(config.registered), "enable": Const(1)}
+        final_chunk = delayed(m, (head_dim - 1)[: len(codes.column)] >> n_bits, name="final_chunk", **late)
+        narrow = Signal(range(n_bits + 1))
+        m.d.comb += narrow.eq(last_shift(config, head_dim))
+        narrow = delayed(m, narrow, name="narrow", **late)
         packed = Cat(scales.scale.mantissa[5:15], (scales.scale.exponent + 40)[:6])
         m.d.comb += [
             of_scale.wanted.eq(scales.kind != HeadKind.Q),
@@ -157,7 +166,7 @@ class Appender(wiring.Component):
             of_scale.scale.eq(1),
         ]
         chunk, within = codes.column >> n_bits, codes.column[:n_bits]
-        width = Mux(chunk == (head_dim - 1) >> n_bits, last_shift(config, head_dim), n_bits)
+        width = Mux(chunk == final_chunk, narrow, n_bits)
         run = Mux(codes.kind == HeadKind.V, head_dim << SLOT_BITS, 0)
         m.d.comb += [
             of_codes.wanted.eq((codes.kind != HeadKind.Q) & (codes.column < head_dim)),
@@ -192,7 +201,15 @@ class Appender(wiring.Component):
             places.r_en.eq(1),
             places.r_row.eq(selected.row),
             product.a.eq(index),
-            product.b.eq(record_bytes(geometry.head_dim)),
+            product.b.eq(
+                delayed(
+                    m,
+                    record_bytes(geometry.head_dim),
+                    int(config.registered),
+                    enable=Const(1),
+                    name="length",
+                )
+            ),
         ]
         m.d.sync += [index.eq(record + selected.head), valid.eq(Cat(taken, valid))]
         # Cycle 1: the row's place is known. Cycle 1 + latency: so is the product.

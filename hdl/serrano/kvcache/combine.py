@@ -11,6 +11,7 @@ from amaranth.utils import exact_log2
 from serrano.bus import WritePort, WriteRequest
 from serrano.config import AcceleratorConfig
 from serrano.layouts import tag_bits
+from serrano.stream.slices import sliced
 
 __all__ = ["Piece", "WriteCombiner", "piece_bytes"]
 
@@ -39,11 +40,19 @@ class Piece(data.StructLayout):
         )
 
 
+class _Word(data.StructLayout):
+    """What a piece has of a word."""
+
+    def __init__(self, config: AcceleratorConfig):
+        super().__init__({"request": WriteRequest(config), "scale": 1})
+
+
 class WriteCombiner(wiring.Component):
     """Turns pieces into strobed writes, joining pieces of the same word that follow each other.
 
     A piece longer than a word takes several cycles. Each of the two streams has a word that waits for more;
-    it leaves when a piece for another word comes, or with ``flush``.
+    it leaves when a piece for another word comes, or with ``flush``. With ``config.registered`` a cycle finds
+    the word of a piece, and another one joins it.
 
     Parameters
     ----------
@@ -79,14 +88,14 @@ class WriteCombiner(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         request = self.memory.request
-        word = Signal(WriteRequest(self.config))
-        take = Signal()
-        self._build_words(m, word, take)
-
+        words = stream.Signature(_Word(self.config)).create(path=("found",))
+        self._build_words(m, words)
+        words = sliced(m, "words", words, registered=self.config.registered)
+        word, take = words.payload.request, Signal()
         held = [Signal(WriteRequest(self.config), name=f"held_{index}") for index in range(2)]
         full, open_, leave = Signal(2), Signal(2), Signal(2)
         free = ~request.valid | request.ready
-        mine = Cat(~self.pieces.payload.scale, self.pieces.payload.scale) & self.pieces.valid.replicate(2)
+        mine = Cat(~words.payload.scale, words.payload.scale) & words.valid.replicate(2)
         with m.If(request.ready):
             m.d.sync += request.valid.eq(0)
         for index, waiting in enumerate(held):
@@ -113,28 +122,35 @@ class WriteCombiner(wiring.Component):
                         m.d.sync += waiting.bytes[byte].eq(word.bytes[byte])
         m.d.comb += [
             take.eq((mine & open_).any()),
-            self.waiting.eq(full.any() | request.valid),
+            words.ready.eq(take),
+            self.waiting.eq(full.any() | request.valid | (words.valid if self.config.registered else 0)),
             self.pending.eq(self.waiting | self.memory.pending),
         ]
         return m
 
-    def _build_words(self, m: Module, word: Any, take: Signal) -> None:
+    def _build_words(self, m: Module, words: Any) -> None:
         """The piece's next word: its bytes in their place."""
         width, longest = self.config.port_bytes, piece_bytes(self.config)
-        piece = self.pieces.payload
+        piece, word = self.pieces.payload, words.payload.request
         width_bits = exact_log2(width)
         step = Signal(range(max(2, longest // width)))
-        steps = Signal(range(max(2, longest // width)))
+        steps = Signal.like(step)
+        last = Signal()
         sizes = range(min(1, exact_log2(self.config.lanes)), min(width_bits, exact_log2(longest)) + 1)
         offset = piece.address[:width_bits]
         m.d.comb += [
             word.address.eq(Cat(Const(0, width_bits), (piece.address >> width_bits) + step)),
             word.tag.eq(piece.tag),
-            steps.eq(((1 << piece.size) - 1) >> width_bits),
-            self.pieces.ready.eq(take & (step == steps)),
+            # Of pieces no longer than a word there is one word.
+            steps.eq(((1 << piece.size) - 1) >> width_bits if longest > width else 0),
+            last.eq(step == steps),
+            words.valid.eq(self.pieces.valid),
+            words.payload.scale.eq(piece.scale),
+            self.pieces.ready.eq(words.ready & last),
         ]
-        with m.If(take):
-            m.d.sync += step.eq(Mux(step == steps, 0, step + 1))
+        if longest > width:
+            with m.If(words.valid & words.ready):
+                m.d.sync += step.eq(Mux(last, 0, step + 1))
         source = Signal(data.ArrayLayout(unsigned(8), max(longest, width)))
         m.d.comb += Value.cast(source).eq(Value.cast(piece.bytes) >> (step << (3 + width_bits)))
         for place in range(width):

@@ -12,6 +12,7 @@ from serrano.config import AcceleratorConfig
 from serrano.primitives.multiplier import Multiplier
 from serrano.stream import StreamFIFO
 from serrano.stream.pipeline import delayed
+from serrano.stream.slices import sliced
 
 from .commands import Status
 from .mask import RecordMask, RecordTask
@@ -23,6 +24,7 @@ from .payloads import (
     KVGeometry,
     RecordBeat,
     TranslatePort,
+    TranslateRequest,
     block_bits,
     entry_bits,
     record_bytes,
@@ -60,7 +62,7 @@ class Gather(wiring.Component):
     Members
     -------
     geometry : ``In(KVGeometry(config))``
-        Addresses and sizes.
+        Addresses and sizes; with ``config.registered`` constant from a cycle before the first command on.
     command : ``In(stream.Signature(GatherCommand(config)))``
         What to read.
     translate : ``Out(TranslatePort(config))``
@@ -104,6 +106,14 @@ class Gather(wiring.Component):
         m.submodules.tasks = tasks = StreamFIFO(RecordTask, IN_FLIGHT)
         m.submodules.runs = runs = StreamFIFO(_Run(config), AHEAD)
         m.d.comb += mask.head_dim.eq(self.geometry.head_dim)
+        # The geometry stays.
+        self._length = delayed(
+            m,
+            record_bytes(self.geometry.head_dim),
+            int(config.registered),
+            enable=Const(1),
+            name="length",
+        )
         wiring.connect(m, tasks.o, mask.tasks)
         wiring.connect(m, wiring.flipped(self.memory.data), mask.data)
         wiring.connect(m, mask.records, wiring.flipped(self.records))
@@ -116,7 +126,7 @@ class Gather(wiring.Component):
             may.eq(runs.o.valid & self.room & tasks.i.ready),
             request.valid.eq(may & good),
             request.payload.address.eq(run.address),
-            request.payload.bytes.eq(record_bytes(self.geometry.head_dim)),
+            request.payload.bytes.eq(self._length),
             request.payload.tag.eq(run.seq),
             self.claim.eq(may & (request.ready | ~good)),
             runs.o.ready.eq(self.claim),
@@ -126,7 +136,7 @@ class Gather(wiring.Component):
         # Records from their look-up to the address leaving, and to the last beat.
         looked_up, under_way = Signal(range(AHEAD + 1)), Signal(range(AHEAD + IN_FLIGHT + 1))
         asked, given = Signal(), Signal()
-        m.d.comb += given.eq(mask.tasks.valid & mask.tasks.ready)
+        m.d.comb += given.eq(mask.beat.valid & mask.beat.last)
         m.d.sync += [
             looked_up.eq(looked_up + asked - self.claim),
             under_way.eq(under_way + asked - given),
@@ -140,7 +150,13 @@ class Gather(wiring.Component):
     ) -> Signal:
         """From commands to runs of memory: one record per cycle, nothing that waits behind the look-up."""
         config = self.config
-        command, request = self.command.payload, self.translate.request
+        command = self.command.payload
+        request = stream.Signature(TranslateRequest(config)).create(path=("wish",))
+        wiring.connect(
+            m,
+            sliced(m, "wishes", request, registered=config.registered),
+            wiring.flipped(self.translate.request),
+        )
         m.submodules.wanted = wanted = StreamFIFO(_Wanted(config), AHEAD)
         following = Signal(_Wanted(config))
         index, final = Signal(entry_bits(config)), Signal(entry_bits(config))
@@ -188,9 +204,13 @@ class Gather(wiring.Component):
         return empty
 
     def _build_products(self, m: Module, wanted: StreamFIFO, runs: StreamFIFO) -> None:
-        """Addresses: products in the cycle of the answer and the following ones, then their sum."""
+        """Addresses: products in the cycle of the answer and the following ones, then their sum.
+
+        With ``config.registered`` the sum takes two cycles.
+        """
         config, geometry = self.config, self.geometry
-        latency = config.multiplier_latency
+        latency, more = config.multiplier_latency, int(config.registered)
+        late = {"cycles": more, "enable": Const(1)}
         answer, this = self.translate.response, wanted.o.payload
         m.submodules.block_offset = block_offset = Multiplier(
             block_bits(config) + 1, len(geometry.block_bytes) + 1, latency=latency
@@ -200,13 +220,13 @@ class Gather(wiring.Component):
         )
         # An answer that nobody waits for was asked for before a reset.
         stage: Any = Signal(_Run(config))
-        valid = Signal(latency + 1)
+        valid = Signal(latency + more + 1)
         short, nothing = Signal(), Signal()
         m.d.comb += [
             block_offset.a.eq(answer.block),
             block_offset.b.eq(geometry.block_bytes),
             record_offset.a.eq(this.record),
-            record_offset.b.eq(record_bytes(geometry.head_dim)),
+            record_offset.b.eq(self._length),
             wanted.o.ready.eq(answer.valid),
             # Tokens from ``answer.tokens`` on are not committed.
             short.eq(answer.tokens < this.high),
@@ -220,24 +240,25 @@ class Gather(wiring.Component):
         ]
         with m.If((answer.status == Status.OK) & nothing):
             m.d.comb += stage.task.status.eq(Status.OUT_OF_RANGE)
-        stage = delayed(m, stage, latency, enable=Const(1), name="product")
+        stage = delayed(m, stage, latency + more, enable=Const(1), name="product")
+        block = delayed(m, (geometry.base + block_offset.p)[: config.address_bits], name="block", **late)
         m.d.sync += [
             valid.eq(Cat(answer.valid & wanted.o.valid, valid)),
             runs.i.payload.task.eq(stage.task),
             runs.i.payload.seq.eq(stage.seq),
-            runs.i.payload.address.eq(geometry.base + block_offset.p + record_offset.p),
+            runs.i.payload.address.eq(block + delayed(m, record_offset.p, name="record_offset", **late)),
         ]
         m.d.comb += runs.i.valid.eq(valid[-1])
 
     def _build_end(self, m: Module, mask: RecordMask, given: Signal, empty: Signal) -> None:
         """The status of a command: that of the first thing that went wrong."""
         held, status = Signal(Status), Signal(Status)
-        task, beat = mask.tasks.payload, mask.data
+        task, beat, here = mask.beat.task, mask.data, mask.beat.valid
         m.d.comb += status.eq(held)
         with m.If(held == Status.OK):
-            with m.If(mask.tasks.valid & (task.status != Status.OK)):
+            with m.If(here & (task.status != Status.OK)):
                 m.d.comb += status.eq(task.status)
-            with m.Elif(mask.tasks.valid & task.short):
+            with m.Elif(here & task.short):
                 m.d.comb += status.eq(Status.OUT_OF_RANGE)
             with m.Elif(beat.valid & beat.ready & beat.payload.error):
                 m.d.comb += status.eq(Status.BUS_ERROR)

@@ -10,6 +10,8 @@ from amaranth.utils import exact_log2
 
 from serrano.bus import ReadBeat
 from serrano.config import AcceleratorConfig
+from serrano.stream.pipeline import delayed
+from serrano.stream.slices import sliced
 
 from .commands import Status
 from .payloads import SLOT_BITS, RecordBeat, last_shift
@@ -39,8 +41,8 @@ class RecordMask(wiring.Component):
 
     A record is a row of *chunks* of 16 tokens each, with 2 bytes per token (K scales; V scales), or up to
     ``n`` (K and V codes). What a byte belongs to follows from its place alone, so that one beat passes per
-    cycle (``latency`` 1). A record without data is given as zeros with ``error`` set, which is also set in
-    all of a ``short`` one.
+    cycle (``latency`` 1); with ``config.registered`` it is found out a cycle before. A record without data is
+    given as zeros with ``error`` set, which is also set in all of a ``short`` one.
 
     Parameters
     ----------
@@ -50,13 +52,15 @@ class RecordMask(wiring.Component):
     Members
     -------
     head_dim : ``In(range(head_dim_max + 1))``
-        Dimensions of a head.
+        Dimensions of a head; with ``config.registered`` constant from a cycle before the first task on.
     tasks : ``In(stream.Signature(RecordTask))``
-        Records, in order; each is taken with its last beat.
+        Records, in order; each is taken with its last beat, or with ``config.registered`` before that.
     data : ``In(stream.Signature(ReadBeat(config)))``
         Beats of the records whose status is OK.
     records : ``Out(stream.Signature(RecordBeat(config)))``
         Beats of all records.
+    beat : ``Out({"valid", "last", "task"})``
+        A beat is being taken, or made up: of this task, or the last one of it.
     """
 
     latency = 1
@@ -69,42 +73,59 @@ class RecordMask(wiring.Component):
                 "tasks": In(stream.Signature(RecordTask)),
                 "data": In(stream.Signature(ReadBeat(config))),
                 "records": Out(stream.Signature(RecordBeat(config))),
+                "beat": Out(data.StructLayout({"valid": 1, "last": 1, "task": RecordTask})),
             }
         )
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        width = self.config.port_bytes
-        task, beat, out = self.tasks.payload, self.data.payload, self.records
-        place = _Place(self.config, self.head_dim)
-        here = Signal(place.layout, init=place.start)
-        good, go, last = Signal(), Signal(), Signal()
-        keep = Signal(width)
-
-        position: Any = here
-        for start in range(0, width, place.piece):
-            span = slice(start, start + place.piece)
-            m.d.comb += keep[span].eq(place.kept(position, task.low, task.high))
-            position = place.following(m, position)
+        config, width = self.config, self.config.port_bytes
+        mark = data.StructLayout({"keep": width, "last": 1, "good": 1, "task": RecordTask})
+        marks = stream.Signature(mark).create(path=("mark",))
+        self._build_marks(m, marks)
+        marks = sliced(m, "marks", marks, registered=config.registered)
+        mark, beat, out = marks.payload, self.data.payload, self.records
+        go = Signal()
         m.d.comb += [
-            last.eq(position.run == place.runs),
-            good.eq(task.status == Status.OK),
-            go.eq(self.tasks.valid & (self.data.valid | ~good) & (~out.valid | out.ready)),
-            self.data.ready.eq(go & good),
-            self.tasks.ready.eq(go & last),
+            go.eq(marks.valid & (self.data.valid | ~mark.good) & (~out.valid | out.ready)),
+            marks.ready.eq(go),
+            self.data.ready.eq(go & mark.good),
+            self.beat.valid.eq(go),
+            self.beat.last.eq(mark.last),
+            self.beat.task.eq(mark.task),
         ]
         with m.If(out.ready):
             m.d.sync += out.valid.eq(0)
         with m.If(go):
-            m.d.sync += [out.valid.eq(1), out.payload.last.eq(last)]
-            m.d.sync += out.payload.error.eq(~good | task.short | beat.error)
+            m.d.sync += [out.valid.eq(1), out.payload.last.eq(mark.last)]
+            m.d.sync += out.payload.error.eq(~mark.good | mark.task.short | beat.error)
             for index in range(width):
-                m.d.sync += out.payload.bytes[index].eq(Mux(keep[index] & good, beat.bytes[index], 0))
-            with m.If(last):
+                kept = mark.keep[index] & mark.good
+                m.d.sync += out.payload.bytes[index].eq(Mux(kept, beat.bytes[index], 0))
+        return m
+
+    def _build_marks(self, m: Module, marks: Any) -> None:
+        """What is kept of each beat."""
+        task, mark = self.tasks.payload, marks.payload
+        place = _Place(m, self.config, self.head_dim)
+        here = Signal(place.layout, init=place.start)
+        position: Any = here
+        for start in range(0, len(mark.keep), place.piece):
+            span = slice(start, start + place.piece)
+            m.d.comb += mark.keep[span].eq(place.kept(position, task.low, task.high))
+            position = place.following(m, position)
+        m.d.comb += [
+            mark.last.eq(position.run == place.runs),
+            mark.good.eq(task.status == Status.OK),
+            mark.task.eq(task),
+            marks.valid.eq(self.tasks.valid),
+            self.tasks.ready.eq(marks.ready & mark.last),
+        ]
+        with m.If(marks.valid & marks.ready):
+            with m.If(mark.last):
                 m.d.sync += here.eq(Const(place.start, place.layout))
             with m.Else():
                 m.d.sync += here.eq(position)
-        return m
 
 
 class _Place:
@@ -116,19 +137,21 @@ class _Place:
 
     runs = 4
 
-    def __init__(self, config: AcceleratorConfig, head_dim: Value):
+    def __init__(self, m: Module, config: AcceleratorConfig, head_dim: Value):
         self.n_bits = exact_log2(config.n)
-        self.head_dim = head_dim
-        self.last_shift = last_shift(config, head_dim)
+        late = {"cycles": int(config.registered), "enable": Const(1)}
+        chunks = range(config.head_chunks_max + 1)
+        final_chunk, shift = Signal(chunks), Signal(range(self.n_bits + 1))
+        m.d.comb += [final_chunk.eq((head_dim - 1) >> self.n_bits), shift.eq(last_shift(config, head_dim))]
+        self.final_chunk = delayed(m, final_chunk, name="final_chunk", **late)
+        self.last_shift = delayed(m, shift, name="last_shift", **late)
         self.piece = min(1 << PIECE_BITS, config.port_bytes)
-        self.layout = data.StructLayout(
-            {"run": 3, "chunk": range(config.head_chunks_max + 1), "offset": SLOT_BITS + self.n_bits}
-        )
+        self.layout = data.StructLayout({"run": 3, "chunk": chunks, "offset": SLOT_BITS + self.n_bits})
         self.start = {"run": 0, "chunk": 0, "offset": 0}
 
     def _shift(self, place: Any) -> tuple[Value, Value]:
         """Binary logarithm of the bytes per token here, and whether the chunk is the last of its run."""
-        last_chunk = place.chunk == ((self.head_dim - 1) >> self.n_bits)[: len(place.chunk)]
+        last_chunk = place.chunk == self.final_chunk
         codes = place.run[1]
         shift = Mux(codes, Mux(last_chunk, self.last_shift, self.n_bits), 1)
         return shift, ~codes | last_chunk

@@ -24,7 +24,12 @@ def sequence_bits(config: AcceleratorConfig) -> int:
 
 def argument_bits(config: AcceleratorConfig) -> int:
     """Bits of a first argument: twice what any length, block, sequence or kind can be, and is refused."""
-    return bits_for(max(config.context_max, config.blocks_max, config.sequences_max, *(kind.value for kind in Stat))) + 1
+    return (
+        bits_for(
+            max(config.context_max, config.blocks_max, config.sequences_max, *(kind.value for kind in Stat))
+        )
+        + 1
+    )
 
 
 def _limited(value: Value, bits: int) -> Value:

@@ -5,11 +5,12 @@ from typing import Any
 
 from amaranth import *
 from amaranth.lib import stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import ceil_log2
 
 from serrano.config import AcceleratorConfig
 from serrano.layouts import EpilogueBeat
+from serrano.stream.slices import sliced
 
 from .payloads import HeadBeat, HeadKind, HeadsCommand
 
@@ -21,7 +22,8 @@ class HeadOrder(wiring.Component):
 
     Heads come in the order k, v, q. With ``head_pad`` a multiple of ``n``, a head spans ``head_pad / n``
     blocks; with ``head_pad = n / 2`` a block holds two heads, and the second half of the last block may be
-    padding, which is dropped. Combinational from input to output.
+    padding, which is dropped. Combinational from input to output, unless with ``config.registered``: then
+    ``latency`` is 1.
 
     Parameters
     ----------
@@ -44,6 +46,7 @@ class HeadOrder(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
+        self.latency = int(config.registered)
         command = HeadsCommand(config)
         super().__init__(
             {
@@ -64,21 +67,25 @@ class HeadOrder(wiring.Component):
         part = Signal(ceil_log2(slices))
         chunk = Signal(range(config.head_chunks_max))
         row = Signal.like(self.beats.payload.row)
-        base, head = (Signal(range(3 * config.heads_max + 2), name=name) for name in ("base", "head"))
+        base, head, keys, ends = (
+            Signal(range(3 * config.heads_max + 2), name=name) for name in ("base", "head", "keys", "ends")
+        )
+        final_chunk, final_row, final_head = Signal.like(chunk), Signal.like(row), Signal.like(head)
         halves, taken, last_part, last_row, last_chunk, last_head = (Signal() for _ in range(6))
-        i, o = self.beats.payload, self.placed.payload
+        placed = stream.Signature(HeadBeat(config)).create(path=("place",))
+        connect(m, sliced(m, "places", placed, registered=config.registered), flipped(self.placed))
+        i, o = self.beats.payload, placed.payload
         m.d.comb += [
             self.score.eq(todo.score),
             self.command.ready.eq(~filling & ~draining),
-            halves.eq(todo.head_pad < config.n),
             head.eq(base + (halves & part[-1])),
             last_part.eq(part == slices - 1),
-            last_row.eq(row == todo.rows - 1),
-            last_chunk.eq(halves | (chunk == (todo.head_pad >> ceil_log2(config.n)) - 1)),
-            last_head.eq(head == (todo.kv_heads << 1) + todo.heads - 1),
+            last_row.eq(row == final_row),
+            last_chunk.eq(halves | (chunk == final_chunk)),
+            last_head.eq(head == final_head),
             # Behind the last head there is padding.
-            self.placed.valid.eq(self.beats.valid & filling & (head < (todo.kv_heads << 1) + todo.heads)),
-            self.beats.ready.eq(filling & (self.placed.ready | ~self.placed.valid)),
+            placed.valid.eq(self.beats.valid & filling & (head < ends)),
+            self.beats.ready.eq(filling & (placed.ready | (head >= ends))),
             taken.eq(self.beats.valid & self.beats.ready),
             o.values.eq(i.values),
             o.kmeans.eq(i.kmeans),
@@ -92,13 +99,23 @@ class HeadOrder(wiring.Component):
         ]
         with m.If(head < todo.kv_heads):
             m.d.comb += [o.tag.kind.eq(HeadKind.K), o.tag.head.eq(head)]
-        with m.Elif(head < todo.kv_heads << 1):
+        with m.Elif(head < keys):
             m.d.comb += [o.tag.kind.eq(HeadKind.V), o.tag.head.eq(head - todo.kv_heads)]
         with m.Else():
-            m.d.comb += [o.tag.kind.eq(HeadKind.Q), o.tag.head.eq(head - (todo.kv_heads << 1))]
+            m.d.comb += [o.tag.kind.eq(HeadKind.Q), o.tag.head.eq(head - keys)]
 
         with m.If(self.command.ready & self.command.valid):
-            m.d.sync += [todo.eq(self.command.payload), base.eq(0), filling.eq(1), draining.eq(1)]
+            command = self.command.payload
+            m.d.sync += [todo.eq(command), base.eq(0), filling.eq(1), draining.eq(1)]
+            # What follows from the command is kept, so that it is on no beat's way.
+            m.d.sync += [
+                halves.eq(command.head_pad < config.n),
+                final_row.eq(command.rows - 1),
+                final_chunk.eq((command.head_pad >> ceil_log2(config.n)) - 1),
+                keys.eq(command.kv_heads << 1),
+                ends.eq((command.kv_heads << 1) + command.heads),
+                final_head.eq((command.kv_heads << 1) + command.heads - 1),
+            ]
         with m.If(self.finished):
             m.d.sync += draining.eq(0)
         with m.If(taken):

@@ -13,6 +13,7 @@ from serrano.layouts import Scale
 from serrano.primitives.memory import OnChipMemory
 from serrano.stream import StreamFIFO, StreamRegister
 from serrano.stream.pipeline import PipelineControl, delayed
+from serrano.stream.slices import later, sliced
 
 from .arithmetic import ScaleProduct, magnitude
 from .maximum import LaneMaximum
@@ -72,8 +73,11 @@ class HeadMaxima(wiring.Component):
 
     @staticmethod
     def latency_of(config: AcceleratorConfig) -> int:
-        """Latency for a configuration: the tree, and the comparison with what came before."""
-        return LaneMaximum.latency_of(config.lanes) + 1
+        """Latency for a configuration: the tree, and the comparison with what came before.
+
+        With registers, magnitudes are a cycle's work, and so is either of the two comparisons.
+        """
+        return LaneMaximum.latency_of(config.lanes) + 1 + 2 * int(config.registered)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -82,8 +86,10 @@ class HeadMaxima(wiring.Component):
         m.submodules.tree = tree = LaneMaximum(config.lanes, 32)
         m.submodules.partial = partial = OnChipMemory(32, max(2, config.rows_max), transparent=False)
         tag, beat = Signal(SlotTag(config)), self.beat
+        late = {"cycles": int(config.registered), "enable": Const(1)}
         for lane in range(config.lanes):
-            m.d.comb += tree.values[lane].eq(magnitude(beat.values[lane]))
+            value = delayed(m, magnitude(beat.values[lane]), name=f"magnitude_{lane}", **late)
+            m.d.comb += tree.values[lane].eq(value)
         m.d.comb += [
             tree.enable.eq(1),
             tag.head.eq(beat.tag),
@@ -92,27 +98,36 @@ class HeadMaxima(wiring.Component):
             tag.release.eq(beat.release),
             tag.last.eq(beat.last),
         ]
-        valid = Signal(tree.latency)
+        known_after = tree.latency + late["cycles"]
+        valid = Signal(known_after)
         m.d.sync += valid.eq(Cat(self.valid, valid))
         known = Signal(SlotTag(config))
         word = Signal.like(beat.word)
         complete = Signal()
         m.d.comb += Cat(complete, word, known).eq(
-            delayed(m, Cat(beat.complete, beat.word, tag), tree.latency, enable=1, name="place")
+            delayed(m, Cat(beat.complete, beat.word, tag), known_after, enable=1, name="place")
+        )
+        # The block's maximum so far, and then that of the head.
+        now, part = valid[-1], word[:part_bits]
+        largest, here = Signal(32), Signal(32)
+        before = Mux(part == 0, 0, largest)
+        m.d.comb += here.eq(Mux(tree.maximum > before, tree.maximum, before))
+        with m.If(now):
+            m.d.sync += largest.eq(here)
+        now = later(m, now, registered=config.registered, name="now")
+        here, word, known, complete = (
+            delayed(m, value, name=name, **late)
+            for name, value in (("here", here), ("word", word), ("known", known), ("complete", complete))
         )
         part, chunk = word[:part_bits], word[part_bits:]
-        now = valid[-1]
-        ends = complete | part.all()
-        largest, here, total = (Signal(32, name=name) for name in ("largest", "here", "total"))
-        before = Mux(part == 0, 0, largest)
+        total = Signal(32)
         earlier = Mux(chunk == 0, 0, partial.r_data)
         m.d.comb += [
-            here.eq(Mux(tree.maximum > before, tree.maximum, before)),
             total.eq(Mux(here > earlier, here, earlier)),
             # The maximum so far is read with a block's first beat of a row, and used with its last.
             partial.r_en.eq(now & (part == 0)),
             partial.r_addr.eq(known.head.row),
-            partial.w_en.eq(now & ends & ~complete),
+            partial.w_en.eq(now & part.all() & ~complete),
             partial.w_addr.eq(known.head.row),
             partial.w_data.eq(total),
         ]
@@ -120,12 +135,7 @@ class HeadMaxima(wiring.Component):
         m.d.comb += self.job.eq(job)
         m.d.sync += self.job_valid.eq(now & complete)
         with m.If(now):
-            m.d.sync += [
-                largest.eq(here),
-                job.maximum.eq(total),
-                job.words.eq(word + 1),
-                job.tag.eq(known),
-            ]
+            m.d.sync += [job.maximum.eq(total), job.words.eq(word + 1), job.tag.eq(known)]
         return m
 
 
@@ -169,7 +179,8 @@ class HeadQuantizer(wiring.Component):
     @staticmethod
     def latency_of(config: AcceleratorConfig) -> int:
         """Cycles from the last beat of a head of a row through maximum and FIFO to its first codes."""
-        return HeadMaxima.latency_of(config) + StreamFIFO.latency + VectorQuantizer.latency_of(config)
+        between = StreamFIFO.latency + int(config.registered)
+        return HeadMaxima.latency_of(config) + between + VectorQuantizer.latency_of(config)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -208,7 +219,7 @@ class HeadQuantizer(wiring.Component):
                 )
             ),
         ]
-        wiring.connect(m, jobs.o, quantizer.jobs)
+        wiring.connect(m, sliced(m, "jobs_slice", jobs.o, registered=config.registered), quantizer.jobs)
         between = quantizer.read_latency - 2
         values = delayed(m, memory.r_data, between, enable=quantizer.r_advance, name="values")
         for lane in range(config.lanes):
@@ -223,7 +234,7 @@ class HeadQuantizer(wiring.Component):
     def _build_output(self, m: Module, quantizer: VectorQuantizer) -> None:
         config = self.config
         m.submodules.register = register = StreamRegister(HeadScale(config))
-        m.submodules.product = product = ScaleProduct()
+        m.submodules.product = product = ScaleProduct(registered=config.registered)
         m.submodules.control = control = PipelineControl(product.latency)
         beat, codes, scale = quantizer.beats.payload, self.codes.payload, register.i.payload
         # The register's ready never falls before it takes something, so that valid keeps what it promised.

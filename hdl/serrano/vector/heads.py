@@ -45,7 +45,7 @@ class Heads(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
-        self.latency = Rotator.latency_of(config) + HeadQuantizer.latency_of(config)
+        self.latency = int(config.registered) + Rotator.latency_of(config) + HeadQuantizer.latency_of(config)
         super().__init__(
             {
                 "command": In(stream.Signature(HeadsCommand(config))),
