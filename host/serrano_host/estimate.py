@@ -511,11 +511,15 @@ class _Step:
         self.n, self.lanes = m.n, m.lanes
         self.slices = m.n // m.lanes
         self.lanes_log2 = m.lanes.bit_length() - 1
-        # Register slices lie in front of the array, behind it, and behind the dequantizer.
-        self.engine = 4 + m.multiplier_latency + 2 * m.n + 2 * m.registered
-        self.dequantizer = self.DEQUANTIZER + m.registered
-        # One for its jobs, one behind its memories, one for its end.
-        self.quantizer = self.QUANTIZER + 3 * m.registered
+        # Register slices lie in front of the array, behind it, and behind the dequantizer; there are more
+        # registers inside each.
+        self.engine = 4 + m.multiplier_latency + 2 * m.n + 6 * m.registered
+        self.dequantizer = self.DEQUANTIZER + 8 * m.registered
+        self.gate_up = self.GATE_UP + 13 * m.registered
+        # In front of its jobs, behind its memories, in all of its steps, and for its end.
+        self.quantizer = self.QUANTIZER + 23 * m.registered
+        # Behind the last result: the residual's or the staging buffer's, and for the sequencer to see it.
+        self.end = 2 + 4 * m.registered
         self.maximum = 1 if m.lanes <= 4 else 2
         # From a tile's last row until its plane is loaded again.
         self.reload = m.n // 2 if m.load_bytes > m.n else 1
@@ -534,8 +538,9 @@ class _Step:
     def per_tile(self, rows: int, tiles: int) -> float:
         """Cycles per tile of a tape if they are there, with so many tiles in a block."""
         units = self.n**2 // self.machine.load_bytes
-        # The accumulators that a tile has just used can be used again after three cycles.
-        again = (3 * (tiles - 1) + rows) / tiles if rows < 3 else 0
+        # The accumulators that a tile has just used can be used again after as many cycles.
+        interval = 3 + 2 * self.machine.registered
+        again = (interval * (tiles - 1) + rows) / tiles if rows < interval else 0
         return max(rows, units, (units + rows - 1 + self.reload) / 2, again)
 
     def results(self, rows: int) -> int:
@@ -702,11 +707,13 @@ class _Step:
     def _matmul(self, index: int, packet: Packet) -> None:
         logits = bool(packet.flags)
         last = self._project(index, packet, self.sampled if logits else self.rows)
-        self.time = last + 2 + (0 if logits else 4 + self.maximum)
+        self.time = last + (
+            2 + self.machine.registered if logits else self.end + self.machine.registered + 4 + self.maximum
+        )
 
     def _gate_up(self, index: int, packet: Packet) -> None:
-        last = self._project(index, packet, self.rows) + self.GATE_UP
-        self.time = last + 2 + self.maximum + self.quantize(self.shape.ffn) + 2
+        last = self._project(index, packet, self.rows) + self.gate_up
+        self.time = last + self.end + self.maximum + self.quantize(self.shape.ffn) + 2
 
     def _sample(self, index: int, packet: Packet) -> None:
         self.time += 2 + self.lanes_log2 + self.sampled

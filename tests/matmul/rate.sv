@@ -77,11 +77,14 @@ module rate #(
         if (tiles_valid && tiles_ready) unit <= unit + 1;
         if (rows_valid && rows_ready) begin
             row <= row + 1;
-            active_cycles <= active_cycles + 32'(active);
             row_in_tile <= row_in_tile == rows - 8'd1 ? 8'd0 : row_in_tile + 8'd1;
             if (row_in_tile == rows - 8'd1) tile <= tile + 1;
-            if (row == 0) begun <= clock;
-            cycles <= row == 0 ? 1 : clock - begun + 1;
+        end
+        // From the first row that enters the array on: one may have been taken before, and wait inside.
+        if (active) begin
+            active_cycles <= active_cycles + 1;
+            if (active_cycles == 0) begun <= clock;
+            cycles <= active_cycles == 0 ? 1 : clock - begun + 1;
         end
         if (results_valid) begin
             checksum <= checksum + weighted;

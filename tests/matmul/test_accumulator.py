@@ -13,6 +13,7 @@ from serrano.matmul.accumulator import AccumulatorColumn, results_depth
 from support.streams import simulate
 
 CONFIG = preset("tiny")
+CONFIGS = (CONFIG, preset("ulx3s"))
 LARGE = dataclasses.replace(preset("base"), name="large", n=64)
 
 
@@ -20,8 +21,9 @@ def rhu(x: int, n: int) -> int:
     return (x + (1 << n >> 1)) >> n
 
 
-def test_random_sums_at_the_smallest_interval() -> None:
-    dut = AccumulatorColumn(CONFIG)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
+def test_random_sums_at_the_smallest_interval(config) -> None:
+    dut = AccumulatorColumn(config)
     rng = random.Random(4)
     state: dict[int, int] = {}
     expected = []
@@ -33,7 +35,7 @@ def test_random_sums_at_the_smallest_interval() -> None:
         assert ctx.get(dut.tag_o.valid)
 
     async def bench(ctx) -> None:
-        # Three accumulators in turn: each is used again after `interval` cycles.
+        # As many accumulators in turn as that each is used again after `interval` cycles.
         for step in range(180):
             address = step % dut.interval
             first = address not in state or rng.random() < 0.1
@@ -55,8 +57,9 @@ def test_random_sums_at_the_smallest_interval() -> None:
     simulate(dut, bench)
 
 
-def test_halves() -> None:
-    dut = AccumulatorColumn(CONFIG)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
+def test_halves(config) -> None:
+    dut = AccumulatorColumn(config)
 
     async def bench(ctx) -> None:
         for high, low in ((130_000, -130_000), (-131_072, 131_071)):
@@ -75,12 +78,13 @@ def test_halves() -> None:
     simulate(dut, bench)
 
 
-def test_latency() -> None:
-    dut = AccumulatorColumn(CONFIG)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
+def test_latency(config) -> None:
+    dut = AccumulatorColumn(config)
 
     async def bench(ctx) -> None:
         ctx.set(dut.tag_i, {"valid": 1, "tag": {"first": 1, "emit": 1}})
-        for cycle in range(4):
+        for cycle in range(6):
             assert ctx.get(dut.written) == (cycle == dut.latency)
             await ctx.tick()
             ctx.set(dut.tag_i, {})
@@ -89,9 +93,10 @@ def test_latency() -> None:
 
 
 @pytest.mark.parametrize("extreme", [(1 << 21) - 1, -(1 << 21)])
-def test_shift_of_forty_bits(extreme: int) -> None:
+@pytest.mark.parametrize("registered", [False, True])
+def test_shift_of_forty_bits(extreme: int, registered: bool) -> None:
     """Accumulate up to the limits of 40 bits, then divide, step by step."""
-    dut = AccumulatorColumn(LARGE)
+    dut = AccumulatorColumn(dataclasses.replace(LARGE, registered=registered))
     total = 1019 * 257 * extreme
     assert abs(total).bit_length() == 39
 
@@ -105,8 +110,8 @@ def test_shift_of_forty_bits(extreme: int) -> None:
             for half in (Half.HIGH, Half.LOW):
                 await put(ctx, extreme, half, address=0, first=step == 0)
             ctx.set(dut.tag_i, {})
-            await ctx.tick()
-        await ctx.tick()
+            await ctx.tick().repeat(dut.interval - 2)
+        await ctx.tick().repeat(2)
         value = total
         ctx.set(dut.fetch, 1)
         for place, shift in enumerate((0, 1, 0, 2, 3, 1, 5, 7, 11, 39)):
@@ -121,5 +126,5 @@ def test_shift_of_forty_bits(extreme: int) -> None:
 
 
 def test_results_cover_the_way_to_them() -> None:
-    for config in (CONFIG, preset("base"), dataclasses.replace(LARGE, multiplier_latency=3)):
+    for config in (*CONFIGS, preset("base"), dataclasses.replace(LARGE, multiplier_latency=3)):
         assert results_depth(config) >= Engine(config).latency

@@ -77,7 +77,9 @@ def measure(config: AcceleratorConfig, rows: int, by_column: int, tiles: int, fi
     Every tile uses the same accumulators; with ``first`` it starts them anew.
     """
     dut = Engine(config)
-    issued, results = [], []
+    issued, results, sent = [], [], 0
+    # A row that waits for its tile waits inside, and `active` comes a cycle later.
+    before = 2 * int(config.registered)
 
     async def bench(ctx) -> None:
         ctx.set(dut.tiles.payload.by_column, by_column)
@@ -86,12 +88,14 @@ def measure(config: AcceleratorConfig, rows: int, by_column: int, tiles: int, fi
         ctx.set(dut.results.ready, 1)
         ctx.set(dut.rows.payload.tag.emit, 1)
         ctx.set(dut.rows.payload.tag.first, first)
+        nonlocal sent
         cycle = 0
         while len(issued) < rows * tiles:
-            ctx.set(dut.rows.payload.tag.address, len(issued) % rows)
-            ctx.set(dut.rows.payload.last, len(issued) % rows == rows - 1)
+            ctx.set(dut.rows.payload.tag.address, sent % rows)
+            ctx.set(dut.rows.payload.last, sent % rows == rows - 1)
+            sent += ctx.get(dut.rows.ready)
             if ctx.get(dut.active):
-                issued.append(cycle)
+                issued.append(cycle - before)
             if ctx.get(dut.results.valid):
                 results.append(cycle)
             await ctx.tick()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Issuer: packets in order, unpacking ahead of execution but not beyond ATTEND, and wrong dimensions."""
 
+import dataclasses
 from functools import cache
 
 import pytest
@@ -13,6 +14,7 @@ from serrano_sim.golden.tape import Opcode, Tape, read_tape
 from support.streams import STALLS, collect, send, simulate
 
 CONFIG = preset("tiny")
+CONFIGS = (CONFIG, dataclasses.replace(CONFIG, registered=True))
 WITH_PAYLOAD = (Opcode.QKV, Opcode.MATMUL, Opcode.GATE_UP)
 
 
@@ -43,8 +45,9 @@ def headers() -> list[dict]:
 
 
 @pytest.mark.parametrize("stall", STALLS)
-def test_order_and_shapes(stall: float) -> None:
-    dut = Issuer(CONFIG)
+@pytest.mark.parametrize("config", CONFIGS, ids=("plain", "registered"))
+def test_order_and_shapes(stall: float, config) -> None:
+    dut = Issuer(config)
     n = CONFIG.n
     log = []
 
@@ -98,8 +101,9 @@ def test_order_and_shapes(stall: float) -> None:
         (18, {"k": 1}),
     ],
 )
-def test_wrong_dimensions(packet: int, change: dict) -> None:
-    dut = Issuer(CONFIG)
+@pytest.mark.parametrize("config", CONFIGS, ids=("plain", "registered"))
+def test_wrong_dimensions(packet: int, change: dict, config) -> None:
+    dut = Issuer(config)
     items = headers()
     items[packet] |= change
 

@@ -45,9 +45,9 @@ Spans = list[tuple[int, int, int]]
 """Sequence, rows, position of each."""
 
 
-def run(spans: Spans, sampled: int, stall: float) -> tuple[list[tuple], list[tuple[int, int]]]:
+def run(spans: Spans, sampled: int, stall: float, config=CONFIG) -> tuple[list[tuple], list[tuple[int, int]]]:
     """Execute one step with units that do nothing but take their time; return the commands and the runs."""
-    dut = Sequencer(CONFIG)
+    dut = Sequencer(config)
     sample, rows = sampled > 0, sum(count for _, count, _ in spans)
     log: list[tuple] = []
     runs: list[tuple[int, int]] = []
@@ -193,10 +193,11 @@ SPANS = {
 @pytest.mark.parametrize("stall", STALLS)
 @pytest.mark.parametrize("spans", SPANS.values(), ids=SPANS)
 @pytest.mark.parametrize("sampled", [0, 1, 3])
-def test_commands(spans: Spans, sampled: int, stall: float) -> None:
+@pytest.mark.parametrize("registered", [False, True])
+def test_commands(spans: Spans, sampled: int, stall: float, registered: bool) -> None:
     sampled = min(sampled, len(spans))
     sample = sampled > 0
-    log, runs = run(spans, sampled, stall)
+    log, runs = run(spans, sampled, stall, dataclasses.replace(CONFIG, registered=registered))
     fields = tape().fields
     start, end = 0x10000 + fields["program_offset"], 0x10000 + fields["program_end"]
     if sample:

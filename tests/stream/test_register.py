@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StreamRegister: order, rate, and registered handshakes."""
+"""Register slices: order, rate, and registered handshakes."""
 
 import pytest
 
-from serrano.stream import StreamRegister
+from serrano.stream import ForwardRegister, StreamRegister
 from support.streams import STALLS, collect, send, simulate
 
 
 @pytest.mark.parametrize("stall_in", STALLS)
 @pytest.mark.parametrize("stall_out", STALLS)
-def test_order(stall_in: float, stall_out: float) -> None:
-    dut = StreamRegister(16)
+@pytest.mark.parametrize("block", [ForwardRegister, StreamRegister])
+def test_order(block, stall_in: float, stall_out: float) -> None:
+    dut = block(16)
     items = [(31 * k) & 0xFFFF for k in range(200)]
 
     async def feed(ctx) -> None:
@@ -22,8 +23,9 @@ def test_order(stall_in: float, stall_out: float) -> None:
     simulate(dut, feed, drain)
 
 
-def test_rate() -> None:
-    dut = StreamRegister(8)
+@pytest.mark.parametrize("block", [ForwardRegister, StreamRegister])
+def test_rate(block) -> None:
+    dut = block(8)
 
     async def bench(ctx) -> None:
         ctx.set(dut.i.valid, 1)

@@ -9,7 +9,7 @@ import pytest
 from serrano.vector.argmax import Argmax
 from serrano_sim.golden.sample import greedy
 from support.streams import STALLS, collect, send, simulate
-from support.vectors import BASE, CONFIGS, INT32_MAX, INT32_MIN, epilogue_beats, q16
+from support.vectors import CONFIGS, INT32_MAX, INT32_MIN, epilogue_beats, q16
 
 
 def logits(rng: random.Random, rows: int, vocab: int) -> np.ndarray:
@@ -58,9 +58,10 @@ def test_tokens(config, stall: float) -> None:
     simulate(dut, command, feed, drain)
 
 
-def test_latency_and_rate() -> None:
-    dut = Argmax(BASE)
-    beats = epilogue_beats(BASE, logits(random.Random(2), 2, 40))
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
+def test_latency_and_rate(config) -> None:
+    dut = Argmax(config)
+    beats = epilogue_beats(config, logits(random.Random(2), 2, 40))
     waited = []
 
     async def bench(ctx) -> None:

@@ -9,7 +9,7 @@ import pytest
 from serrano.layouts import Half
 from serrano.vector.row_feeder import RowFeeder
 from support.streams import STALLS, collect, send, simulate
-from support.vectors import BASE, CONFIGS
+from support.vectors import CONFIGS
 
 SHAPES = [(3, 2, 2, 4), (1, 0, 1, 5), (1, 3, 3, 1), (4, 3, 3, 2), (2, 3, 2, 2)]
 """(rows, last, tiles, blocks)."""
@@ -74,18 +74,19 @@ def test_order(config, stall: float) -> None:
     simulate(bench.dut, command, drain, background=[bench.memory])
 
 
-def test_latency_and_rate() -> None:
-    bench = Bench(BASE)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
+def test_latency_and_rate(config) -> None:
+    bench = Bench(config)
     dut, valid, asked = bench.dut, [], []
 
     async def run(ctx) -> None:
         ctx.set(dut.rows.ready, 1)
         await send(ctx, dut.command, commands()[:1])
-        for _ in range(26):
+        for _ in range(25 + dut.latency):
             asked.append(ctx.get(dut.read.en))
             valid.append(ctx.get(dut.rows.valid))
             await ctx.tick()
 
     simulate(dut, run, background=[bench.memory])
-    assert asked == [1] * 24 + [0] * 2
+    assert asked == [1] * 24 + [0] * (1 + dut.latency)
     assert valid == [0] * dut.latency + [1] * 24 + [0]

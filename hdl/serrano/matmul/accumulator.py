@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Accumulators at the bottom edge of the array."""
 
+import itertools
 from typing import Any
 
 from amaranth import *
@@ -11,7 +12,8 @@ from amaranth.utils import ceil_log2
 from serrano.config import AcceleratorConfig
 from serrano.layouts import ACCUMULATOR_BITS, Half, RowTag, accumulator_depth
 from serrano.primitives.memory import OnChipMemory
-from serrano.vector.arithmetic import round_shift
+from serrano.stream.pipeline import delayed
+from serrano.vector.arithmetic import FINE_BITS
 
 from .array import SystolicArray, sum_bits
 
@@ -20,7 +22,10 @@ __all__ = ["AccumulatorColumn", "ColumnTag", "results_depth"]
 
 def results_depth(config: AcceleratorConfig) -> int:
     """Results that a column keeps: more than are on their way when every row emits at full rate."""
-    on_their_way = SystolicArray.latency_of(config) + config.n + AccumulatorColumn.latency + 2
+    on_their_way = SystolicArray.latency_of(config) + config.n + AccumulatorColumn.latency_of(config) + 2
+    if config.registered:
+        # The registers before and behind, and one place that is not used.
+        on_their_way += 3
     return max(64, 1 << ceil_log2(on_their_way))
 
 
@@ -50,7 +55,7 @@ class AccumulatorColumn(wiring.Component):
     sum : ``In(signed(16 + log2(n)))``
         Sum.
     written : ``Out(1)``
-        A result is being written, ``latency`` (2) cycles after its sum.
+        A result is being written, ``latency`` (2, with ``config.registered`` 4) cycles after its sum.
     fetch : ``In(1)``
         Read the result at ``fetch_address``.
     fetch_address : ``In(range(results_depth(config)))``
@@ -59,13 +64,10 @@ class AccumulatorColumn(wiring.Component):
         The result fetched last.
     """
 
-    latency = 2
-
-    interval = 3
-    """Cycles from one use of an accumulator to the next."""
-
     def __init__(self, config: AcceleratorConfig):
         self.config = config
+        self.latency = self.latency_of(config)
+        self.interval = self.interval_of(config)
         super().__init__(
             {
                 "tag_i": In(ColumnTag(config)),
@@ -77,6 +79,16 @@ class AccumulatorColumn(wiring.Component):
                 "result": Out(signed(ACCUMULATOR_BITS)),
             }
         )
+
+    @staticmethod
+    def latency_of(config: AcceleratorConfig) -> int:
+        """Read, shift; with more registers there is one behind the memory, and one within the shift."""
+        return 4 if config.registered else 2
+
+    @classmethod
+    def interval_of(cls, config: AcceleratorConfig) -> int:
+        """Cycles from one use of an accumulator to the next."""
+        return cls.latency_of(config) + 1
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -95,29 +107,42 @@ class AccumulatorColumn(wiring.Component):
         with m.If(self.tag_i.valid & is_high):
             m.d.sync += high.eq(self.sum << 8)
         addend = Signal(signed(len(high) + 1), reset_less=True)
-        stages = [Signal(ColumnTag(self.config), name=f"stage_{k}") for k in (1, 2)]
+        stages = [Signal(ColumnTag(self.config), name=f"stage_{k + 1}") for k in range(self.latency)]
         m.d.sync += [
             self.tag_o.eq(self.tag_i),
             addend.eq(Mux(tag.half == Half.LOW, self.sum + high, self.sum)),
             stages[0].tag.eq(tag),
             stages[0].valid.eq(accumulates),
-            stages[1].eq(stages[0]),
+            *(after.eq(before) for before, after in itertools.pairwise(stages)),
         ]
-        # Cycle 1: shift. Cycle 2: add and write.
-        shifted = Signal(word, reset_less=True)
-        addend_2 = Signal.like(addend, reset_less=True)
-        m.d.sync += [
-            shifted.eq(Mux(stages[0].tag.first, 0, round_shift(accumulators.r_data, stages[0].tag.shift))),
-            addend_2.eq(addend),
-        ]
+        # Cycle 1: shift, one bit kept for rounding. Cycle 2: add, round and write.
+        between = int(self.config.registered)
+
+        def later(value: Value, name: str) -> Value:
+            return delayed(m, value, between, enable=1, name=name)
+
+        shifting, final = stages[between].tag, stages[-1]
+        coarse = Signal(signed(ACCUMULATOR_BITS + 1))
+        shifted = Signal(signed(ACCUMULATOR_BITS + 1), reset_less=True)
+        m.d.comb += coarse.eq(
+            later(accumulators.r_data, "old").shift_left(1)
+            >> Cat(Const(0, FINE_BITS), shifting.shift[FINE_BITS:])
+        )
+        moving = stages[2 * between].tag
+        m.d.sync += shifted.eq(Mux(moving.first, 0, later(coarse, "coarse") >> moving.shift[:FINE_BITS]))
         total = Signal(word)
         tail = Signal.like(self.fetch_address)
+        # The bit for rounding, added to itself, carries into the sum.
+        summed = (
+            shifted
+            + Cat(shifted[0], delayed(m, addend, 1 + 2 * between, enable=1, name="addend")).as_signed()
+        )
         m.d.comb += [
-            total.eq(shifted + addend_2),
-            accumulators.w_en.eq(stages[1].valid),
-            accumulators.w_addr.eq(stages[1].tag.address),
+            total.eq(summed >> 1),
+            accumulators.w_en.eq(final.valid),
+            accumulators.w_addr.eq(final.tag.address),
             accumulators.w_data.eq(total),
-            self.written.eq(stages[1].valid & stages[1].tag.emit),
+            self.written.eq(final.valid & final.tag.emit),
             results.w_en.eq(self.written),
             results.w_addr.eq(tail),
             results.w_data.eq(total),

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from serrano.config import AcceleratorConfig
 from serrano.layouts import ACCUMULATOR_BITS, Half, RowTag
+from serrano.stream import ForwardRegister
 
 from .accumulator import AccumulatorColumn, ColumnTag, results_depth
 from .array import SystolicArray
@@ -25,8 +26,8 @@ class Engine(wiring.Component):
     For every row of a tile, ``s[j] = sum_k operand[k] * tile[k][j]`` goes into the accumulators as the
     row's tag says; the values of rows with ``emit`` come out in order. A row waits until its tile is
     loaded, with ``emit`` until there is room for its result, and until its accumulator was last used at
-    least ``AccumulatorColumn.interval`` cycles ago. Otherwise a row is taken in every cycle. A LOW row
-    follows its HIGH row in the same tile, with no row between them.
+    least ``AccumulatorColumn.interval_of(config)`` cycles ago. Otherwise a row is taken in every cycle. A LOW
+    row follows its HIGH row in the same tile, with no row between them.
 
     Parameters
     ----------
@@ -42,7 +43,8 @@ class Engine(wiring.Component):
     results : ``Out(stream.Signature(ArrayLayout(signed(40), n)))``
         Emitted values; ``latency`` cycles after their row was taken, at the earliest.
     active, wait_tile, wait_results : ``Out(1)``
-        A row is taken; a row waits for its tile; for room among the results, or for an accumulator.
+        A row is taken; a row waits for its tile; for room among the results, or for an accumulator. All of
+        it a cycle ago with ``config.registered``.
 
     Raises
     ------
@@ -52,8 +54,10 @@ class Engine(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
-        # The last column's sum, accumulation, and the way through the results' memory.
-        self.latency = SystolicArray.latency_of(config) + config.n - 1 + AccumulatorColumn.latency + 2
+        # The last column's sum, accumulation, and the way through the results' memory; with registers there
+        # is one for the row to come, and one behind that memory.
+        array = SystolicArray.latency_of(config) + config.n - 1
+        self.latency = array + AccumulatorColumn.latency_of(config) + 2 + 2 * int(config.registered)
         super().__init__(
             {
                 "tiles": In(stream.Signature(TileUnit(config))),
@@ -68,19 +72,28 @@ class Engine(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         m.submodules.array = array = SystolicArray(self.config)
-        row, taken = self.rows.payload, Signal()
-        loader = self._build_loader(m, array, taken)
+        valid, row, taken = Signal(), Signal.like(self.rows.payload), Signal()
         spaced, room = Signal(), Signal()
+        if self.config.registered:
+            self._build_head(m, valid, row, taken, spaced)
+        else:
+            m.d.comb += [valid.eq(self.rows.valid), row.eq(self.rows.payload)]
+            self._build_spacing(m, row.tag, taken, spaced)
+        loader = self._build_loader(m, array, row.last, taken)
+        may = loader.loaded & spaced & room
         m.d.comb += [
-            self.rows.ready.eq(loader.loaded & spaced & room),
-            taken.eq(self.rows.valid & self.rows.ready),
+            taken.eq(valid & may),
             array.valid.eq(taken),
             array.operand.eq(row.operand),
-            self.active.eq(taken),
-            self.wait_tile.eq(self.rows.valid & ~loader.loaded),
-            self.wait_results.eq(self.rows.valid & loader.loaded & ~(spaced & room)),
         ]
-        self._build_spacing(m, row.tag, taken, spaced)
+        domain = m.d.sync if self.config.registered else m.d.comb
+        domain += [
+            self.active.eq(taken),
+            self.wait_tile.eq(valid & ~loader.loaded),
+            self.wait_results.eq(valid & loader.loaded & ~(spaced & room)),
+        ]
+        if not self.config.registered:
+            m.d.comb += self.rows.ready.eq(may)
         tag, valid = row.tag, taken
         for cycle in range(array.latency):
             next_tag = Signal(RowTag(self.config), name=f"tag_{cycle + 1}", reset_less=True)
@@ -89,12 +102,11 @@ class Engine(wiring.Component):
             tag, valid = next_tag, next_valid
         edge = Signal(ColumnTag(self.config))
         m.d.comb += [edge.tag.eq(tag), edge.valid.eq(valid)]
-        self._build_columns(m, array, edge, taken, room)
+        self._build_columns(m, array, edge, row.tag, taken, room)
         return m
 
-    def _build_loader(self, m: Module, array: SystolicArray, taken: Signal) -> Any:
+    def _build_loader(self, m: Module, array: SystolicArray, last: Signal, taken: Signal) -> Any:
         """The loader that suits the array's elements, and what passes between both."""
-        last = self.rows.payload.last
         if self.config.held_weights:
             loader = HeldLoader(self.config, array.reload)
             m.d.comb += [array.swap.eq(loader.swap), loader.taken.eq(taken), loader.last.eq(last)]
@@ -114,27 +126,49 @@ class Engine(wiring.Component):
         ]
         return loader
 
+    def _uses(self, m: Module, tag: Signal, taken: Signal) -> list[tuple[Any, Any]]:
+        """Whether an accumulator was used, and which: in this cycle, in the one before it and so on."""
+        address, used = tag.address, taken & (tag.half != Half.HIGH)
+        uses = [(used, address)]
+        for cycle in range(1, AccumulatorColumn.interval_of(self.config)):
+            recent = Signal.like(tag.address, name=f"recent_{cycle}", reset_less=True)
+            before = Signal(name=f"used_{cycle}")
+            m.d.sync += [recent.eq(address), before.eq(used)]
+            address, used = recent, before
+            uses.append((used, address))
+        return uses
+
     def _build_spacing(self, m: Module, tag: Signal, taken: Signal, spaced: Signal) -> None:
         """A row waits while the new value of its accumulator is on its way; ``first`` needs no old one."""
-        conflict = Const(0)
-        address, uses = tag.address, taken & (tag.half != Half.HIGH)
-        for cycle in range(1, AccumulatorColumn.interval):
-            recent = Signal.like(tag.address, name=f"recent_{cycle}", reset_less=True)
-            used = Signal(name=f"used_{cycle}")
-            m.d.sync += [recent.eq(address), used.eq(uses)]
-            conflict = conflict | (used & (recent == tag.address))
-            address, uses = recent, used
+        conflict = Cat(used & (recent == tag.address) for used, recent in self._uses(m, tag, taken)[1:]).any()
         m.d.comb += spaced.eq(~conflict | tag.first | (tag.half == Half.HIGH))
 
+    def _build_head(self, m: Module, valid: Signal, row: Signal, taken: Signal, spaced: Signal) -> None:
+        """Keeps the row to come, and for how long it waits: bit ``k`` is for a use ``k + 1`` cycles ago."""
+        following = self.rows.payload.tag
+        uses = self._uses(m, row.tag, taken)[:-1]
+        conflicts = Signal(len(uses))
+        found = Cat(used & (recent == following.address) for used, recent in uses)
+        needs = ~following.first & (following.half != Half.HIGH)
+        m.d.comb += [self.rows.ready.eq(~valid | taken), spaced.eq(~conflicts.any())]
+        m.d.sync += conflicts.eq(conflicts << 1)
+        with m.If(self.rows.ready):
+            m.d.sync += [
+                valid.eq(self.rows.valid),
+                row.eq(self.rows.payload),
+                conflicts.eq(Mux(needs, found, 0)),
+            ]
+
     def _build_columns(
-        self, m: Module, array: SystolicArray, edge: Signal, taken: Signal, room: Signal
+        self, m: Module, array: SystolicArray, edge: Signal, tag: Signal, taken: Signal, room: Signal
     ) -> None:
         """The columns' results are written one after another and read together."""
         depth = results_depth(self.config)
         stored, claimed = Signal(range(depth + 1)), Signal(range(depth + 1))
         head = Signal(range(depth))
-        fetch, leave, emits = Signal(), Signal(), Signal()
-        tag, column_tag = self.rows.payload.tag, edge
+        fetch, leave, emits, free = Signal(), Signal(), Signal(), Signal()
+        column_tag = edge
+        results = self._build_output(m)
         for index in range(self.config.n):
             column = AccumulatorColumn(self.config)
             m.submodules[f"column_{index}"] = column
@@ -143,18 +177,31 @@ class Engine(wiring.Component):
                 column.sum.eq(array.sums[index]),
                 column.fetch.eq(fetch),
                 column.fetch_address.eq(head),
-                self.results.payload[index].eq(column.result),
+                results.payload[index].eq(column.result),
             ]
             column_tag = column.tag_o
         m.d.comb += [
-            fetch.eq((stored != 0) & (~self.results.valid | self.results.ready)),
+            fetch.eq((stored != 0) & (~results.valid | results.ready)),
             leave.eq(self.results.valid & self.results.ready),
             emits.eq(tag.emit & (tag.half != Half.HIGH)),
-            room.eq((claimed != depth) | ~emits),
+            room.eq(free | ~emits),
         ]
+        if self.config.registered:
+            # A cycle late, and therefore one short.
+            m.d.sync += free.eq(claimed < depth - 1)
+        else:
+            m.d.comb += free.eq(claimed != depth)
         m.d.sync += [
             stored.eq(stored + column.written - fetch),
             claimed.eq(claimed + (taken & emits) - leave),
             head.eq(head + fetch),
-            self.results.valid.eq(fetch | (self.results.valid & ~self.results.ready)),
+            results.valid.eq(fetch | (results.valid & ~results.ready)),
         ]
+
+    def _build_output(self, m: Module) -> Any:
+        """Where the results leave their memory."""
+        if not self.config.registered:
+            return self.results
+        m.submodules.output = output = ForwardRegister(self.results.payload.shape())
+        wiring.connect(m, output.o, wiring.flipped(self.results))
+        return output.i

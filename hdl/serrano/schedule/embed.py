@@ -15,7 +15,7 @@ from serrano.layouts import EpilogueBeat, PackedScale, Scale
 from serrano.schedule.descriptor import ModelInfo
 from serrano.stream import ByteWord, Gearbox, StreamFIFO
 from serrano.stream.pipeline import PipelineControl, delayed
-from serrano.vector.arithmetic import Scaler, unpack_scale
+from serrano.vector.arithmetic import Scaler, multiplied, product_latency, unpack_scale
 from serrano.vector.payloads import RopeWrite
 
 __all__ = ["EmbedCommand", "Embedder", "EmbeddingDequantizer"]
@@ -63,10 +63,9 @@ class EmbeddingDequantizer(wiring.Component):
         Beats are on their way.
     """
 
-    latency = Scaler.latency
-
     def __init__(self, config: AcceleratorConfig):
         self.config = config
+        self.latency = Scaler.latency_of(config.registered, 8)
         super().__init__(
             {
                 "dim": In(16),
@@ -85,18 +84,21 @@ class EmbeddingDequantizer(wiring.Component):
         column = Signal.like(self.beats.payload.column)
         packed, scale = Signal(PackedScale), Signal(Scale)
         is_code, wanted = Signal(), Signal()
-        m.submodules.control = control = PipelineControl(Scaler.latency)
+        # The model stays: what follows from it is kept.
+        end = Signal(17, reset_less=True)
+        m.d.sync += end.eq((self.dim + config.n - 1) & ~(config.n - 1))
+        m.submodules.control = control = PipelineControl(self.latency)
         m.d.comb += [
             scale.eq(unpack_scale(packed)),
             is_code.eq(index == header_words),
-            wanted.eq(is_code & (column < ((self.dim + config.n - 1) & ~(config.n - 1)))),
+            wanted.eq(is_code & (column < end)),
             control.i_valid.eq(self.words.valid & wanted),
             self.words.ready.eq(control.i_ready | ~wanted),
             self.beats.valid.eq(control.o_valid),
             control.o_ready.eq(self.beats.ready),
             self.busy.eq(control.stages.any()),
-            self.beats.payload.row.eq(delayed(m, self.row, Scaler.latency, enable=control.advance)),
-            self.beats.payload.column.eq(delayed(m, column, Scaler.latency, enable=control.advance)),
+            self.beats.payload.row.eq(delayed(m, self.row, self.latency, enable=control.advance)),
+            self.beats.payload.column.eq(delayed(m, column, self.latency, enable=control.advance)),
         ]
         with m.If(self.words.valid & self.words.ready):
             with m.If(is_code):
@@ -108,7 +110,7 @@ class EmbeddingDequantizer(wiring.Component):
             with m.If(word.last):
                 m.d.sync += [index.eq(0), column.eq(0)]
         for lane in range(config.lanes):
-            m.submodules[f"lane_{lane}"] = scaler = Scaler(width=8)
+            m.submodules[f"lane_{lane}"] = scaler = Scaler(width=8, registered=config.registered)
             m.d.comb += [
                 scaler.enable.eq(control.advance),
                 scaler.value.eq(word.bytes.word_select(lane, 8).as_signed()),
@@ -202,25 +204,33 @@ class Embedder(wiring.Component):
         """Two runs for each command."""
         config, model, request = self.config, self.model, self.memory.request
         row = Signal(EmbedCommand(config))
-        embed_address = Signal(config.address_bits, reset_less=True)
-        rope_address = Signal(config.address_bits, reset_less=True)
+        addresses, places = [], []
+        # The row and the model stay, so that the products may take their time.
+        multiply = product_latency(33, 33, registered=config.registered)
+        left = Signal(range(multiply))
+        for name, index, stride, offset in (
+            ("embed", row.token, model.embed_stride, model.embed_offset),
+            ("rope", row.position, model.rope_stride, model.rope_offset),
+        ):
+            product = multiplied(m, index, stride, enable=1, registered=config.registered, name=name)
+            base = Signal(config.address_bits, name=f"{name}_base", reset_less=True)
+            address = Signal(config.address_bits, name=f"{name}_address", reset_less=True)
+            m.d.sync += base.eq(self.tape + offset)
+            addresses.append(address)
+            places.append(address.eq(product + base))
+        embed_address, rope_address = addresses
         with m.FSM() as fsm:
             with m.State("IDLE"):
                 m.d.comb += self.command.ready.eq(1)
-                m.d.sync += row.eq(self.command.payload)
+                m.d.sync += [row.eq(self.command.payload), left.eq(multiply - 1)]
                 with m.If(self.command.valid):
                     m.next = "ADDRESS"
             with m.State("ADDRESS"):
-                m.d.sync += [
-                    embed_address.eq(row.token * model.embed_stride),
-                    rope_address.eq(row.position * model.rope_stride),
-                ]
-                m.next = "OFFSET"
+                m.d.sync += left.eq(left - 1)
+                with m.If(left == 0):
+                    m.next = "OFFSET"
             with m.State("OFFSET"):
-                m.d.sync += [
-                    embed_address.eq(embed_address + self.tape + model.embed_offset),
-                    rope_address.eq(rope_address + self.tape + model.rope_offset),
-                ]
+                m.d.sync += places
                 m.next = "EMBEDDING"
             for state, address, size, rows, following in (
                 ("EMBEDDING", embed_address, model.embed_stride, code_rows, "ROPE"),

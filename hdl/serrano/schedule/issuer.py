@@ -30,7 +30,7 @@ class Issuer(wiring.Component):
 
     The dimensions of every packet are compared with the model's. Weights behind an ATTEND wait until
     ``attended``: the array's tiles are loaded in the order of execution, and ATTEND's own come from the KV
-    cache.
+    cache. With ``config.registered`` a header is looked at for ``judging`` (2) cycles first.
 
     Parameters
     ----------
@@ -55,6 +55,7 @@ class Issuer(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
+        self.judging = 2 * int(config.registered)
         super().__init__(
             {
                 "model": In(ModelInfo),
@@ -71,28 +72,34 @@ class Issuer(wiring.Component):
         m.submodules.fifo = fifo = StreamFIFO(Header, AHEAD)
         wiring.connect(m, fifo.o, wiring.flipped(self.packets))
         header, n = self.headers.payload, self.config.n
-        carries, fits = Signal(), Signal()
+        carries, attends = Signal(), Signal()
         unpacked, waiting = Signal(), Signal()
+        # What follows from the header: with registers step by step, while it stays.
+        self._domain = m.d.sync if self.judging else m.d.comb
+        judged = self._build_judging(m)
         # The model stays: what follows from it is kept, so that the products are on no path.
         self._width, self._kv_width = Signal(24, reset_less=True), Signal(24, reset_less=True)
+        self._qkv_width = Signal(26, reset_less=True)
         k_width = self._kv_width
         m.d.sync += [
             self._width.eq(self.model.heads * self.model.head_pad),
             k_width.eq(self.model.kv_heads * self.model.head_pad),
+            self._qkv_width.eq(self._width + (k_width << 1)),
         ]
-        m.d.comb += [
+        fits = self._fits()
+        self._domain += [
             carries.eq(Cat(header.opcode == opcode.value for opcode in WITH_PAYLOAD).any()),
-            fits.eq(self._fits()),
+            attends.eq(header.opcode == Opcode.ATTEND.value),
             self.unpack.payload.blocks.eq((header.n_out + (n - 1)) >> exact_log2(n)),
             self.unpack.payload.tiles.eq((header.k + (n - 1)) >> exact_log2(n)),
             self.unpack.payload.kmean_blocks.eq(
                 Mux(header.opcode == Opcode.QKV.value, (k_width + (n - 1)) >> exact_log2(n), 0)
             ),
-            fifo.i.payload.eq(header),
         ]
+        m.d.comb += fifo.i.payload.eq(header)
         with m.If(self.attended):
             m.d.sync += waiting.eq(0)
-        with m.If(self.headers.valid & ~waiting & ~self.fault.valid):
+        with m.If(judged & ~waiting & ~self.fault.valid):
             with m.If(~fits):
                 m.d.sync += [
                     self.fault.valid.eq(1),
@@ -107,30 +114,52 @@ class Issuer(wiring.Component):
                     self.headers.ready.eq((unpacked | fifo.i.ready) & (~carries | self.unpack.ready)),
                 ]
                 m.d.sync += unpacked.eq((unpacked | fifo.i.ready) & ~self.headers.ready)
-                with m.If(self.headers.ready & (header.opcode == Opcode.ATTEND.value)):
+                with m.If(self.headers.ready & attends):
                     m.d.sync += waiting.eq(1)
         return m
+
+    def _build_judging(self, m: Module) -> Value:
+        """Whether there is a header, and what follows from it is known."""
+        if not self.judging:
+            return self.headers.valid
+        seen = Signal(self.judging)
+        m.d.sync += seen.eq(Cat(self.headers.valid, seen))
+        with m.If(self.headers.ready):
+            m.d.sync += seen.eq(0)
+        return seen[-1]
+
+    def _known(self, value: Value, name: str) -> Signal:
+        known = Signal(name=name)
+        self._domain += known.eq(value)
+        return known
 
     def _fits(self) -> Value:
         """Whether ``k`` and ``n_out`` are those of such a packet of the loaded model."""
         header, model = self.headers.payload, self.model
-        k, n_out = header.k, header.n_out
-        width = self._width
-        qkv_width = width + (self._kv_width << 1)
-        from_dim = k == model.dim
+        dimensions = {
+            "nothing": 0,
+            "dim": model.dim,
+            "width": self._width,
+            "ffn": model.ffn,
+            "pairs": model.ffn << 1,
+            "qkv": self._qkv_width,
+            "vocab": model.vocab,
+        }
+        k = {name: self._known(header.k == value, f"k_{name}") for name, value in dimensions.items()}
+        n_out = {
+            name: self._known(header.n_out == value, f"n_out_{name}") for name, value in dimensions.items()
+        }
         logits = (header.flags & TO_LOGITS) != 0
         rules = {
-            Opcode.EMBED: (k == 0) & (n_out == model.dim),
-            Opcode.NORM: from_dim & (n_out == 0),
-            Opcode.QKV: from_dim & (n_out == qkv_width),
-            Opcode.ATTEND: (k == 0) & (n_out == width),
-            Opcode.MATMUL: Mux(
-                logits,
-                from_dim & (n_out == model.vocab),
-                ((k == width) | (k == model.ffn)) & (n_out == model.dim),
-            ),
-            Opcode.GATE_UP: from_dim & (n_out == model.ffn << 1),
-            Opcode.SAMPLE: (k == 0) & (n_out == model.vocab),
-            Opcode.END: (k == 0) & (n_out == 0),
+            Opcode.EMBED: k["nothing"] & n_out["dim"],
+            Opcode.NORM: k["dim"] & n_out["nothing"],
+            Opcode.QKV: k["dim"] & n_out["qkv"],
+            Opcode.ATTEND: k["nothing"] & n_out["width"],
+            Opcode.MATMUL: Mux(logits, k["dim"] & n_out["vocab"], (k["width"] | k["ffn"]) & n_out["dim"]),
+            Opcode.GATE_UP: k["dim"] & n_out["pairs"],
+            Opcode.SAMPLE: k["nothing"] & n_out["vocab"],
+            Opcode.END: k["nothing"] & n_out["nothing"],
         }
-        return Cat((header.opcode == opcode.value) & rule for opcode, rule in rules.items()).any()
+        return self._known(
+            Cat((header.opcode == opcode.value) & rule for opcode, rule in rules.items()).any(), "fits"
+        )

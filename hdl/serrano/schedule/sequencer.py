@@ -4,7 +4,7 @@
 from typing import Any
 
 from amaranth import *
-from amaranth.lib import enum, stream, wiring
+from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
@@ -15,6 +15,7 @@ from serrano.layouts import ReadRequest
 from serrano.schedule.descriptor import ModelInfo
 from serrano.schedule.issuer import TO_LOGITS
 from serrano.schedule.spans import PartIterator, Span, StepCommand
+from serrano.stream import StreamRegister
 from serrano.tape.packets import Header, Opcode
 from serrano.vector.arithmetic import unpack_scale
 from serrano.vector.payloads import (
@@ -37,6 +38,20 @@ class Route(enum.Enum, shape=unsigned(2)):
     LOGITS = 3
 
 
+REPORTS = (
+    "embedded",
+    "beat_last",
+    "head_last",
+    "staged_last",
+    "quantized",
+    "sampled",
+    "residual_idle",
+    "staging_idle",
+    "writes_pending",
+)
+"""What units report with a bit."""
+
+
 class Sequencer(wiring.Component):
     """Reads the tape of a step and executes its packets in order, each when the one before has ended.
 
@@ -44,7 +59,8 @@ class Sequencer(wiring.Component):
     ATTEND and GATE_UP end with the quantization of what they staged. The KV records of an ATTEND are asked
     for from the QKV before it on. Attention gets a command for each part of each span. The LM head gets only
     the rows that are sampled. END waits until every packet of the step has been checked and every write
-    acknowledged.
+    acknowledged. With ``config.registered`` what the units report is seen a cycle later, and so are
+    ``attending`` and ``sampling``.
 
     Parameters
     ----------
@@ -118,15 +134,7 @@ class Sequencer(wiring.Component):
                 "attend": Out(stream.Signature(AttendCommand(config))),
                 "append": Out(stream.Signature(AppendCommand(config))),
                 "gather": Out(stream.Signature(GatherCommand(config))),
-                "embedded": In(1),
-                "beat_last": In(1),
-                "head_last": In(1),
-                "staged_last": In(1),
-                "quantized": In(1),
-                "sampled": In(1),
-                "residual_idle": In(1),
-                "staging_idle": In(1),
-                "writes_pending": In(1),
+                **dict.fromkeys(REPORTS, In(1)),
                 "checked": In(32),
             }
         )
@@ -139,21 +147,40 @@ class Sequencer(wiring.Component):
         self._ended = Signal()
         # Records of the layers before the present one.
         self._record = Signal(16)
+        self._build_reports(m)
         self._build_spans(m)
+        self._gathers, self._attends = self._sliced(m, "gather"), self._sliced(m, "attend")
         self._build_commands(m)
         self._build_gathers(m)
         m.d.comb += self.packet.eq(self._header.index)
+        self._all_checked = all_checked = Signal()
         with m.FSM() as fsm:
             self._build_step(m)
             self._build_packet(m)
             self._build_projection(m)
             self._build_attention(m)
             self._build_end(m)
-        m.d.comb += [
+        self._domain += [
+            all_checked.eq(fsm.ongoing("END") & (self.checked == self._count)),
             self.attending.eq(fsm.ongoing("ATTEND") | fsm.ongoing("ATTENDING")),
             self.sampling.eq(fsm.ongoing("SAMPLE")),
         ]
         return m
+
+    def _build_reports(self, m: Module) -> None:
+        """What the units report, as it is acted upon."""
+        self._domain = m.d.sync if self.config.registered else m.d.comb
+        self._now = Signal(data.StructLayout(dict.fromkeys(REPORTS, 1)))
+        self._domain += [self._now[name].eq(getattr(self, name)) for name in REPORTS]
+
+    def _sliced(self, m: Module, name: str) -> Any:
+        """What to drive instead of a command: a register slice, with registers."""
+        target = getattr(self, name)
+        if not self.config.registered:
+            return target
+        m.submodules[f"{name}_slice"] = register = StreamRegister(target.payload.shape())
+        wiring.connect(m, register.o, wiring.flipped(target))
+        return register.i
 
     def _build_spans(self, m: Module) -> None:
         """The spans of the step, once for the records that are asked for and once for attention."""
@@ -193,15 +220,15 @@ class Sequencer(wiring.Component):
             self.argmax.payload.vocab.eq(model.vocab),
             self.quantize.payload.rows.eq(rows),
             self.quantize.payload.eps.eq(model.s_eps),
-            self.attend.payload.row.eq(part.span.row),
-            self.attend.payload.skip.eq(part.skip),
-            self.attend.payload.rows.eq(part.rows),
-            self.attend.payload.final.eq(part.final),
-            self.attend.payload.kv_heads.eq(model.kv_heads),
-            self.attend.payload.group.eq(model.group),
-            self.attend.payload.head_dim.eq(model.head_dim),
-            self.attend.payload.head_pad.eq(model.head_pad),
-            self.attend.payload.committed.eq(part.span.position),
+            self._attends.payload.row.eq(part.span.row),
+            self._attends.payload.skip.eq(part.skip),
+            self._attends.payload.rows.eq(part.rows),
+            self._attends.payload.final.eq(part.final),
+            self._attends.payload.kv_heads.eq(model.kv_heads),
+            self._attends.payload.group.eq(model.group),
+            self._attends.payload.head_dim.eq(model.head_dim),
+            self._attends.payload.head_pad.eq(model.head_pad),
+            self._attends.payload.committed.eq(part.span.position),
         ]
 
     def _issue(self, m: Module, streams: list[Any], following: str) -> None:
@@ -262,7 +289,7 @@ class Sequencer(wiring.Component):
                         with m.Case(opcode.value):
                             m.next = opcode.name
         with m.State("EMBED"):
-            with m.If(self.embedded):
+            with m.If(self._now.embedded):
                 m.next = "PACKET"
         with m.State("NORM"):
             m.d.comb += [
@@ -284,7 +311,7 @@ class Sequencer(wiring.Component):
             ]
             self._issue(m, [self.quantize], "QUANTIZING")
         with m.State("QUANTIZING"):
-            with m.If(self.quantized):
+            with m.If(self._now.quantized):
                 m.next = "PACKET"
 
     def _build_projection(self, m: Module) -> None:
@@ -300,16 +327,16 @@ class Sequencer(wiring.Component):
         with m.State("RESIDUAL"):
             self._issue(m, common, "ADDING")
         with m.State("ADDING"):
-            m.d.sync += self._ended.eq(self._ended | self.beat_last)
-            with m.If(self._ended & self.residual_idle):
+            m.d.sync += self._ended.eq(self._ended | self._now.beat_last)
+            with m.If(self._ended & self._now.residual_idle):
                 m.next = "PACKET"
         with m.State("LOGITS"):
             self._issue(m, [*common, self.argmax], "SCORING")
         with m.State("SCORING"):
-            with m.If(self.beat_last):
+            with m.If(self._now.beat_last):
                 m.next = "PACKET"
         with m.State("SAMPLE"):
-            with m.If(self.sampled):
+            with m.If(self._now.sampled):
                 m.next = "PACKET"
         with m.State("GATE_UP"):
             m.d.sync += self.route.eq(Route.GATE_UP)
@@ -318,13 +345,13 @@ class Sequencer(wiring.Component):
         with m.State("GATING"):
             self._issue(m, common, "STAGING")
         with m.State("STAGING"):
-            m.d.sync += self._ended.eq(self._ended | self.staged_last)
-            with m.If(self._ended & self.staging_idle):
+            m.d.sync += self._ended.eq(self._ended | self._now.staged_last)
+            with m.If(self._ended & self._now.staging_idle):
                 m.next = "STAGED"
 
     def _build_gathers(self, m: Module) -> None:
         """The records of a layer's ATTEND: part after part, head after head, while other packets run."""
-        gather, parts, model = self.gather, self._gathered, self.model
+        gather, parts, model = self._gathers, self._gathered, self.model
         head, record = Signal.like(model.kv_heads), Signal.like(self._record)
         fresh = parts.part.span.position == 0
         m.d.comb += [
@@ -346,7 +373,7 @@ class Sequencer(wiring.Component):
         parts, model = self._attended, self.model
         # Commands whose last result has not been staged.
         under_way = Signal(range(self.config.rows_max + 1))
-        taken = self.attend.valid & self.attend.ready
+        taken = self._attends.valid & self._attends.ready
         m.d.comb += self.append.payload.record.eq(self._record)
         with m.State("QKV"):
             m.d.sync += self.route.eq(Route.HEADS)
@@ -355,7 +382,7 @@ class Sequencer(wiring.Component):
         with m.State("HEADS"):
             self._issue(m, [self.feed, self.dequantize, self.heads, self.append], "PROJECTING")
         with m.State("PROJECTING"):
-            m.d.sync += self._ended.eq(self._ended | self.head_last)
+            m.d.sync += self._ended.eq(self._ended | self._now.head_last)
             with m.If(self._ended):
                 m.d.sync += self._record.eq(self._record + model.kv_heads)
                 m.next = "PACKET"
@@ -363,13 +390,13 @@ class Sequencer(wiring.Component):
             m.d.comb += [self.staging_start.eq(1), parts.start.eq(1)]
             m.next = "ATTENDING"
         with m.State("ATTENDING"):
-            m.d.comb += [self.attend.valid.eq(parts.valid), parts.step.eq(taken)]
-            m.d.sync += under_way.eq(under_way + taken - self.staged_last)
-            with m.If(~parts.active & (under_way == 0) & self.staging_idle):
+            m.d.comb += [self._attends.valid.eq(parts.valid), parts.step.eq(taken)]
+            m.d.sync += under_way.eq(under_way + taken - self._now.staged_last)
+            with m.If(~parts.active & (under_way == 0) & self._now.staging_idle):
                 m.next = "STAGED"
 
     def _build_end(self, m: Module) -> None:
         with m.State("END"):
-            with m.If((self.checked == self._count) & ~self.writes_pending):
+            with m.If(self._all_checked & ~self._now.writes_pending):
                 m.d.comb += self.done.eq(1)
                 m.next = "IDLE"

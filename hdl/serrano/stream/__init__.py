@@ -4,6 +4,6 @@
 from .fifo import StreamFIFO
 from .fork import Fork
 from .gearbox import ByteWord, Gearbox
-from .register import StreamRegister
+from .register import ForwardRegister, StreamRegister
 
-__all__ = ["ByteWord", "Fork", "Gearbox", "StreamFIFO", "StreamRegister"]
+__all__ = ["ByteWord", "Fork", "ForwardRegister", "Gearbox", "StreamFIFO", "StreamRegister"]

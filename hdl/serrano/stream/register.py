@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A register slice: cuts every combinational path between two streams."""
+"""Register slices between two streams."""
 
 from typing import Any
 
@@ -7,11 +7,46 @@ from amaranth import *
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["StreamRegister"]
+__all__ = ["ForwardRegister", "StreamRegister"]
+
+
+class ForwardRegister(wiring.Component):
+    """Passes payloads on, one per cycle; ``valid`` and ``payload`` are registered (``latency`` 1).
+
+    ``ready`` is not. There is nothing but a register in the payload's way: for what comes late in its cycle,
+    as out of a memory.
+
+    Parameters
+    ----------
+    shape : :class:`~amaranth.hdl.ShapeLike`
+        Shape of the payload.
+
+    Members
+    -------
+    i : ``In(stream.Signature(shape))``
+        Input.
+    o : ``Out(stream.Signature(shape))``
+        Output.
+    """
+
+    latency = 1
+
+    def __init__(self, shape: Any):
+        self.shape = shape
+        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.d.comb += self.i.ready.eq(self.o.ready | ~self.o.valid)
+        with m.If(self.i.ready):
+            m.d.sync += [self.o.valid.eq(self.i.valid), self.o.payload.eq(self.i.payload)]
+        return m
 
 
 class StreamRegister(wiring.Component):
-    """Passes payloads on, one per cycle; ``valid``, ``payload`` and ``ready`` are registered (``latency`` 1).
+    """Cuts every combinational path between two streams.
+
+    Passes payloads on, one per cycle; ``valid``, ``payload`` and ``ready`` are registered (``latency`` 1).
 
     Parameters
     ----------

@@ -68,6 +68,8 @@ class Unpacker(wiring.Component):
         spare = Signal(range(config.tape_align // config.load_bytes + 1))
         content = Value.cast(self.payload.payload.bytes)
         taken, last = Signal(), Signal()
+        # What follows from the command and from what is left of it is kept beside it.
+        final_tile, final_block, has_kmeans = Signal.like(tile), Signal(), Signal()
         gathered = Signal(16 * config.n, reset_less=True)
         following = Signal(16 * config.n)
         scales_free = ~self.scales.valid | self.scales.ready
@@ -83,10 +85,13 @@ class Unpacker(wiring.Component):
             m.d.sync += [gathered.eq(following), unit.eq(unit + 1)]
 
         def end_of_block() -> None:
-            m.d.sync += [todo.blocks.eq(todo.blocks - 1), tile.eq(0)]
-            with m.If(todo.kmean_blocks != 0):
-                m.d.sync += todo.kmean_blocks.eq(todo.kmean_blocks - 1)
-            with m.If(todo.blocks != 1):
+            m.d.sync += [todo.blocks.eq(todo.blocks - 1), final_block.eq(todo.blocks == 2), tile.eq(0)]
+            with m.If(has_kmeans):
+                m.d.sync += [
+                    todo.kmean_blocks.eq(todo.kmean_blocks - 1),
+                    has_kmeans.eq(todo.kmean_blocks != 1),
+                ]
+            with m.If(~final_block):
                 m.d.sync += self.fault.eq(self.fault | last)
                 m.next = "SCALES"
             with m.Elif(last):
@@ -97,7 +102,15 @@ class Unpacker(wiring.Component):
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.command.ready.eq(1)
-                m.d.sync += [unit.eq(0), tile.eq(0), spare.eq(0), todo.eq(self.command.payload)]
+                m.d.sync += [
+                    unit.eq(0),
+                    tile.eq(0),
+                    spare.eq(0),
+                    todo.eq(self.command.payload),
+                    final_tile.eq(self.command.payload.tiles - 1),
+                    final_block.eq(self.command.payload.blocks == 1),
+                    has_kmeans.eq(self.command.payload.kmean_blocks != 0),
+                ]
                 with m.If(self.command.valid):
                     m.next = "SCALES"
             with m.State("SCALES"):
@@ -109,10 +122,10 @@ class Unpacker(wiring.Component):
                             unit.eq(0),
                             Value.cast(self.scales.payload.scales).eq(following),
                             Value.cast(self.scales.payload.kmeans).eq(0),
-                            self.scales.valid.eq(todo.kmean_blocks == 0),
+                            self.scales.valid.eq(~has_kmeans),
                         ]
                         m.next = "TILES"
-                        with m.If(todo.kmean_blocks != 0):
+                        with m.If(has_kmeans):
                             m.next = "KMEANS"
             with m.State("KMEANS"):
                 m.d.comb += self.payload.ready.eq(1)
@@ -133,7 +146,7 @@ class Unpacker(wiring.Component):
                 with m.If(taken):
                     with m.If(unit == config.tile_units - 1):
                         m.d.sync += [unit.eq(0), tile.eq(tile + 1)]
-                        with m.If(tile == todo.tiles - 1):
+                        with m.If(tile == final_tile):
                             end_of_block()
                         with m.Else():
                             m.d.sync += self.fault.eq(self.fault | last)

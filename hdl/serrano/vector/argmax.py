@@ -47,8 +47,10 @@ class Argmax(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
-        # Masked, the levels of the tree, and the comparison with the row's best.
-        self.latency = 1 + ceil_log2(config.lanes) + 1
+        # Masked, the levels of the tree, and the comparison with the row's best; with registers two cycles
+        # for this.
+        self.settling = 2 * int(config.registered)
+        self.latency = 1 + ceil_log2(config.lanes) + 1 + self.settling
         super().__init__(
             {
                 "command": In(stream.Signature(ArgmaxCommand(config))),
@@ -64,7 +66,7 @@ class Argmax(wiring.Component):
         row = Signal.like(self.tokens.payload.row)
         taken = Signal()
         winner = self._build_tree(m, todo.vocab)
-        depth = self.latency - 1
+        depth = self.latency - 1 - self.settling
         valid = Signal(depth)
         beat = self.beats.payload
         place, early = Signal.like(row), Signal.like(row)
@@ -83,14 +85,12 @@ class Argmax(wiring.Component):
         )
         best = Signal(Candidate(config))
         seen = Signal(config.rows_max)
-        better, known = Signal(), Signal()
+        old = Signal(Candidate(config))
         m.d.comb += [
             Value.cast(best).eq(memory.r_data),
-            better.eq(valid[-1] & winner.valid & (~known | (winner.value > best.value))),
-            known.eq(seen.bit_select(place, 1)),
-            memory.w_en.eq(better),
-            memory.w_addr.eq(place),
-            memory.w_data.eq(winner),
+            old.value.eq(best.value),
+            old.token.eq(best.token),
+            old.valid.eq(seen.bit_select(place, 1)),
             memory.r_en.eq(1),
             memory.r_addr.eq(early),
             taken.eq(self.beats.valid & self.beats.ready),
@@ -99,8 +99,19 @@ class Argmax(wiring.Component):
             self.tokens.payload.token.eq(Mux(seen.bit_select(row, 1), best.token, 0)),
             self.tokens.payload.value.eq(Mux(seen.bit_select(row, 1), best.value, 0)),
         ]
-        with m.If(better):
-            m.d.sync += seen.bit_select(place, 1).eq(1)
+        if self.settling:
+            self._build_comparison(m, memory, valid[-1] & winner.valid, place, winner, old)
+        else:
+            m.d.comb += [
+                memory.w_en.eq(valid[-1] & self._is_better(old, winner)),
+                memory.w_addr.eq(place),
+                memory.w_data.eq(winner),
+            ]
+        with m.If(memory.w_en):
+            m.d.sync += seen.bit_select(memory.w_addr, 1).eq(1)
+        ended = Signal(1 + self.settling)
+        m.d.comb += ended[0].eq(valid[-1] & ends)
+        m.d.sync += ended[1:].eq(ended)
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.command.ready.eq(1)
@@ -113,7 +124,7 @@ class Argmax(wiring.Component):
                 with m.If(taken & beat.last):
                     m.next = "DRAIN"
             with m.State("DRAIN"):
-                with m.If(valid[-1] & ends):
+                with m.If(ended[-1]):
                     m.d.comb += memory.r_addr.eq(row)
                     m.next = "TOKENS"
             with m.State("TOKENS"):
@@ -129,6 +140,36 @@ class Argmax(wiring.Component):
     def _is_better(old: Any, new: Any) -> Value:
         """Whether ``new``, of higher index, takes the place of ``old``."""
         return new.valid & (~old.valid | (new.value > old.value))
+
+    def _build_comparison(
+        self, m: Module, memory: OnChipMemory, valid: Value, place: Value, winner: Any, old: Any
+    ) -> None:
+        """Compares a cycle after the read, writes in the next; what the two winners before have made of the
+        row's best goes around the memory."""
+        now, follows = Signal(), Signal(reset_less=True)
+        row, written = (Signal.like(place, name=name, reset_less=True) for name in ("row", "written"))
+        new, kept, best = (
+            Signal(Candidate(self.config), name=name, reset_less=True) for name in ("new", "kept", "best")
+        )
+        earlier = Signal(Candidate(self.config))
+        # Both comparisons at once: which of them counts has been known for longer than they take.
+        better = Mux(follows, self._is_better(best, new), self._is_better(kept, new))
+        m.d.comb += [
+            Value.cast(earlier).eq(Mux(follows, Value.cast(best), Value.cast(kept))),
+            memory.w_addr.eq(written),
+            memory.w_data.eq(best),
+        ]
+        around = memory.w_en & (written == place)
+        m.d.sync += [
+            now.eq(valid),
+            row.eq(place),
+            new.eq(winner),
+            kept.eq(Mux(around, Value.cast(best), Value.cast(old))),
+            follows.eq(now & (row == place)),
+            memory.w_en.eq(now),
+            written.eq(row),
+            best.eq(Mux(better, Value.cast(new), Value.cast(earlier))),
+        ]
 
     def _build_tree(self, m: Module, vocab: Value) -> Any:
         config = self.config

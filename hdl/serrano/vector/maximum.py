@@ -158,5 +158,6 @@ class RowMaxima(wiring.Component):
             follows.eq(valid & (chosen == self.row)),
             write.eq(valid),
             best.eq(chosen),
-            largest.eq(Mux(new > earlier, new, earlier)),
+            # Both comparisons at once: which of them counts has been known for longer than they take.
+            largest.eq(Mux(Mux(follows, new > largest, new > old), new, earlier)),
         ]
