@@ -195,6 +195,7 @@ def test_registers_delay_and_change_nothing() -> None:
         async def bench(ctx, dut=dut, rng=rng, seen=seen) -> None:
             ctx.set(dut.counters.payload, {"index": 6, "value": 5})
             ctx.set(dut.counters.valid, 1)
+            await ctx.tick().repeat(3)
             for _ in range(400):
                 for name in ("begin", "committed"):
                     ctx.set(getattr(dut, name), rng.random() < 0.1)

@@ -16,6 +16,7 @@ from serrano.schedule.descriptor import ModelInfo
 from serrano.schedule.rings import NO_SEQUENCE
 from serrano.schedule.slots import Served
 from serrano.schedule.spans import Span, StepCommand
+from serrano.stream import StreamRegister
 from serrano.vector.payloads import CodesBeat, HeadCodes, HeadKind, Token, WrittenBeat
 
 __all__ = ["ActivityWord", "TraceBeat", "TraceKind", "Tracer"]
@@ -202,11 +203,11 @@ class Tracer(wiring.Component):
             m.d.sync += [late.eq(now.fault), late.valid.eq(late.valid & now.fault.valid)]
         with m.Elif(shown.valid):
             m.d.sync += [beat.eq(shown.beat), held.eq(result), held.valid.eq(held.valid & result.valid)]
-        with m.Elif(self.counters.valid):
-            value = self.counters.payload.value
+        with m.Elif(now.counters.valid):
+            value = now.counters.payload.value
             self._show(m, TraceKind.COUNTER, [value[:32], value[32:]])
-            m.d.sync += beat.column.eq(self.counters.payload.index)
-            m.d.comb += self.counters.ready.eq(1)
+            m.d.sync += beat.column.eq(now.counters.payload.index)
+            m.d.comb += now.counters.ready.eq(1)
         with m.Else():
             m.d.sync += self.valid.eq(0)
         return m
@@ -215,7 +216,9 @@ class Tracer(wiring.Component):
         """What comes in, with registers what came in the cycle before."""
         if not self.config.registered:
             return self
-        taken = SimpleNamespace(model=self.model)
+        m.submodules.counters = counters = StreamRegister(CounterValue)
+        wiring.connect(m, wiring.flipped(self.counters), counters.i)
+        taken = SimpleNamespace(model=self.model, counters=counters.o)
         for name, member in self.signature.members.items():
             if member.is_port and member.flow == In and name != "model":
                 late = Signal(member.shape, name=f"taken_{name}")

@@ -2,18 +2,29 @@
 """DSP blocks of the ECP5 behind the wrappers: which are used, with which registers."""
 
 import dataclasses
+import random
 import re
 
 import pytest
 from amaranth.back import rtlil
-from amaranth.hdl import Const, Signal
+from amaranth.hdl import Const, Signal, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
 
-from serrano.boards.ecp5 import DSP_LATENCY, ECP5Blocks, dsp_multiplier, memory_blocks, memory_cells
+from serrano.boards.ecp5 import (
+    DSP_LATENCY,
+    ECP5Blocks,
+    dsp_multiplier,
+    memory_blocks,
+    memory_cells,
+    wide_multiplier,
+)
 from serrano.config import preset
 from serrano.matmul.array import SystolicArray
 from serrano.primitives.held_multiplier import HeldMultiplier
 from serrano.primitives.memory import OnChipMemory
 from serrano.primitives.multiplier import Multiplier
+from support.streams import simulate
 
 
 def text_of(component) -> str:
@@ -31,10 +42,45 @@ def test_all_registers_are_used(kind) -> None:
     assert "$mul" not in text
 
 
-@pytest.mark.parametrize("multiplier", [Multiplier(9, 8), Multiplier(19, 8, latency=3), HeldMultiplier(9, 8)])
+@pytest.mark.parametrize(
+    "multiplier", [Multiplier(9, 8), Multiplier(19, 19, latency=3), HeldMultiplier(9, 8)]
+)
 def test_others_are_described(multiplier) -> None:
     text = text_of(multiplier)
     assert "MULT18X18D" not in text and "cell $mul" in text
+
+
+class Wide(wiring.Component):
+    def __init__(self, narrow: int, wide: int):
+        super().__init__({"a": In(signed(narrow)), "b": In(signed(wide)), "p": Out(signed(narrow + wide))})
+
+    def elaborate(self, platform):
+        return wide_multiplier(self.a, self.b, self.p)
+
+
+@pytest.mark.parametrize(("narrow", "wide"), [(18, 35), (12, 29), (2, 19), (18, 19)])
+def test_two_blocks_for_a_wide_operand(narrow: int, wide: int) -> None:
+    text = text_of(Multiplier(wide, narrow, latency=3))
+    assert text.count("cell \\MULT18X18D") == 2 and "$mul" not in text
+    assert set(re.findall(r'parameter \\REG_PIPELINE_CLK "(\w+)"', text)) == {"NONE"}
+    dut, rng = Wide(narrow, wide), random.Random(narrow)
+    ends = [(-(1 << bits - 1), -1, 0, 1, (1 << bits - 1) - 1) for bits in (narrow, wide)]
+    pairs = [(a, b) for a in ends[0] for b in ends[1]]
+    pairs += [
+        (rng.randrange(ends[0][0], ends[0][4]), rng.randrange(ends[1][0], ends[1][4])) for _ in range(99)
+    ]
+
+    async def bench(ctx) -> None:
+        for cycle in range(len(pairs) + DSP_LATENCY):
+            if cycle >= DSP_LATENCY:
+                a, b = pairs[cycle - DSP_LATENCY]
+                assert ctx.get(dut.p) == a * b
+            a, b = pairs[min(cycle, len(pairs) - 1)]
+            ctx.set(dut.a, a)
+            ctx.set(dut.b, b)
+            await ctx.tick()
+
+    simulate(dut, bench)
 
 
 def test_one_block_per_element() -> None:

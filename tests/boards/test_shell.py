@@ -48,7 +48,16 @@ def test_every_pin_of_the_memory_has_its_place_and_a_register(plan) -> None:
     outputs = 2 * part.data_bits + part.row_bits + part.bank_bits + part.data_bits // 8 + 5
     assert rtlil.count("cell \\OFS1P3DX") >= outputs
     assert IO_LATENCY == 2
-    assert "FREQUENCY NET" in constraints and f"{float(described.clock_hz)}" in constraints
+
+
+def test_the_clock_follows_from_the_pin(plan) -> None:
+    """The pin is constrained, the PLL says what it makes of it, and no net is named that there may not be."""
+    described, files = plan
+    constraints, rtlil = text_of(files, "top.lpf"), text_of(files, "top.il")
+    assert 'FREQUENCY PORT "clk25_0__io" 25000000.0 HZ' in constraints and "FREQUENCY NET" not in constraints
+    attributes = dict(re.findall(r'attribute \\FREQUENCY_PIN_(\w+) "([\d.]+)"', rtlil))
+    made = f"{described.clock_hz / 1e6:.6f}"
+    assert attributes == {"CLKI": "25.000000", "CLKOP": made, "CLKOS": made}
 
 
 def test_dsp_blocks_take_the_array(plan) -> None:

@@ -19,6 +19,7 @@ from serrano.boards.frames import (
 )
 from serrano.boards.uart import UartReceiver, UartTransmitter
 from serrano.bus.axi import INCR, AXI4Lite, AXI4Read, AXI4Write
+from serrano.bus.read import MemoryOutput
 from serrano.csr.registers import ADDRESS_BITS
 from serrano.primitives.memory import OnChipMemory
 from serrano.stream import StreamFIFO
@@ -138,6 +139,7 @@ class UartBridge(wiring.Component):
         # Words of the buffer: which is next, how many are left.
         self._index, self._left = Signal(range(words + 1)), Signal(32)
         self._word = Signal(8 * self.width, reset_less=True)
+        self._fetched = Signal(8 * self.width, reset_less=True)
         self._store, self._fetch, self._stored = Signal(), Signal(), Signal()
         self._status = Signal(BridgeStatus)
         self._length = Signal(16)
@@ -158,7 +160,9 @@ class UartBridge(wiring.Component):
         m.submodules.received_bytes = waiting = StreamFIFO(unsigned(8), self.waiting)
         m.submodules.transmitter = transmitter = UartTransmitter(self.divisor)
         wiring.connect(m, receiver.o, waiting.i)
-        wiring.connect(m, waiting.o, self._frames.i)
+        m.submodules.waited = waited = MemoryOutput(unsigned(8))
+        wiring.connect(m, waiting.o, waited.i)
+        wiring.connect(m, waited.o, self._frames.i)
         wiring.connect(m, self._sender.o, transmitter.i)
         refused = self._frames.o.valid & self._frames.o.ready & ~self._frames.o.payload.intact
         m.d.comb += [
@@ -176,11 +180,13 @@ class UartBridge(wiring.Component):
     def _build_buffer(self, m: Module) -> None:
         """Bytes of a request go in, those of a response out; else it belongs to what is carried out."""
         buffer, frames, sender = self._buffer, self._frames, self._sender
-        m.d.sync += self._store.eq(0)
+        # Behind the memory, which is slow, lies a register.
+        place = sender.place[: self.shift]
+        m.d.sync += [self._store.eq(0), self._fetched.eq(buffer.r_data)]
         m.d.comb += [
             buffer.r_en.eq(1),
             buffer.r_addr.eq(Mux(self._fetch, self._index, sender.place[self.shift :])),
-            sender.byte.eq(buffer.r_data.word_select(_delayed(m, sender.place[: self.shift]), 8)),
+            sender.byte.eq(self._fetched.word_select(_delayed(m, _delayed(m, place)), 8)),
             buffer.w_en.eq(Mux(self._store, ~0, frames.store << frames.place[: self.shift])),
             buffer.w_addr.eq(Mux(self._store, self._index, frames.place[self.shift :])),
             buffer.w_data.eq(Mux(self._store, self._word, frames.byte.replicate(self.width))),
@@ -189,6 +195,9 @@ class UartBridge(wiring.Component):
     def _build_control(self, m: Module) -> None:
         frames, sender, request = self._frames, self._sender, self._request
         state, shown = Signal(BridgeState), Signal(8)
+        length = Signal.like(self._length)
+        chosen = {command: Signal(name=f"is_{command.name.lower()}") for command in BridgeCommand}
+        m.d.sync += [known.eq(request.command == command.value) for command, known in chosen.items()]
         m.d.comb += [
             sender.i.payload.state.eq(shown),
             state.eq(self.state),
@@ -196,8 +205,9 @@ class UartBridge(wiring.Component):
             sender.i.payload.sequence.eq(request.sequence),
             sender.i.payload.command.eq(request.command),
             sender.i.payload.status.eq(self._status),
-            sender.i.payload.length.eq(Mux(self._status == BridgeStatus.OK, self._length, 0)),
+            sender.i.payload.length.eq(length),
         ]
+        m.d.sync += length.eq(Mux(self._status == BridgeStatus.OK, self._length, 0))
         status = self._checked(m)
         last = Signal(8)
         done = Signal()
@@ -225,7 +235,7 @@ class UartBridge(wiring.Component):
                     m.next = "RUN"
             with m.State("RUN"):
                 for command, running in self._running.items():
-                    m.d.comb += running.eq(request.command == command.value)
+                    m.d.comb += running.eq(chosen[command])
                 with m.If(self._ended):
                     m.d.sync += shown.eq(Value.cast(state))
                     m.next = "ANSWER"
@@ -344,7 +354,7 @@ class UartBridge(wiring.Component):
                 m.d.sync += [
                     write.awvalid.eq(1),
                     write.wvalid.eq(1),
-                    write.wdata.eq(self._buffer.r_data),
+                    write.wdata.eq(self._fetched),
                     self._index.eq(self._index + 1),
                     self._left.eq(self._left - 1),
                 ]
@@ -447,10 +457,13 @@ class UartBridge(wiring.Component):
                     m.d.sync += bus.arvalid.eq(1)
                     m.next = "READ"
             with m.State("FETCH"):
+                # The buffer takes two cycles.
+                m.next = "FETCHED"
+            with m.State("FETCHED"):
                 m.next = "TAKE"
             with m.State("TAKE"):
                 m.d.sync += [
-                    value.eq(Cat(value, self._buffer.r_data)[8 * width :]),
+                    value.eq(Cat(value, self._fetched)[8 * width :]),
                     self._index.eq(self._index + 1),
                     part.eq(part + 1),
                 ]

@@ -10,7 +10,15 @@ from serrano.primitives.held_multiplier import HeldMultiplier
 from serrano.primitives.memory import OnChipMemory
 from serrano.primitives.multiplier import Multiplier
 
-__all__ = ["DSP_LATENCY", "DSP_WIDTH", "ECP5Blocks", "dsp_multiplier", "memory_blocks", "memory_cells"]
+__all__ = [
+    "DSP_LATENCY",
+    "DSP_WIDTH",
+    "ECP5Blocks",
+    "dsp_multiplier",
+    "memory_blocks",
+    "memory_cells",
+    "wide_multiplier",
+]
 
 DSP_WIDTH = 18
 """Width of the operands of a DSP block's multiplier."""
@@ -18,9 +26,12 @@ DSP_WIDTH = 18
 DSP_LATENCY = 3
 """Cycles through a multiplier with all of its registers: operands, pipeline, output."""
 
+LOW_BITS = DSP_WIDTH - 1
+"""Bits of a wide operand that go to the first block, as a positive number."""
 
-def dsp_multiplier(a: Value, b: Value, p: Value, *, b_en: Value | int = 1) -> Module:
-    """A ``MULT18X18D``, signed, with all of its registers: the only way in which it is fast.
+
+def dsp_multiplier(a: Value, b: Value, p: Value, *, b_en: Value | int = 1, pipeline: bool = True) -> Module:
+    """A ``MULT18X18D``, signed, with registers for operands and output: the only way in which it is fast.
 
     Parameters
     ----------
@@ -30,6 +41,8 @@ def dsp_multiplier(a: Value, b: Value, p: Value, *, b_en: Value | int = 1) -> Mo
         Product, three cycles later.
     b_en : :class:`~amaranth.hdl.Value`
         Clock enable of the register of ``b``.
+    pipeline : :class:`bool`
+        Also with the register in the middle; without, the product comes a cycle earlier.
 
     Raises
     ------
@@ -42,7 +55,8 @@ def dsp_multiplier(a: Value, b: Value, p: Value, *, b_en: Value | int = 1) -> Mo
     product = Signal(2 * DSP_WIDTH)
     registers = {}
     for name, enable in (("INPUTA", "CE0"), ("INPUTB", "CE1"), ("PIPELINE", "CE0"), ("OUTPUT", "CE0")):
-        registers |= {f"p_REG_{name}_CLK": "CLK0", f"p_REG_{name}_CE": enable, f"p_REG_{name}_RST": "RST0"}
+        clock = "NONE" if name == "PIPELINE" and not pipeline else "CLK0"
+        registers |= {f"p_REG_{name}_CLK": clock, f"p_REG_{name}_CE": enable, f"p_REG_{name}_RST": "RST0"}
     operands = {}
     for name, operand in (("A", a), ("B", b), ("C", Const(0, signed(DSP_WIDTH)))):
         wide = Signal(signed(DSP_WIDTH), name=f"operand_{name}")
@@ -88,12 +102,35 @@ def memory_blocks(memory: OnChipMemory) -> int:
     )
 
 
+def wide_multiplier(a: Value, b: Value, p: Value) -> Module:
+    """Two blocks for the two parts of ``b``, and an adder behind: ``p`` is ``a * b`` of three cycles ago.
+
+    Parameters
+    ----------
+    a : signed :class:`~amaranth.hdl.Value`
+        Operand of up to 18 bits.
+    b : signed :class:`~amaranth.hdl.Value`
+        Operand of 19 to 35 bits.
+    p : :class:`~amaranth.hdl.Value`
+        Product.
+    """
+    m = Module()
+    high = b[LOW_BITS:].as_signed()
+    m.submodules.low = low = Multiplier(len(a), DSP_WIDTH, latency=DSP_LATENCY - 1)
+    m.submodules.high = upper = Multiplier(len(a), len(high), latency=DSP_LATENCY - 1)
+    total = Signal.like(p, reset_less=True)
+    m.d.comb += [low.a.eq(a), low.b.eq(b[:LOW_BITS]), upper.a.eq(a), upper.b.eq(high), p.eq(total)]
+    m.d.sync += total.eq(Cat(low.p[:LOW_BITS], upper.p + low.p[LOW_BITS:].as_signed()))
+    return m
+
+
 class ECP5Blocks:
     """Mixed into a platform, or used as one: multipliers of the array become DSP blocks.
 
-    Multipliers with other latencies than a block with all its registers has, or wider ones, stay what they
-    are, and the tools make of them what they can. So do memories; but one that would take ``cells_per_block``
-    logic cells or more for each block RAM that can hold it instead, is to lie in block RAM.
+    Multipliers with other latencies than a block has with its registers, or wider ones than two blocks make,
+    stay what they are, and the tools make of them what they can. So do memories; but one that would take
+    ``cells_per_block`` logic cells or more for each block RAM that can hold it instead, is to lie in block
+    RAM.
     """
 
     cells_per_block: int | None = None
@@ -107,10 +144,14 @@ class ECP5Blocks:
         return memory.describe(ram_style="block")
 
     def get_multiplier(self, multiplier: Multiplier) -> Any:
-        """A DSP block where width and latency are right, the general description elsewhere."""
-        if multiplier.latency != DSP_LATENCY or max(multiplier.a_width, multiplier.b_width) > DSP_WIDTH:
-            return multiplier.describe()
-        return dsp_multiplier(multiplier.a, multiplier.b, multiplier.p)
+        """DSP blocks where width and latency are right, the general description elsewhere."""
+        latency, (narrow, wide) = multiplier.latency, sorted((multiplier.a, multiplier.b), key=len)
+        if latency in (DSP_LATENCY - 1, DSP_LATENCY) and len(wide) <= DSP_WIDTH:
+            pipeline = latency == DSP_LATENCY
+            return dsp_multiplier(multiplier.a, multiplier.b, multiplier.p, pipeline=pipeline)
+        if latency == DSP_LATENCY and len(narrow) <= DSP_WIDTH and len(wide) <= DSP_WIDTH + LOW_BITS:
+            return wide_multiplier(narrow, wide, multiplier.p)
+        return multiplier.describe()
 
     def get_held_multiplier(self, multiplier: HeldMultiplier) -> Any:
         """As :meth:`get_multiplier`; the operand that stays is held in the block."""

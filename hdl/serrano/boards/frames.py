@@ -26,6 +26,7 @@ SYNC = b"\xa5\x5e"
 DATA_MAX = 1024
 """Bytes of a payload behind its first four."""
 
+BUFFER_LATENCY = 3
 _HEADER = 6
 _ALL_ONES = (1 << 32) - 1
 
@@ -118,7 +119,7 @@ class FrameReceiver(wiring.Component):
         header = Signal(8 * _HEADER, reset_less=True)
         arguments = Signal(64, reset_less=True)
         count, crc, received = Signal(11), Signal(32), Signal(32, reset_less=True)
-        quiet = Signal(range(self.gap + 1))
+        quiet, silent = Signal(range(self.gap + 1)), Signal()
         taken, hunting, counted, measuring = (Signal() for _ in range(4))
         m.d.comb += [
             taken.eq(self.i.valid & self.i.ready),
@@ -131,9 +132,9 @@ class FrameReceiver(wiring.Component):
             request.intact.eq(received == ~crc),
         ]
         with m.If(taken | hunting):
-            m.d.sync += quiet.eq(self.gap)
-        with m.Elif(quiet != 0):
-            m.d.sync += quiet.eq(quiet - 1)
+            m.d.sync += [quiet.eq(self.gap), silent.eq(0)]
+        with m.Elif(~silent):
+            m.d.sync += [quiet.eq(quiet - 1), silent.eq(quiet == 1)]
         with m.If(taken & counted):
             m.d.sync += crc.eq(crc32_step(crc, byte, 1))
         with m.If(taken):
@@ -147,7 +148,7 @@ class FrameReceiver(wiring.Component):
                 m.d.sync += [crc.eq(_ALL_ONES), count.eq(0)]
                 with m.If(taken & (byte == SYNC[1])):
                     m.next = "HEADER"
-                with m.Elif((taken & (byte != SYNC[0])) | (quiet == 0)):
+                with m.Elif((taken & (byte != SYNC[0])) | silent):
                     m.next = "SYNC"
             with m.State("HEADER"):
                 m.d.comb += counted.eq(1)
@@ -156,7 +157,7 @@ class FrameReceiver(wiring.Component):
                     with m.If(count == _HEADER - 1):
                         m.d.sync += count.eq(0)
                         m.next = "LENGTH"
-                with m.Elif(quiet == 0):
+                with m.Elif(silent):
                     m.next = "SYNC"
             with m.State("LENGTH"):
                 m.d.comb += measuring.eq(1)
@@ -174,7 +175,7 @@ class FrameReceiver(wiring.Component):
                     with m.If(count == request.length - 1):
                         m.d.sync += count.eq(0)
                         m.next = "CRC"
-                with m.Elif(quiet == 0):
+                with m.Elif(silent):
                     m.next = "SYNC"
             with m.State("CRC"):
                 with m.If(taken):
@@ -182,7 +183,7 @@ class FrameReceiver(wiring.Component):
                     with m.If(count == 3):
                         m.d.sync += self.o.valid.eq(1)
                         m.next = "GIVE"
-                with m.Elif(quiet == 0):
+                with m.Elif(silent):
                     m.next = "SYNC"
             with m.State("GIVE"):
                 m.d.comb += hunting.eq(1)
@@ -200,7 +201,7 @@ class FrameSender(wiring.Component):
     i : ``In(stream.Signature(Response))``
         Responses; taken when the last byte has been given out.
     place : ``Out(range(1024))``
-        Byte of the buffer that is wanted two cycles later.
+        Byte of the buffer that is wanted three cycles later.
     byte : ``In(8)``
         The byte.
     o : ``Out(stream.Signature(8))``
@@ -237,7 +238,7 @@ class FrameSender(wiring.Component):
         }
         names = list(parts)
         following = dict(zip(names, [*names[1:], "DONE"], strict=True))
-        after = Signal()
+        after = Signal(2)
         with m.FSM():
             with m.State("IDLE"):
                 m.d.sync += [count.eq(0), crc.eq(_ALL_ONES)]
@@ -245,15 +246,15 @@ class FrameSender(wiring.Component):
                     m.next = "SYNC-WAIT"
             for name, (byte, length, counted) in parts.items():
                 with m.State(f"{name}-WAIT"):
-                    # The buffer takes two cycles.
-                    m.d.sync += after.eq(~after)
+                    # The buffer takes three cycles.
+                    m.d.sync += after.eq(Mux(after == BUFFER_LATENCY - 1, 0, after + 1))
                     with m.If(count == length):
                         m.d.sync += [count.eq(0), after.eq(0)]
                         if name == "CRC":
                             m.next = "DONE"
                         else:
                             m.next = f"{following[name]}-WAIT"
-                    with m.Elif(after):
+                    with m.Elif(after == BUFFER_LATENCY - 1):
                         m.d.sync += [self.o.payload.eq(byte), self.o.valid.eq(1)]
                         m.next = name
                 with m.State(name), m.If(self.o.ready):

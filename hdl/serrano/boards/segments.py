@@ -10,7 +10,7 @@ from amaranth.utils import exact_log2
 
 from serrano.boards.description import SdramPart
 from serrano.bus.axi import ID_BITS, INCR, AXI4Read, AXI4Write
-from serrano.stream import StreamFIFO
+from serrano.stream import StreamFIFO, StreamRegister
 
 __all__ = ["DECERR", "OKAY", "SLVERR", "Place", "ReadSegments", "Segment", "WriteBeat", "WriteBeats"]
 
@@ -174,7 +174,9 @@ class WriteBeats(wiring.Component):
         axi, part = self.axi, self.part
         shift = exact_log2(part.data_bits // 8)
         m.submodules.fifo = fifo = StreamFIFO(WriteBeat(part), WRITES)
-        wiring.connect(m, fifo.o, wiring.flipped(self.o))
+        m.submodules.output = output = StreamRegister(WriteBeat(part))
+        wiring.connect(m, fifo.o, output.i)
+        wiring.connect(m, output.o, wiring.flipped(self.o))
         m.d.comb += self.level.eq(fifo.level)
         current = Signal(WriteBeat(part))
         word = Value.cast(current.place)

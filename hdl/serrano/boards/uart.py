@@ -55,17 +55,20 @@ class UartReceiver(wiring.Component):
         rx = line[2]
         timer = Signal(range(self.divisor))
         bits, count, running = Signal(9, reset_less=True), Signal(range(10)), Signal()
-        sample = running & (timer == 0)
+        # The timer is at 0.
+        due = Signal()
+        sample = running & due
         with m.If(self.o.ready):
             m.d.sync += self.o.valid.eq(0)
         with m.If(~running):
             # The first sample is in the middle of the start bit.
-            m.d.sync += [timer.eq(self.divisor // 2 - 1), running.eq(~rx), count.eq(0)]
+            m.d.sync += [timer.eq(self.divisor // 2 - 1), due.eq(0), running.eq(~rx), count.eq(0)]
         with m.Elif(~sample):
-            m.d.sync += timer.eq(timer - 1)
+            m.d.sync += [timer.eq(timer - 1), due.eq(timer == 1)]
         with m.Else():
             m.d.sync += [
                 timer.eq(self.divisor - 1),
+                due.eq(0),
                 bits.eq(Cat(bits[1:], rx)),
                 count.eq(count + 1),
             ]

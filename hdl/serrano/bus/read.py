@@ -141,7 +141,8 @@ class BurstSplitter(wiring.Component):
         else:
             m.d.comb += self.request.ready.eq(left == 0)
         with m.If(self.request.ready):
-            with m.If(self.request.valid):
+            # With registers, what is taken before a request comes means nothing.
+            with m.If(self.request.valid | int(self.config.registered)):
                 m.d.sync += [
                     address.eq(self.request.payload.address),
                     left.eq(self.request.payload.bytes >> self.beat_bits),
@@ -177,8 +178,7 @@ class BurstSplitter(wiring.Component):
             return Const(1)
         # A register each, after the address and what is left have changed.
         since = Signal(2)
-        taken = self.request.valid & self.request.ready
-        with m.If(taken | (~self.request.ready & since[1] & (~self.burst.valid | self.burst.ready))):
+        with m.If(self.request.ready | (since[1] & (~self.burst.valid | self.burst.ready))):
             m.d.sync += since.eq(0)
         with m.Else():
             m.d.sync += since.eq(Cat(1, since))
@@ -449,7 +449,7 @@ class ReadArbiter(wiring.Component):
             order = Cat(order, burst.payload.address, burst.payload.tag)
             chosen.append(Mux(issue[index], Cat(burst.payload.beats, order), 0))
         domain += Value.cast(issued)[:-1].eq(reduce(or_, chosen))
-        m.d.comb += self.blocked.eq(waiting.any() & ~issuing)
+        domain += self.blocked.eq(waiting.any() & ~issuing)
         apart = Cat(int(client.apart) for client in self.clients)
         return issued, (issue & ~apart).any() if registered else Const(0)
 

@@ -129,6 +129,10 @@ class WriteArbiter(wiring.Component):
         )
         m.submodules.order = order_fifo = StreamFIFO(order, OUTSTANDING)
         free, ordered = Signal(), Signal()
+        issued = Signal(data.StructLayout({"valid": 1, "order": order}))
+        domain = m.d.sync if self.config.registered else m.d.comb
+        domain += issued.valid.eq(0)
+        m.d.comb += [order_fifo.i.valid.eq(issued.valid), order_fifo.i.payload.eq(issued.order)]
         busy = Signal(len(self.clients))
         answer = self._build_answers(m, order_fifo)
         m.d.comb += [
@@ -141,8 +145,8 @@ class WriteArbiter(wiring.Component):
             axi.wlast.eq(1),
         ]
         if self.config.registered:
-            # One more may have been issued since.
-            m.d.sync += ordered.eq(order_fifo.level < OUTSTANDING - 1)
+            # Two more may have been issued since.
+            m.d.sync += ordered.eq(order_fifo.level < OUTSTANDING - 2)
         else:
             m.d.comb += ordered.eq(order_fifo.i.ready)
         with m.If(axi.awready):
@@ -158,12 +162,12 @@ class WriteArbiter(wiring.Component):
             m.d.comb += [take.eq(request.valid & request.ready), request.ready.eq(free & ~chosen)]
             chosen = chosen | request.valid
             with m.If(take):
-                m.d.comb += [
-                    order_fifo.i.valid.eq(1),
-                    order_fifo.i.payload.client.eq(index),
-                    order_fifo.i.payload.apart.eq(int(apart)),
-                    order_fifo.i.payload.address.eq(request.payload.address),
-                    order_fifo.i.payload.tag.eq(request.payload.tag),
+                domain += [
+                    issued.valid.eq(1),
+                    issued.order.client.eq(index),
+                    issued.order.apart.eq(int(apart)),
+                    issued.order.address.eq(request.payload.address),
+                    issued.order.tag.eq(request.payload.tag),
                 ]
                 m.d.sync += [
                     axi.awvalid.eq(1),
@@ -175,7 +179,6 @@ class WriteArbiter(wiring.Component):
             in_flight = Signal(range(OUTSTANDING + WAITING + 1), name=f"{name}_in_flight")
             m.d.sync += in_flight.eq(in_flight + entered - ended)
             # Nobody is to think that all is well before its fault has been looked at.
-            domain = m.d.sync if self.config.registered else m.d.comb
             domain += ended.eq(mine)
             m.d.comb += [
                 mine.eq(answer.valid & (answer.client == index)),

@@ -99,6 +99,8 @@ class BlockMover(wiring.Component):
         self._unread, self._unseen = Signal(RECORD_BITS + 1), Signal(RECORD_BITS + 1)
         self._left = Signal(len(geometry.block_bytes) - width_bits)
         self._failed, self._moving = Signal(), Signal()
+        # Whether they are not 0, as registers.
+        self._asking, self._reading, self._writing = Signal(), Signal(), Signal()
 
         asked, now = moves.command.payload, self.geometry
         to_host = asked.kind == MoveKind.GATHER
@@ -121,11 +123,16 @@ class BlockMover(wiring.Component):
                 with m.If(moves.command.valid):
                     m.next = "ADDRESS"
             with m.State("ADDRESS"):
+                m.d.sync += [
+                    self._asking.eq(self._unread != 0),
+                    self._reading.eq(self._unseen != 0),
+                    self._writing.eq(self._left != 0),
+                ]
                 with m.If(self._build_addresses(m)):
                     m.next = "MOVE"
             with m.State("MOVE"):
                 m.d.comb += self._moving.eq(1)
-                with m.If((self._left == 0) & (self._unseen == 0) & ~self.writes.pending):
+                with m.If(~self._writing & ~self._reading & ~self.writes.pending):
                     m.next = "RESPOND"
             with m.State("RESPOND"):
                 m.d.comb += [moves.response.valid.eq(1), moves.response.payload.error.eq(self._failed)]
@@ -170,10 +177,10 @@ class BlockMover(wiring.Component):
         wiring.connect(m, tasks.o, mask.tasks)
         wiring.connect(m, wiring.flipped(self.reads.data), mask.data)
         run, beat, word = self.reads.request, mask.records, self.writes.request
-        asks, reading, writing = Signal(), Signal(), Signal()
+        asks, reading, writing = Signal(), self._reading, self._writing
         m.d.comb += [
             mask.head_dim.eq(geometry.head_dim),
-            run.valid.eq(self._moving & (self._unread != 0) & tasks.i.ready),
+            run.valid.eq(self._moving & self._asking & tasks.i.ready),
             run.payload.address.eq(self._source),
             run.payload.bytes.eq(record_bytes(geometry.head_dim)),
             asks.eq(run.valid & run.ready),
@@ -182,8 +189,6 @@ class BlockMover(wiring.Component):
             tasks.i.payload.high.eq(self._command.high),
             tasks.i.payload.status.eq(Status.OK),
             # Behind the last record come zeros.
-            reading.eq(self._unseen != 0),
-            writing.eq(self._left != 0),
             beat.ready.eq(word.ready | ~writing),
             word.valid.eq(self._moving & writing & (beat.valid | ~reading)),
             word.payload.address.eq(self._target),
@@ -195,10 +200,15 @@ class BlockMover(wiring.Component):
             m.d.sync += [
                 self._source.eq(self._source + record_bytes(geometry.head_dim)),
                 self._unread.eq(self._unread - 1),
+                self._asking.eq(self._unread != 1),
             ]
         with m.If(word.valid & word.ready):
-            m.d.sync += [self._target.eq(self._target + config.port_bytes), self._left.eq(self._left - 1)]
+            m.d.sync += [
+                self._target.eq(self._target + config.port_bytes),
+                self._left.eq(self._left - 1),
+                writing.eq(self._left != 1),
+            ]
         with m.If(beat.valid & beat.ready & beat.payload.last):
-            m.d.sync += self._unseen.eq(self._unseen - 1)
+            m.d.sync += [self._unseen.eq(self._unseen - 1), reading.eq(self._unseen != 1)]
         with m.If((beat.valid & beat.ready & beat.payload.error) | self.writes.error):
             m.d.sync += self._failed.eq(1)

@@ -137,6 +137,9 @@ class DescriptorLoader(wiring.Component):
         crc_ok, faulty = Signal(), Signal()
         head = Signal(data.StructLayout({"magic": 1, "version": 1, "geometry": 1}))
         large = Signal()
+        # The product of group and KV heads; whether something that has long been known is too large.
+        product, over = Signal(16), self._build_limits(m)
+        self._build_capture(m, index, word, words.o.valid & words.o.ready, head, large)
 
         with m.FSM():
             with m.State("IDLE"):
@@ -155,15 +158,16 @@ class DescriptorLoader(wiring.Component):
                 with m.If(words.o.valid):
                     m.d.sync += [index.eq(index + 1), crc_ok.eq(~crc == word)]
                     m.d.sync += crc.eq(crc32_step(crc, word, 4))
-                    self._build_capture(m, index, word, head, large)
                     with m.If(words.o.payload.last):
-                        m.d.sync += self.model.group.eq(1)
+                        m.d.sync += [self.model.group.eq(1), product.eq(self.model.kv_heads)]
                         m.next = "GROUP"
             with m.State("GROUP"):
                 # heads / kv_heads by counting; the product is also the check that it divides.
-                product = self.model.group * self.model.kv_heads
                 with m.If(product < self.model.heads):
-                    m.d.sync += self.model.group.eq(self.model.group + 1)
+                    m.d.sync += [
+                        self.model.group.eq(self.model.group + 1),
+                        product.eq(product + self.model.kv_heads),
+                    ]
                 with m.Else():
                     with m.If(product != self.model.heads):
                         m.d.sync += large.eq(1)
@@ -172,7 +176,7 @@ class DescriptorLoader(wiring.Component):
                     m.d.sync += large.eq(1)
                     m.next = "LIMITS"
             with m.State("LIMITS"):
-                with m.If(self._over_limits()):
+                with m.If(over | (self.model.group > self.config.attention_rows_max)):
                     m.d.sync += large.eq(1)
                 with m.If(self.model.context > self.config.context_max):
                     m.d.sync += self.model.context.eq(self.config.context_max)
@@ -184,7 +188,16 @@ class DescriptorLoader(wiring.Component):
                 m.next = "IDLE"
         return m
 
-    def _build_capture(self, m: Module, index: Signal, word: Value, head: Any, large: Signal) -> None:
+    def _build_capture(
+        self, m: Module, index: Signal, word: Value, valid: Value, head: Any, large: Signal
+    ) -> None:
+        """Keeps what a word says, a cycle after it has come: more of them come behind the last field."""
+        taken, number, came = Signal(32, reset_less=True), Signal.like(index), Signal()
+        m.d.sync += [taken.eq(word), number.eq(index), came.eq(valid)]
+        with m.If(came):
+            self._build_fields(m, number, taken, head, large)
+
+    def _build_fields(self, m: Module, index: Signal, word: Signal, head: Any, large: Signal) -> None:
         model, config = self.model, self.config
         with m.Switch(index):
             with m.Case(0):
@@ -205,19 +218,24 @@ class DescriptorLoader(wiring.Component):
                     with m.If((word >> len(Value.cast(field))).any() | ((word == 0) & (offset != 72))):
                         m.d.sync += large.eq(1)
 
-    def _over_limits(self) -> Value:
+    def _build_limits(self, m: Module) -> Value:
+        """Whether a field is over its limit, three cycles after the last of them has come."""
         model, config = self.model, self.config
-        return (
-            (model.dim > config.dim_max)
-            | (model.ffn > config.ffn_max)
-            | (model.heads > config.heads_max)
-            | (model.head_pad > config.head_dim_max)
-            | (model.head_dim > model.head_pad)
-            | (model.kv_heads * model.head_pad > config.kv_width_max)
-            | (model.heads * model.head_pad > config.dim_max)
-            | (model.group > config.attention_rows_max)
-            | (model.vocab > config.vocab_max)
+        kv_width, width = (Signal(24, name=name, reset_less=True) for name in ("kv_width", "width"))
+        m.d.sync += [kv_width.eq(model.kv_heads * model.head_pad), width.eq(model.heads * model.head_pad)]
+        conditions = Cat(
+            model.dim > config.dim_max,
+            model.ffn > config.ffn_max,
+            model.heads > config.heads_max,
+            model.head_pad > config.head_dim_max,
+            model.head_dim > model.head_pad,
+            kv_width > config.kv_width_max,
+            width > config.dim_max,
+            model.vocab > config.vocab_max,
         )
+        over = Signal.like(conditions, name="over", reset_less=True)
+        m.d.sync += over.eq(conditions)
+        return over.any()
 
     def _build_verdict(self, m: Module, head: Any, crc_ok: Signal, faulty: Signal, large: Signal) -> None:
         with m.If(faulty):

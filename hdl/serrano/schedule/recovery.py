@@ -142,7 +142,7 @@ class Recovery(wiring.Component):
             self._taken(m, value) for value in (*self._build_found(m), *self._build_outside(m))
         )
         fault = Signal()
-        flushed = Signal(range(FLUSH_CYCLES))
+        flushed, final = Signal(range(FLUSH_CYCLES)), Signal()
         with m.FSM():
             with m.State("WATCH"):
                 m.d.comb += fault.eq(found.code != FaultCode.NONE)
@@ -161,8 +161,8 @@ class Recovery(wiring.Component):
                     m.next = "FLUSH"
             with m.State("FLUSH"):
                 m.d.comb += [self.stop.eq(1), self.flush.eq(1)]
-                m.d.sync += flushed.eq(flushed + 1)
-                with m.If(flushed == FLUSH_CYCLES - 1):
+                m.d.sync += [flushed.eq(flushed + 1), final.eq(flushed == FLUSH_CYCLES - 2)]
+                with m.If(final):
                     m.d.sync += flushed.eq(0)
                     m.d.comb += self.failed.eq(1)
                     m.next = "WATCH"
@@ -174,10 +174,13 @@ class Recovery(wiring.Component):
             self.recorded.code.eq(first.code),
         ]
         counted = Mux(self.clear, 0, self.record.count)
+        # Nothing is recorded.
+        empty = Signal(init=1)
+        m.d.sync += empty.eq((empty | self.clear) & ~self.recorded.valid)
         with m.If(self.clear):
             m.d.sync += self.record.eq(0)
         with m.If(self.recorded.valid):
-            with m.If(counted == 0):
+            with m.If(empty | self.clear):
                 m.d.sync += self.record.eq(first)
             m.d.sync += self.record.count.eq(counted + fault + failures)
         return m

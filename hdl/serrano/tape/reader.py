@@ -10,7 +10,6 @@ from amaranth.lib.wiring import In, Out
 from serrano.bus import ReadBeat
 from serrano.config import AcceleratorConfig
 from serrano.faults import FaultCode
-from serrano.stream import StreamRegister
 from serrano.tape.crc import crc32_step
 from serrano.tape.packets import HEADER_BYTES, WITH_PAYLOAD, Header, Opcode, PayloadUnit
 
@@ -22,14 +21,16 @@ CRC_FIELD = 28
 PAYLOAD_FIELD = 12
 """Offset of the payload's length."""
 
+_ALL_ONES = (1 << 32) - 1
+
 
 class TapeReader(wiring.Component):
     """Splits a run of tape into packet headers and payload units, and checks every packet.
 
     Takes a unit of the load path in every cycle, with no pause between packets: where that is wider than the
     port, it catches up after a wait. A header is given out when it is complete, its payload while it passes;
-    the CRC is compared two cycles after the packet's last unit, with ``config.registered`` three, and then a
-    header is found to be wrong two cycles later, too. ``checked`` counts the packets whose check
+    the CRC is compared two cycles after the packet's last unit, with ``config.registered`` four, and then a
+    header is found to be wrong two cycles later. ``checked`` counts the packets whose check
     has passed since ``start``; whoever commits a step waits for it. After a fault nothing more is taken until
     the block is reset.
 
@@ -81,18 +82,19 @@ class TapeReader(wiring.Component):
         header = Signal(Header)
         merged = Signal(Header)
         left = Signal(32)
-        in_payload, take, header_end, packet_end = Signal(), Signal(), Signal(), Signal()
+        in_payload, take, packet_end = Signal(), Signal(), Signal()
+        # The next unit completes a header.
+        header_end = Signal(init=header_units == 1)
         content = Value.cast(self.units.payload.bytes)
-        has_payload, final = Signal(), Signal()
+        has_payload, single, final = Signal(), Signal(), Signal()
+        size, domain = merged.payload_bytes, m.d.comb
         if self.config.registered and header_units - 1 - PAYLOAD_FIELD // width >= 2:
             # Known in time, if not in the cycle in which it comes.
-            m.d.sync += has_payload.eq(header.payload_bytes != 0)
-        else:
-            m.d.comb += has_payload.eq(merged.payload_bytes != 0)
+            size, domain = header.payload_bytes, m.d.sync
+        domain += [has_payload.eq(size != 0), single.eq(size == width)]
 
         m.d.comb += [
             merged.eq(header),
-            header_end.eq(~in_payload & (position == header_units - 1)),
             packet_end.eq(Mux(in_payload, final, header_end & ~has_payload)),
         ]
         for unit in range(used_units):
@@ -102,13 +104,17 @@ class TapeReader(wiring.Component):
         self._build_flow(m, take, header_end, packet_end, in_payload, merged)
         with m.If(take):
             m.d.sync += header.eq(merged)
+            if header_units == 1:
+                m.d.sync += header_end.eq(packet_end)
+            else:
+                m.d.sync += header_end.eq(~in_payload & (position == header_units - 2))
             with m.If(in_payload):
                 m.d.sync += [left.eq(left - width), final.eq(left == 2 * width)]
             with m.Else():
                 m.d.sync += [
                     position.eq(position + 1),
                     left.eq(merged.payload_bytes),
-                    final.eq(merged.payload_bytes == width),
+                    final.eq(single),
                 ]
             with m.If(header_end):
                 m.d.sync += position.eq(0)
@@ -147,10 +153,8 @@ class TapeReader(wiring.Component):
         merged: Any,
     ) -> None:
         """Units go on while the header register or the payload register can take what they bring."""
-        unit = Signal(PayloadUnit(self.config))
-        m.d.comb += [unit.bytes.eq(self.units.payload.bytes), unit.last.eq(packet_end)]
-        header_free = self._build_output(m, "headers", take & header_end, merged)
-        payload_free = self._build_output(m, "payload", take & in_payload, unit)
+        header_free = ~self.headers.valid | self.headers.ready
+        payload_free = ~self.payload.valid | self.payload.ready
         m.d.comb += [
             take.eq(
                 self.units.valid
@@ -159,20 +163,18 @@ class TapeReader(wiring.Component):
             ),
             self.units.ready.eq(take),
         ]
-
-    def _build_output(self, m: Module, name: str, valid: Value, payload: Any) -> Value:
-        """A register in front of an output; whether it is free. With registers, that is one as well."""
-        output = getattr(self, name)
-        if self.config.registered:
-            m.submodules[f"{name}_register"] = register = StreamRegister(payload.shape())
-            wiring.connect(m, register.o, wiring.flipped(output))
-            m.d.comb += [register.i.valid.eq(valid), register.i.payload.eq(payload)]
-            return register.i.ready
-        with m.If(output.ready):
-            m.d.sync += output.valid.eq(0)
-        with m.If(valid):
-            m.d.sync += [output.valid.eq(1), output.payload.eq(payload)]
-        return ~output.valid | output.ready
+        with m.If(self.headers.ready):
+            m.d.sync += self.headers.valid.eq(0)
+        with m.If(take & header_end):
+            m.d.sync += [self.headers.valid.eq(1), self.headers.payload.eq(merged)]
+        with m.If(self.payload.ready):
+            m.d.sync += self.payload.valid.eq(0)
+        with m.If(take & in_payload):
+            m.d.sync += [
+                self.payload.valid.eq(1),
+                self.payload.payload.bytes.eq(self.units.payload.bytes),
+                self.payload.payload.last.eq(packet_end),
+            ]
 
     def _build_header_check(
         self, m: Module, complete: Value, merged: Any, kept: Any, expected: Signal
@@ -221,44 +223,55 @@ class TapeReader(wiring.Component):
         whole_units, rest = divmod(CRC_FIELD, width)
         # Cycle 1: the unit, and how much of it counts.
         stage = Signal(
-            data.StructLayout(
-                {"valid": 1, "first": 1, "whole": 1, "partial": 1, "last": 1, "crc": 32, "index": 32}
-            )
+            data.StructLayout({"valid": 1, "whole": 1, "partial": 1, "last": 1, "crc": 32, "index": 32})
         )
         content = Signal(8 * width, reset_less=True)
         m.d.sync += stage.valid.eq(take)
         with m.If(take):
             m.d.sync += [
                 content.eq(self.units.payload.bytes),
-                stage.first.eq(~in_payload & (position == 0)),
                 stage.whole.eq(in_payload | (position < whole_units)),
                 stage.partial.eq(~in_payload & (position == whole_units) & (rest != 0)),
                 stage.last.eq(packet_end),
                 stage.crc.eq(merged.crc),
                 stage.index.eq(merged.index),
             ]
+        # With registers, a cycle for what the unit does to the CRC, whatever that is.
+        delta = Signal(32)
+        domain = m.d.sync if self.config.registered else m.d.comb
+        with m.If(stage.whole):
+            domain += delta.eq(crc32_step(Const(0, 32), content, width))
+        if rest:
+            with m.Elif(stage.partial):
+                domain += delta.eq(crc32_step(Const(0, 32), content, rest))
+        unit = stage
+        if self.config.registered:
+            unit = Signal.like(stage, name="unit")
+            m.d.sync += unit.eq(stage)
         # Cycle 2: the register.
-        state, before = Signal(32), Signal(32)
-        m.d.comb += before.eq(Mux(stage.first, 0xFFFFFFFF, state))
-        done = Signal(data.StructLayout({"valid": 1, "crc": 32, "index": 32}))
+        state, stepped = Signal(32, init=_ALL_ONES), Signal(32)
+        done = Signal(data.StructLayout({"valid": 1, "found": 32, "crc": 32, "index": 32}))
+        nothing = Const(0, 8 * width)
+        m.d.comb += stepped.eq(state)
+        with m.If(unit.whole):
+            m.d.comb += stepped.eq(crc32_step(state, nothing, width) ^ delta)
+        if rest:
+            with m.Elif(unit.partial):
+                m.d.comb += stepped.eq(crc32_step(state, nothing, rest) ^ delta)
+        with m.If(unit.valid):
+            m.d.sync += state.eq(Mux(unit.last, _ALL_ONES, stepped))
         m.d.sync += [
-            done.valid.eq(stage.valid & stage.last),
-            done.crc.eq(stage.crc),
-            done.index.eq(stage.index),
+            done.valid.eq(unit.valid & unit.last),
+            done.found.eq(~stepped),
+            done.crc.eq(unit.crc),
+            done.index.eq(unit.index),
         ]
-        with m.If(stage.valid):
-            with m.If(stage.whole):
-                m.d.sync += state.eq(crc32_step(before, content, width))
-            if rest:
-                with m.Elif(stage.partial):
-                    m.d.sync += state.eq(crc32_step(before, content, rest))
         # Cycle 3: the comparison, and with registers a cycle more for what follows from it.
         compared = Signal(data.StructLayout({"valid": 1, "matches": 1, "index": 32}))
         corrupt = Signal(data.StructLayout({"valid": 1, "index": 32}))
-        domain = m.d.sync if self.config.registered else m.d.comb
         domain += [
             compared.valid.eq(done.valid),
-            compared.matches.eq(~state == done.crc),
+            compared.matches.eq(done.found == done.crc),
             compared.index.eq(done.index),
         ]
         m.d.comb += [
