@@ -3,6 +3,7 @@
 
 import copy
 import dataclasses
+import sys
 
 import pytest
 
@@ -14,6 +15,15 @@ from serrano_sim.golden.block_manager import BlockManager
 from support.streams import collect, send, simulate
 
 CONFIG = dataclasses.replace(preset("tiny"), sequences_max=4)
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["plain", "registered"])
+def config(request, monkeypatch):
+    """Every test runs with and without registers."""
+    changed = dataclasses.replace(CONFIG, registered=request.param)
+    monkeypatch.setattr(sys.modules[__name__], "CONFIG", changed)
+
+
 CONTEXT = 64
 
 

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Commands from state machines to the KV controller, and several machines at one port."""
 
+import dataclasses
+
 import pytest
 from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from serrano.config import preset
 from serrano.kvcache.commands import Opcode, Status
 from serrano.kvcache.payloads import KVPort
 from serrano.schedule.calls import kv_call, share_kv
@@ -40,14 +43,20 @@ class Caller(wiring.Component):
         return m
 
 
+@pytest.mark.parametrize("registered", [False, True])
 @pytest.mark.parametrize("stall", STALLS)
-def test_calls(stall: float) -> None:
+def test_calls(stall: float, registered: bool) -> None:
     m = Module()
     callers = [Caller(), Caller()]
     outer = KVPort().create()
     for index, caller in enumerate(callers):
         m.submodules[f"caller_{index}"] = caller
-    share_kv(m, outer, [caller.kv for caller in callers])
+    share_kv(
+        m,
+        dataclasses.replace(preset("tiny"), registered=registered),
+        outer,
+        [caller.kv for caller in callers],
+    )
     given = []
 
     async def bench(ctx) -> None:

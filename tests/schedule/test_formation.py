@@ -94,7 +94,7 @@ def slot(prompt: int, prompt_tokens: int, position: int = 0, token: int = 0, num
     }
 
 
-@pytest.mark.parametrize("name", ["tiny", "base"])
+@pytest.mark.parametrize("name", ["tiny", "base", "ulx3s"])
 @pytest.mark.parametrize("stall", STALLS)
 def test_steps(name: str, stall: float) -> None:
     config = preset(name)
@@ -144,10 +144,11 @@ def test_steps(name: str, stall: float) -> None:
             assert last == (rows - 1 if ends else min(len(decoding), most) - 1)
 
 
-def test_a_request_that_fails_is_left_out() -> None:
+@pytest.mark.parametrize("name", ["base", "ulx3s"])
+def test_a_request_that_fails_is_left_out(name: str) -> None:
     """One is closed, one is elsewhere; a prompt has a token that the vocabulary has not."""
     slots = {0: slot(0, 2, 2), 1: slot(0, 2, 5), 2: slot(4 * 990, 12)}
     refuse = {1: Status.BAD_SEQ}
-    formed, failed = form(preset("base"), slots, 2, 0.0, refuse)
+    formed, failed = form(preset(name), slots, 2, 0.0, refuse)
     assert failed == [(1, FaultCode.REQUEST_CHANGED), (2, FaultCode.REQUEST_TOKEN)]
     assert [spans for _, _, _, spans, _ in formed] == [[(0, 0, 1, 2)], [(0, 0, 1, 3)]]

@@ -4,6 +4,7 @@
 import copy
 import dataclasses
 import struct
+import sys
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,6 +22,15 @@ from support.axi import AXIMemory
 from support.streams import STALLS, collect, send, simulate
 
 CONFIG = dataclasses.replace(preset("tiny"), sequences_max=4)
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["plain", "registered"])
+def config(request, monkeypatch):
+    """Every test runs with and without registers."""
+    changed = dataclasses.replace(CONFIG, registered=request.param)
+    monkeypatch.setattr(sys.modules[__name__], "CONFIG", changed)
+
+
 PROMPT = 0x400
 VOCAB = 50
 CONTEXT = 20
@@ -302,6 +312,7 @@ def test_the_last_token_of_a_prompt_joins_those_who_decode() -> None:
     ids=["sequences", "blocks", "records"],
 )
 def test_a_request_waits_until_there_is_room(world: World, tokens: int, most: int) -> None:
+    world = copy.deepcopy(world)
     requests = [request(id=index, prompt_tokens=tokens, max_new=8) for index in range(6)]
     got = serve(world, requests)
     assert [len(tokens_of(got, index)) for index in range(6)] == [8] * 6

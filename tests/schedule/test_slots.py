@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Choosing among sequences, and finding a request by its number."""
 
+import dataclasses
+import sys
+
 import pytest
 from amaranth import Module, Signal
 
@@ -11,11 +14,18 @@ from support.streams import simulate
 CONFIG = preset("tiny")
 
 
+@pytest.fixture(autouse=True, params=[False, True], ids=["plain", "registered"])
+def config(request, monkeypatch):
+    """Every test runs with and without registers."""
+    changed = dataclasses.replace(CONFIG, registered=request.param)
+    monkeypatch.setattr(sys.modules[__name__], "CONFIG", changed)
+
+
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_one_of(count: int) -> None:
     m = Module()
     candidates, turn = Signal(count), Signal(range(max(2, count)))
-    chosen = one_of(m, candidates, turn, "chosen")
+    chosen = one_of(m, CONFIG, candidates, turn, "chosen")
     # The simulator wants a clock.
     m.d.sync += Signal().eq(1)
 
@@ -24,6 +34,8 @@ def test_one_of(count: int) -> None:
             for first in range(count):
                 ctx.set(candidates, mask)
                 ctx.set(turn, first)
+                for _ in range(2 * CONFIG.registered):
+                    await ctx.tick()
                 order = [*range(first, count), *range(first)]
                 assert ctx.get(chosen) == next(number for number in order if mask >> number & 1)
 

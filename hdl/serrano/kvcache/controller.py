@@ -176,7 +176,7 @@ class Controller(wiring.Component):
         # Initialization also follows reset.
         wanted = Signal(init=1)
         m.d.comb += [
-            requesters.locked.eq(settled(m, config, self.locked, "locked_before")),
+            requesters.locked.eq(self.locked),
             self.used.eq(pool.used),
             self.peak.eq(pool.peak),
             self.initializing.eq(wanted | pool.initializing),
@@ -278,6 +278,8 @@ class Controller(wiring.Component):
                 m.next = "JUDGE"
             # The step loop has seen its answer, and locked what it wants, before the next command is chosen.
             with step(m, parts, "REST"):
+                m.next = "RESTED"
+            with step(m, parts, "RESTED"):
                 m.next = "IDLE"
 
     def _build_judgment(self, m: Module, parts: Parts, number: Signal) -> None:

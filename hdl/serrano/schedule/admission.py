@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 from serrano.config import AcceleratorConfig
 from serrano.faults import FaultCode
 from serrano.kvcache.commands import Opcode, Stat, Status
+from serrano.kvcache.pace import paced, settled, take_turns
 from serrano.kvcache.payloads import KVPort, sequence_bits
 from serrano.schedule.calls import kv_call
 from serrano.schedule.descriptor import ModelInfo
@@ -90,8 +91,9 @@ class Admission(wiring.Component):
         self._next, self._tried = Signal.like(self.sequence), Signal(range(self.config.sequences_max + 1))
         self._first = Signal.like(self.sequence)
         self._total = Signal(33)
+        self._acts = take_turns(m, self.config)
         m.d.comb += [
-            self._total.eq(request.prompt_tokens + request.max_new),
+            self._total.eq(settled(m, self.config, request.prompt_tokens + request.max_new, "total")),
             slot.id.eq(request.id),
             slot.number.eq(self.submission.number),
             slot.tenant.eq(request.tenant),
@@ -101,6 +103,7 @@ class Admission(wiring.Component):
             slot.eos.eq(request.eos),
             slot.keep.eq(request.flags.keep),
         ]
+        self._first_wrong = self._wrong(m)
         with m.FSM():
             self._build_checks(m)
             self._build_open(m)
@@ -120,31 +123,48 @@ class Admission(wiring.Component):
         m.d.sync += [self.code.eq(code), self.detail.eq(detail)]
         m.next = following
 
+    def _wrong(self, m: Module) -> Any:
+        """What is wrong with the request: the first of all that may be, or nothing."""
+        request, sequences = self.submission.request, self.config.sequences_max
+        out_of_range = Mux(request.flags.adopt, request.sequence >= sequences, request.sequence != 0)
+        found = [
+            (self.submission.error, FaultCode.BUS_SLVERR),
+            (self.cancelled | request.flags.cancelled, FaultCode.REQUEST_CANCELLED),
+            (request.flags.unknown != 0, FaultCode.REQUEST_FLAGS),
+            (out_of_range, FaultCode.REQUEST_SEQUENCE),
+            ((request.prompt_tokens == 0) | (request.max_new == 0), FaultCode.REQUEST_EMPTY),
+            (self._total > self.model.context, FaultCode.REQUEST_LENGTH),
+            (request.prompt[:2] != 0, FaultCode.REQUEST_ADDRESS),
+            (request.max_new >= self.ring_size, FaultCode.REQUEST_RING),
+        ]
+        first = Signal(FaultCode)
+        found = [
+            (settled(m, self.config, Value.cast(wrong), code.name.lower()), code) for wrong, code in found
+        ]
+        for wrong, code in reversed(found):
+            with m.If(wrong):
+                m.d.comb += first.eq(code)
+        return settled(m, self.config, first, "first_wrong")
+
     def _build_checks(self, m: Module) -> None:
-        request, model, sequences = self.submission.request, self.model, self.config.sequences_max
-        taken = self.active.bit_select(request.sequence, 1)
+        request = self.submission.request
+        wrong = self._first_wrong
+        is_wrong = settled(m, self.config, wrong != FaultCode.NONE, "is_wrong")
+        lacks = settled(m, self.config, request.max_new >= self.ring_room, "lacks")
+        taken = settled(m, self.config, self.active.bit_select(request.sequence, 1), "taken")
         with m.State("IDLE"):
             m.d.sync += [self._tried.eq(0), self._next.eq(self._first), self.slot.position.eq(0)]
             with m.If(self.start):
-                m.next = "CHECK"
+                m.next = "WEIGH" if self.config.registered else "CHECK"
+        if self.config.registered:
+            # Time for what follows from the request.
+            for state, following in (("WEIGH", "WEIGHED"), ("WEIGHED", "CHECK")):
+                with paced(m, state, self._acts):
+                    m.next = following
         with m.State("CHECK"):
-            with m.If(self.submission.error):
-                self._refuse(m, FaultCode.BUS_SLVERR)
-            with m.Elif(self.cancelled | request.flags.cancelled):
-                self._refuse(m, FaultCode.REQUEST_CANCELLED)
-            with m.Elif(request.flags.unknown != 0):
-                self._refuse(m, FaultCode.REQUEST_FLAGS)
-            with m.Elif(Mux(request.flags.adopt, request.sequence >= sequences, request.sequence != 0)):
-                self._refuse(m, FaultCode.REQUEST_SEQUENCE)
-            with m.Elif((request.prompt_tokens == 0) | (request.max_new == 0)):
-                self._refuse(m, FaultCode.REQUEST_EMPTY)
-            with m.Elif(self._total > model.context):
-                self._refuse(m, FaultCode.REQUEST_LENGTH)
-            with m.Elif(request.prompt[:2] != 0):
-                self._refuse(m, FaultCode.REQUEST_ADDRESS)
-            with m.Elif(request.max_new >= self.ring_size):
-                self._refuse(m, FaultCode.REQUEST_RING)
-            with m.Elif(request.max_new >= self.ring_room):
+            with m.If(is_wrong):
+                self._refuse(m, wrong)
+            with m.Elif(lacks):
                 m.next = "WAIT"
             with m.Elif(request.flags.adopt):
                 m.d.sync += self.sequence.eq(request.sequence)
@@ -157,10 +177,13 @@ class Admission(wiring.Component):
     def _build_open(self, m: Module) -> None:
         sequence, tenant = self.sequence, self.submission.request.tenant
         sequences = self.config.sequences_max
-        with m.State("FIND"):
-            with m.If(self._tried == sequences):
+        every = settled(m, self.config, self._tried == sequences, "every")
+        some_active = settled(m, self.config, self.active.any(), "some_active")
+        is_free = settled(m, self.config, ~self.active.bit_select(self._next, 1), "is_free")
+        with paced(m, "FIND", self._acts):
+            with m.If(every):
                 m.next = "WAIT"
-                with m.If(~self.active.any()):
+                with m.If(~some_active):
                     self._refuse(m, FaultCode.KV_COMMAND, Status.SEQ_BUSY)
             with m.Else():
                 m.d.sync += [
@@ -168,7 +191,7 @@ class Admission(wiring.Component):
                     self._tried.eq(self._tried + 1),
                     self._next.eq(Mux(self._next == sequences - 1, 0, self._next + 1)),
                 ]
-                with m.If(~self.active.bit_select(self._next, 1)):
+                with m.If(is_free):
                     m.next = "OPEN"
         with kv_call(m, self.kv, "OPEN", Opcode.OPEN, sequence, tenant) as answer:
             with m.If(answer.status == Status.OK):
@@ -211,7 +234,7 @@ class Admission(wiring.Component):
                 self._refuse(m, FaultCode.KV_COMMAND, answer.status)
             with m.Elif((answer.aux != position) | (answer.aux >= request.prompt_tokens)):
                 self._refuse(m, FaultCode.REQUEST_SEQUENCE)
-        rest = self._total - position
+        rest = settled(m, self.config, self._total - position, "rest")
         with kv_call(m, kv, "TAKE", Opcode.APPEND, sequence, tenant, rest) as answer:
             with m.If(answer.status != Status.OK):
                 self._judge(m, answer.status, "REFUSED", "WAIT")

@@ -7,6 +7,10 @@ from typing import Any
 
 from amaranth import *
 
+from serrano.config import AcceleratorConfig
+from serrano.kvcache.pace import settled
+from serrano.kvcache.payloads import KVPort
+
 __all__ = ["kv_call", "share_kv"]
 
 
@@ -41,8 +45,14 @@ def kv_call(
             yield response.payload
 
 
-def share_kv(m: Module, port: Any, users: list[Any]) -> None:
-    """Connects users of which one at a time has a command under way."""
+def share_kv(m: Module, config: AcceleratorConfig, port: Any, users: list[Any]) -> None:
+    """Connects users of which one at a time has a command under way.
+
+    If the accelerator is ``registered``, a command comes to the port two cycles later and its response to
+    the user two cycles later, all through registers; the response may be looked at in the cycle before.
+    """
+    if config.registered:
+        port = _register_kv(m, config, port)
     for user in users:
         m.d.comb += [
             user.commands.ready.eq(port.commands.ready),
@@ -53,3 +63,29 @@ def share_kv(m: Module, port: Any, users: list[Any]) -> None:
             m.d.comb += [port.commands.valid.eq(1), port.commands.payload.eq(user.commands.payload)]
         with m.If(user.responses.ready):
             m.d.comb += port.responses.ready.eq(1)
+
+
+def _register_kv(m: Module, config: AcceleratorConfig, port: Any) -> Any:
+    """A port before ``port``."""
+    before = KVPort().create(path=("before_kv",))
+    command, response = port.commands, port.responses
+    given = settled(m, config, before.commands.valid, "given")
+    payload = settled(m, config, before.commands.payload, "given_payload")
+    under_way, answered = Signal(name="under_way"), Signal(name="answered")
+    m.d.comb += [
+        # What was given is there for some cycles more; it counts once.
+        before.commands.ready.eq(given & ~under_way),
+        response.ready.eq(under_way & ~answered),
+        before.responses.valid.eq(answered & settled(m, config, answered, "answered_before")),
+    ]
+    with m.If(~under_way):
+        m.d.sync += [command.payload.eq(payload), command.valid.eq(given), under_way.eq(given)]
+    with m.Elif(command.ready):
+        m.d.sync += command.valid.eq(0)
+    with m.If(~answered):
+        m.d.sync += before.responses.payload.eq(response.payload)
+    with m.If(response.valid & response.ready):
+        m.d.sync += answered.eq(1)
+    with m.If(before.responses.valid & before.responses.ready):
+        m.d.sync += [answered.eq(0), under_way.eq(0)]
+    return before

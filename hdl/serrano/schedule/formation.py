@@ -11,6 +11,7 @@ from serrano.bus import ReadPort, WordReader
 from serrano.config import AcceleratorConfig
 from serrano.faults import FaultCode
 from serrano.kvcache.commands import Opcode, Status
+from serrano.kvcache.pace import paced, settled, take_turns
 from serrano.kvcache.payloads import KVPort, sequence_bits
 from serrano.schedule.calls import kv_call
 from serrano.schedule.embed import EmbedCommand
@@ -108,7 +109,9 @@ class Formation(wiring.Component):
         self._found, self._oldest, self._first = Signal(), Signal(sequence_bits(config)), Signal(32)
         self._turn, self._next_turn = Signal(sequence_bits(config)), Signal(sequence_bits(config))
         m.d.comb += [
-            words.command.payload.address.eq(slot.prompt + (slot.position << 2)),
+            words.command.payload.address.eq(
+                settled(m, config, slot.prompt + (slot.position << 2), "prompt")
+            ),
             words.command.payload.words.eq(self._count),
             self.row.row.eq(self.step.rows + self._read),
             self.row.sequence.eq(self._sequence),
@@ -126,7 +129,10 @@ class Formation(wiring.Component):
         ]
         with m.If(self.commit):
             m.d.sync += self._turn.eq(self._next_turn)
-        self._chosen = one_of(m, self._left, self._turn, "chosen")
+        self._chosen = one_of(m, config, self._left, self._turn, "chosen")
+        self._some_left = settled(m, config, self._left.any(), "some_left")
+        self._acts = take_turns(m, config)
+        self._turn_state = "TURN" if config.registered else "DECODE"
         with m.FSM():
             self._build_decoding(m)
             self._build_prompt(m)
@@ -138,7 +144,7 @@ class Formation(wiring.Component):
         self._go_on(m)
 
     def _go_on(self, m: Module) -> None:
-        m.next = "DECODE"
+        m.next = self._turn_state
         with m.If(self._is_prompt):
             m.next = "DONE"
 
@@ -157,15 +163,20 @@ class Formation(wiring.Component):
                     self._count.eq(1),
                     self._read.eq(0),
                 ]
+                m.next = self._turn_state
+        if self.config.registered:
+            # Time for whose turn it is.
+            with paced(m, "TURN", self._acts):
                 m.next = "DECODE"
-        with m.State("DECODE"):
+        room = settled(m, self.config, step.rows != limit, "room")
+        with paced(m, "DECODE", self._acts):
             m.d.sync += [self._sequence.eq(chosen), self._bad.eq(0)]
-            with m.If(self._left.any() & (step.rows != limit)):
+            with m.If(self._some_left & room):
                 m.d.sync += self._left.bit_select(chosen, 1).eq(0)
                 m.next = "ROW_SLOT"
             with m.Else():
                 # Who has to wait is first next time.
-                with m.If(self._left.any()):
+                with m.If(self._some_left):
                     m.d.sync += self._next_turn.eq(chosen)
                 m.d.sync += [self._left.eq(self.prompting), self._found.eq(0)]
                 m.next = "SEEK"
@@ -179,11 +190,13 @@ class Formation(wiring.Component):
 
     def _build_prompt(self, m: Module) -> None:
         words, word, slot = self._words, self._words.words.payload, self.slot
-        rest, room = slot.prompt_tokens - slot.position, self.config.rows_max - self.step.rows
+        rest = settled(m, self.config, slot.prompt_tokens - slot.position, "rest")
+        room = self.config.rows_max - self.step.rows
+        error = Signal()
         first, earlier = self._first, (slot.number - self._first)[31]
-        with m.State("SEEK"):
+        with paced(m, "SEEK", self._acts):
             m.d.sync += [self._sequence.eq(self._chosen), self._bad.eq(0)]
-            with m.If(self._left.any()):
+            with m.If(self._some_left):
                 m.d.sync += self._left.bit_select(self._chosen, 1).eq(0)
                 m.next = "SEEK_SLOT"
             with m.Elif(self._found):
@@ -197,9 +210,9 @@ class Formation(wiring.Component):
             with m.If(~self._found | earlier):
                 m.d.sync += [first.eq(slot.number), self._oldest.eq(self._sequence), self._found.eq(1)]
             m.next = "SEEK"
-        with m.State("PROMPT_SLOT"):
+        with paced(m, "PROMPT_SLOT", self._acts):
             m.next = "CHUNK"
-        with m.State("CHUNK"):
+        with paced(m, "CHUNK", self._acts):
             m.d.sync += self._count.eq(Mux(rest < room, rest, room))
             m.next = "FETCH"
         with m.State("FETCH"):
@@ -214,13 +227,26 @@ class Formation(wiring.Component):
                 with m.If(word.last):
                     m.d.sync += self._read.eq(0)
                     m.next = "RESERVE"
-                    with m.If(word.error):
-                        self._fail(m, FaultCode.BUS_SLVERR)
-                    with m.Elif(self._bad | unknown):
-                        self._fail(m, FaultCode.REQUEST_TOKEN)
+                    if self.config.registered:
+                        m.d.sync += error.eq(word.error)
+                        m.next = "WORDS"
+                    else:
+                        self._judge_words(m, word.error, self._bad | unknown)
+        if self.config.registered:
+            with m.State("WORDS"):
+                m.next = "RESERVE"
+                self._judge_words(m, error, self._bad)
+
+    def _judge_words(self, m: Module, error: Value, bad: Value) -> None:
+        with m.If(error):
+            self._fail(m, FaultCode.BUS_SLVERR)
+        with m.Elif(bad):
+            self._fail(m, FaultCode.REQUEST_TOKEN)
 
     def _build_span(self, m: Module) -> None:
         step, slot = self.step, self.slot
+        sampled = slot.position + self._count >= slot.prompt_tokens
+        sampled = settled(m, self.config, sampled, "sampled")
         with kv_call(
             m, self.kv, "RESERVE", Opcode.APPEND, self._sequence, slot.tenant, self._count
         ) as answer:
@@ -240,7 +266,7 @@ class Formation(wiring.Component):
             with m.If(self.span.ready):
                 rows = step.rows + self._count
                 m.d.sync += [self.spans.eq(self.spans + 1), step.rows.eq(rows)]
-                with m.If(slot.position + self._count >= slot.prompt_tokens):
+                with m.If(sampled):
                     m.d.sync += [step.sampled.eq(step.sampled + 1), step.last.eq(rows - 1)]
                 self._go_on(m)
         with m.State("DONE"):

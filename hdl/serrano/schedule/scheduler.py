@@ -12,6 +12,7 @@ from serrano.bus import ReadPort
 from serrano.config import AcceleratorConfig
 from serrano.faults import FaultCode
 from serrano.kvcache.commands import Opcode, Status
+from serrano.kvcache.pace import paced, settled, take_turns
 from serrano.kvcache.payloads import KVPort, sequence_bits
 from serrano.primitives.memory import OnChipMemory
 from serrano.schedule.admission import Admission
@@ -22,7 +23,7 @@ from serrano.schedule.formation import Formation
 from serrano.schedule.rings import NO_SEQUENCE, Completion, Submission
 from serrano.schedule.slots import CancelSearch, Served, Slot, one_of
 from serrano.schedule.spans import Span, StepCommand
-from serrano.stream import StreamFIFO
+from serrano.stream import StreamFIFO, StreamRegister
 
 __all__ = ["Scheduler"]
 
@@ -166,15 +167,24 @@ class Scheduler(wiring.Component):
         self._locked = Signal(config.sequences_max)
         # The span or row in hand, and the sequence in hand.
         self._index = Signal.like(self._formation.spans)
+        following = self._index + 1
+        self._is_last_span = settled(m, config, following == self._formation.spans, "is_last_span")
+        self._is_last_row = settled(m, config, following == self._formation.step.rows, "is_last_row")
         self._sequence = Signal(sequence_bits(config))
         self._kv = KVPort().create(path=("own_kv",))
-        share_kv(m, self.kv, [self._admission.kv, self._formation.kv, self._kv])
+        share_kv(m, config, self.kv, [self._admission.kv, self._formation.kv, self._kv])
+        self._build_outcome(m)
         self._build_memories(m)
         self._build_after(m)
         self._build_records(m)
         self._build_requests(m)
         self._build_formation(m)
-        self._ending = one_of(m, self._failing | self._cancels, Const(0), "ending")
+        to_end = self._failing | self._cancels
+        self._ending = one_of(m, config, to_end, Const(0), "ending")
+        some_end = settled(m, config, to_end.any(), "some_end")
+        self._some_end = settled(m, config, some_end, "some_end_settled")
+        self._some_active = settled(m, config, self._active.any(), "some_active")
+        self._acts = take_turns(m, config)
         with m.FSM(name="scheduler") as fsm:
             self._build_gap(m)
             self._build_admission(m)
@@ -182,10 +192,12 @@ class Scheduler(wiring.Component):
             self._build_step(m)
             self._build_commit(m)
             self._build_drop(m)
+        self._apply_events(m)
+        between = fsm.ongoing("GAP")
+        if config.registered:
+            between |= fsm.ongoing("CHOOSE")
         m.d.comb += [
-            self.busy.eq(
-                ~fsm.ongoing("GAP") | self._active.any() | self._taken | self.reading | self._records.o.valid
-            ),
+            self.busy.eq(~between | self._active.any() | self._taken | self.reading | self._recorded),
             self.taking.eq(
                 fsm.ongoing("GAP") & ~self._taken & ~self._search.busy & ~self._retried & ~self.pause
             ),
@@ -193,6 +205,53 @@ class Scheduler(wiring.Component):
             self._search.pause.eq(self.reading | fsm.ongoing("ADMIT") | fsm.ongoing("REFUSE")),
         ]
         return m
+
+    def _build_outcome(self, m: Module) -> None:
+        """How the step ended, a cycle later with registers; and what is told, and kept, of requests."""
+        config = self.config
+        outcome = Signal(
+            data.StructLayout(
+                {
+                    "done": 1,
+                    "failed": 1,
+                    "retry": 1,
+                    "code": FaultCode,
+                    "own": 1,
+                    "fault_sequence": sequence_bits(config),
+                }
+            )
+        )
+        for name in ("done", "failed", "retry", "code", "own", "fault_sequence"):
+            m.d.comb += outcome[name].eq(getattr(self, name))
+        self._outcome = settled(m, config, outcome, "outcome_before")
+        # A request is to end for a reason.
+        given = data.StructLayout({"valid": 1, "sequence": sequence_bits(config), "code": FaultCode})
+        self._given = Signal(given)
+        # A sequence's request has begun, its slots are reserved, or released, or it has ended.
+        event = data.StructLayout({"valid": 1, "sequence": sequence_bits(config)})
+        self._events = {name: Signal(event, name=name) for name in ("begins", "locks", "unlocks", "ends")}
+        self._begins_decoding = Signal()
+        self._told = Signal.like(self.refused, name="told")
+        m.d.comb += self.refused.eq(settled(m, config, self._told, "told_before"))
+
+    def _apply_events(self, m: Module) -> None:
+        """What events, a cycle later with registers, do to the bits of their sequences."""
+        config = self.config
+        late = {name: settled(m, config, event, f"{name}_before") for name, event in self._events.items()}
+        decoding = settled(m, config, self._begins_decoding, "begins_decoding_before")
+        for name, bits, value in (
+            ("begins", (self._active,), 1),
+            ("begins", (self._decoding,), decoding),
+            ("unlocks", (self._locked,), 0),
+            ("locks", (self._locked,), 1),
+            ("ends", (self._active, self._decoding, self._failing, self._cancels, self._locked), 0),
+        ):
+            with m.If(late[name].valid):
+                for of_sequences in bits:
+                    m.d.sync += of_sequences.bit_select(late[name].sequence, 1).eq(value)
+
+    def _happens(self, m: Module, name: str, sequence: Value) -> None:
+        m.d.comb += [self._events[name].valid.eq(1), self._events[name].sequence.eq(sequence)]
 
     def _build_memories(self, m: Module) -> None:
         config = self.config
@@ -203,13 +262,26 @@ class Scheduler(wiring.Component):
         m.submodules.rows = self._rows = OnChipMemory(EmbedCommand(config), rows, transparent=False)
         m.submodules.sampled = self._sampled = OnChipMemory(32, rows, transparent=False)
         self._forming = Signal()
+        update = data.StructLayout({"valid": 1, "sequence": sequence_bits(config), "slot": Slot(config)})
+        self._change = Signal(update)
+        m.d.comb += self._change.sequence.eq(self._sequence)
+        self._update = settled(m, config, self._change, "update")
+        given = settled(m, config, self._given, "given_before")
+        known = self._failing.bit_select(given.sequence, 1)
+        with m.If(given.valid):
+            m.d.sync += known.eq(1)
         formation, slots = self._formation, self._slots
         # What is in hand is read in every cycle. The spans that are sampled come first: one token of each.
         m.d.comb += [
             slots.r_en.eq(1),
             slots.r_addr.eq(Mux(self._forming, formation.slot_sequence, self._sequence)),
-            slots.w_addr.eq(self._sequence),
+            slots.w_en.eq(self._update.valid),
+            slots.w_addr.eq(self._update.sequence),
+            slots.w_data.eq(self._update.slot),
             formation.slot.eq(slots.r_data),
+            self._reasons.w_en.eq(given.valid & ~known),
+            self._reasons.w_addr.eq(given.sequence),
+            self._reasons.w_data.eq(given.code),
             self._reasons.r_en.eq(1),
             self._reasons.r_addr.eq(self._sequence),
             self._spans.r_en.eq(1),
@@ -231,23 +303,27 @@ class Scheduler(wiring.Component):
 
     def _give_reason(self, m: Module, sequence: Value, code: Any) -> None:
         """The request of a sequence is to end for this reason, unless it has one already."""
-        known = self._failing.bit_select(sequence, 1)
         m.d.comb += [
-            self._reasons.w_en.eq(~known),
-            self._reasons.w_addr.eq(sequence),
-            self._reasons.w_data.eq(code),
+            self._given.valid.eq(1),
+            self._given.sequence.eq(sequence),
+            self._given.code.eq(code),
         ]
-        m.d.sync += known.eq(1)
 
     def _build_records(self, m: Module) -> None:
         """Completion records wait here while the next step runs already; ``claimed`` are promised."""
-        m.submodules.records = self._records = records = StreamFIFO(Completion, 2 * self.config.rows_max)
+        m.submodules.records = records = StreamFIFO(Completion, 2 * self.config.rows_max)
         wiring.connect(m, records.o, wiring.flipped(self.completions))
+        self._record, self._recorded = records.i, records.o.valid
+        if self.config.registered:
+            m.submodules.record = behind = StreamRegister(Completion)
+            wiring.connect(m, behind.o, records.i)
+            self._record, self._recorded = behind.i, records.o.valid | records.i.valid
         self._claimed, self._claim, self._release = Signal(32), Signal(32), Signal(32)
         written = self.completions.valid & self.completions.ready
-        m.d.sync += self._claimed.eq(self._claimed + self._claim - self._release - written)
+        change = settled(m, self.config, (self._claim - self._release)[:32], "change")
+        m.d.sync += self._claimed.eq(self._claimed + change - written)
         self._room = Signal(32)
-        m.d.comb += self._room.eq(self.ring_free - self._claimed)
+        m.d.comb += self._room.eq(settled(m, self.config, (self.ring_free - self._claimed)[:32], "room"))
 
     def _build_requests(self, m: Module) -> None:
         admission, search = self._admission, self._search
@@ -267,7 +343,8 @@ class Scheduler(wiring.Component):
             search.begin_number.eq(self._held.number),
             self.cancel_busy.eq(search.busy),
         ]
-        m.d.comb += self._may_admit.eq(self._taken & ~self._blocked & ~self._retried & (self._room != 0))
+        may = self._taken & ~self._blocked & ~self._retried & (self._room != 0)
+        m.d.comb += self._may_admit.eq(settled(m, self.config, may, "may_admit_before"))
         m.d.comb += [
             self.admitted.has_sequence.eq(1),
             self.admitted.sequence.eq(admission.sequence),
@@ -282,14 +359,18 @@ class Scheduler(wiring.Component):
         slot, span, token = self._slots.r_data, self._spans.r_data, self._sampled.r_data
         self._after = after = Signal(Slot(self.config))
         self._is_sampled, self._is_last = sampled, last = Signal(), Signal()
+        position = settled(m, self.config, slot.position + span.rows, "position_after")
+        is_last = (slot.remaining == 1) | (token == slot.eos)
         m.d.comb += [
             after.eq(slot),
-            after.position.eq(slot.position + span.rows),
-            sampled.eq(after.position >= slot.prompt_tokens),
-            last.eq((slot.remaining == 1) | (token == slot.eos)),
+            after.position.eq(position),
+            sampled.eq(settled(m, self.config, position >= slot.prompt_tokens, "sampled_settled")),
+            last.eq(settled(m, self.config, is_last, "last_settled")),
         ]
+        remaining = settled(m, self.config, slot.remaining - 1, "remaining_after")
         with m.If(sampled):
-            m.d.comb += [after.token.eq(token), after.remaining.eq(slot.remaining - 1)]
+            m.d.comb += [after.token.eq(token), after.remaining.eq(remaining)]
+        self._decodes = settled(m, self.config, after.decoding, "decodes")
 
     def _build_formation(self, m: Module) -> None:
         formation, span = self._formation, self.span
@@ -303,10 +384,13 @@ class Scheduler(wiring.Component):
             formation.span.ready.eq(span.ready),
             self.number.eq(formation.number),
         ]
-        for number in range(self.config.sequences_max):
-            reserved = formation.reserved & (formation.slot_sequence == number)
-            m.d.sync += self._locked[number].eq(self._locked[number] | reserved)
-            m.d.comb += self.locked[number].eq(self._locked[number] | reserved)
+        # Without registers they are locked in the very cycle of the answer.
+        now = Signal(self.config.sequences_max)
+        with m.If(formation.reserved):
+            self._happens(m, "locks", formation.slot_sequence)
+            if not self.config.registered:
+                m.d.comb += now.bit_select(formation.slot_sequence, 1).eq(1)
+        m.d.comb += self.locked.eq(self._locked | now)
         with m.If(span.valid & span.ready & (formation.spans == 0)):
             m.d.sync += self.sequence.eq(span.payload.sequence)
         failed = formation.failed
@@ -317,33 +401,33 @@ class Scheduler(wiring.Component):
     def _tell(self, m: Module, code: Any, detail: Any) -> None:
         """Reports what is wrong with a request, to the fault registers; they know of errors of the memory."""
         m.d.comb += [
-            self.refused.valid.eq(code != FaultCode.BUS_SLVERR),
-            self.refused.code.eq(code),
-            self.refused.detail.eq(detail),
+            self._told.valid.eq(code != FaultCode.BUS_SLVERR),
+            self._told.code.eq(code),
+            self._told.detail.eq(detail),
         ]
 
     def _build_gap(self, m: Module) -> None:
         search, held = self._search, self._held
-        with m.State("GAP"):
+        with paced(m, "GAP", self._acts):
             m.d.sync += [self._sequence.eq(self._ending), self._index.eq(0)]
             with m.If(self.requests.valid & ~self._taken):
                 m.d.comb += self.requests.ready.eq(1)
                 m.d.sync += [held.eq(self.requests.payload), self._taken.eq(1), self._cancelled.eq(0)]
             with m.Elif(self.reading | search.busy):
                 pass
-            with m.Elif((self._failing | self._cancels).any()):
-                m.next = "ENDING"
-            with m.Elif(self.waiting & self.taking):
+            with m.Elif(~self._some_end & self.waiting & self.taking):
                 pass
-            with m.Elif(self._may_admit):
-                m.d.comb += self._admission.start.eq(1)
-                m.next = "ADMIT"
-            with m.Elif(self._active.any()):
-                m.d.sync += self._blocked.eq(0)
-                m.d.comb += self._formation.start.eq(1)
-                m.next = "FORM"
             with m.Else():
-                m.d.sync += [self.running.eq(0), self._blocked.eq(0), self._retried.eq(0)]
+                if self.config.registered:
+                    m.next = "CHOOSE"
+                else:
+                    self._choose(m)
+        if self.config.registered:
+            # No request is looked for any more; what has changed before has settled.
+            with paced(m, "CHOOSE", self._acts):
+                m.d.sync += self._sequence.eq(self._ending)
+                m.next = "GAP"
+                self._choose(m)
         with m.State("FORM"):
             m.d.comb += self._forming.eq(1)
             with m.If(self._formation.done):
@@ -351,25 +435,40 @@ class Scheduler(wiring.Component):
                 with m.If(self._formation.step.rows != 0):
                     m.next = "STEP"
 
+    def _choose(self, m: Module) -> None:
+        """What comes next: an end, an admission, a step."""
+        with m.If(self._some_end):
+            m.next = "ENDING"
+        with m.Elif(self._may_admit):
+            m.d.comb += self._admission.start.eq(1)
+            m.next = "ADMIT"
+        with m.Elif(self._some_active):
+            m.d.sync += self._blocked.eq(0)
+            m.d.comb += self._formation.start.eq(1)
+            m.next = "FORM"
+        with m.Else():
+            m.d.sync += [self.running.eq(0), self._blocked.eq(0), self._retried.eq(0)]
+
     def _build_admission(self, m: Module) -> None:
-        admission, held, record = self._admission, self._held, self._records.i
+        admission, held, record = self._admission, self._held, self._record
+        claim = settled(m, self.config, held.request.max_new + 1, "claim")
         with m.State("ADMIT"):
             m.d.sync += self._sequence.eq(admission.sequence)
             with m.If(admission.done):
                 m.next = "GAP"
                 with m.If(admission.admitted):
                     m.d.comb += [
-                        self._slots.w_en.eq(1),
-                        self._slots.w_data.eq(admission.slot),
-                        self._claim.eq(held.request.max_new + 1),
+                        self._change.valid.eq(1),
+                        self._change.slot.eq(admission.slot),
+                        self._claim.eq(claim),
                         self._search.begin.eq(1),
                         self.admitted.valid.eq(1),
                     ]
                     m.d.sync += [
-                        self._active.bit_select(admission.sequence, 1).eq(1),
-                        self._decoding.bit_select(admission.sequence, 1).eq(admission.slot.decoding),
                         self._taken.eq(0),
                     ]
+                    m.d.comb += self._begins_decoding.eq(admission.slot.decoding)
+                    self._happens(m, "begins", admission.sequence)
                 with m.Elif(admission.wait):
                     m.d.sync += self._blocked.eq(1)
                 with m.Else():
@@ -392,7 +491,7 @@ class Scheduler(wiring.Component):
 
     def _build_ending(self, m: Module) -> None:
         """A request ends: because its last token is there, or for a reason; then its last record."""
-        slot, record, sequence = self._slots.r_data, self._records.i, self._sequence
+        slot, record, sequence = self._slots.r_data, self._record, self._sequence
         failing = self._failing.bit_select(sequence, 1)
         with m.State("ENDING"):
             m.d.sync += [self._ends.eq(1), self._alone.eq(1)]
@@ -405,6 +504,7 @@ class Scheduler(wiring.Component):
         with kv_call(m, self._kv, "CLOSE", closing, sequence, slot.tenant, slot.position):
             m.next = "RECORD"
         good = self._status == FaultCode.NONE
+        release = settled(m, self.config, slot.remaining + good, "release")
         with m.State("RECORD"):
             m.d.comb += [
                 record.valid.eq(1),
@@ -424,9 +524,8 @@ class Scheduler(wiring.Component):
                 with m.If(~self._alone):
                     m.next = "NEXT"
                 with m.If(self._ends):
-                    m.d.comb += [self.ended.valid.eq(1), self._release.eq(slot.remaining + good)]
-                    for bits in (self._active, self._decoding, self._failing, self._cancels, self._locked):
-                        m.d.sync += bits.bit_select(sequence, 1).eq(0)
+                    m.d.comb += [self.ended.valid.eq(1), self._release.eq(release)]
+                    self._happens(m, "ends", sequence)
 
     def _build_step(self, m: Module) -> None:
         step = self._formation.step
@@ -447,13 +546,13 @@ class Scheduler(wiring.Component):
             with m.If(self.embed.ready):
                 m.d.sync += self._index.eq(self._index + 1)
                 m.next = "ROW_READ"
-                with m.If(self._index + 1 == step.rows):
+                with m.If(self._is_last_row):
                     m.next = "EXECUTE"
             self._watch_step(m)
         with m.State("EXECUTE"):
             m.d.comb += self.tokens.ready.eq(1)
             m.d.sync += self._index.eq(0)
-            with m.If(self.done):
+            with m.If(self._outcome.done):
                 m.d.comb += [self.committed.eq(1), self._formation.commit.eq(1)]
                 m.d.sync += self._retried.eq(0)
                 m.next = "SPAN"
@@ -461,13 +560,14 @@ class Scheduler(wiring.Component):
 
     def _watch_step(self, m: Module) -> None:
         """In the present state the step may be given up."""
-        with m.If(self.failed):
-            m.d.sync += [self._index.eq(0), self._status.eq(self.code), self._all_fail.eq(0)]
+        outcome = self._outcome
+        with m.If(outcome.failed):
+            m.d.sync += [self._index.eq(0), self._status.eq(outcome.code), self._all_fail.eq(0)]
             m.next = "DROP"
-            with m.If(self.retry & ~self._retried):
+            with m.If(outcome.retry & ~self._retried):
                 m.d.sync += self._retried.eq(1)
-            with m.Elif(self.own):
-                self._give_reason(m, self.fault_sequence, self.code)
+            with m.Elif(outcome.own):
+                self._give_reason(m, outcome.fault_sequence, outcome.code)
             with m.Else():
                 m.d.sync += [self._all_fail.eq(1), self._retried.eq(0)]
 
@@ -483,19 +583,22 @@ class Scheduler(wiring.Component):
         with m.State("SPAN_TOKEN"):
             m.next = "COMMIT"
         with kv_call(m, self._kv, "COMMIT", Opcode.COMMIT, sequence, slot.tenant, span.rows) as answer:
-            m.d.sync += self._locked.bit_select(sequence, 1).eq(0)
+            self._happens(m, "unlocks", sequence)
             m.next = "UPDATE"
             with m.If(answer.status != Status.OK):
                 self._tell(m, FaultCode.KV_COMMAND, answer.status)
                 self._give_reason(m, sequence, FaultCode.KV_COMMAND)
                 m.next = "NEXT"
         with m.State("UPDATE"):
-            m.d.comb += [self._slots.w_en.eq(1), self._slots.w_data.eq(after)]
+            m.d.comb += [self._change.valid.eq(1), self._change.slot.eq(after)]
             m.d.sync += [self._ends.eq(last), self._alone.eq(0), self._status.eq(FaultCode.NONE)]
             m.next = "NEXT"
-            with m.If(after.decoding):
+            with m.If(self._decodes):
                 m.d.sync += self._decoding.bit_select(sequence, 1).eq(1)
             with m.If(sampled):
+                m.next = "WRITTEN" if self.config.registered else "UPDATED"
+        if self.config.registered:
+            with m.State("WRITTEN"):
                 m.next = "UPDATED"
         with m.State("UPDATED"):
             m.next = "RECORD"
@@ -504,7 +607,7 @@ class Scheduler(wiring.Component):
         with m.State("NEXT"):
             m.d.sync += self._index.eq(self._index + 1)
             m.next = "SPAN"
-            with m.If(self._index + 1 == self._formation.spans):
+            with m.If(self._is_last_span):
                 m.next = "GAP"
 
     def _build_drop(self, m: Module) -> None:
@@ -519,7 +622,8 @@ class Scheduler(wiring.Component):
         with m.State("DROP_TENANT"):
             m.next = "RELEASE"
         with kv_call(m, self._kv, "RELEASE", Opcode.ABORT, sequence, slot.tenant):
-            m.d.sync += [self._locked.bit_select(sequence, 1).eq(0), self._index.eq(self._index + 1)]
+            self._happens(m, "unlocks", sequence)
+            m.d.sync += self._index.eq(self._index + 1)
             m.next = "DROP"
-            with m.If(self._index + 1 == self._formation.spans):
+            with m.If(self._is_last_span):
                 m.next = "GAP"

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from serrano.config import AcceleratorConfig
 from serrano.faults import FaultCode
+from serrano.kvcache.pace import settled
 from serrano.kvcache.payloads import sequence_bits, token_count
 from serrano.primitives.memory import OnChipMemory
 
@@ -86,13 +87,18 @@ def _lowest(candidates: Value) -> Value:
     return Cat(found, ~low.any() & high.any())
 
 
-def one_of(m: Module, candidates: Value, turn: Value, name: str) -> Signal:
-    """The lowest candidate from ``turn`` on, else the lowest of all; 0 if there is none."""
+def one_of(m: Module, config: AcceleratorConfig, candidates: Value, turn: Value, name: str) -> Any:
+    """The lowest candidate from ``turn`` on, else the lowest of all; 0 if there is none.
+
+    If the accelerator is ``registered``, that of two cycles ago.
+    """
     chosen = Signal(range(max(2, len(candidates))), name=name)
     later = Signal(len(candidates), name=f"{name}_later")
     m.d.comb += later.eq(candidates & (Const(-1, signed(len(candidates) + 1)) << turn)[: len(candidates)])
-    m.d.comb += chosen.eq(Mux(later.any(), _lowest(later), _lowest(candidates)))
-    return chosen
+    those = settled(m, config, later, f"{name}_those")
+    anybody = settled(m, config, candidates, f"{name}_anybody")
+    m.d.comb += chosen.eq(Mux(those.any(), _lowest(those), _lowest(anybody)))
+    return settled(m, config, chosen, f"{name}_settled")
 
 
 class CancelSearch(wiring.Component):
@@ -171,7 +177,9 @@ class CancelSearch(wiring.Component):
                 m.d.sync += index.eq(index + 1)
                 with m.If(last == sequences - 1):
                     m.next = "IDLE"
+        hit_found = settled(m, self.config, found, "hit_found")
+        hit_last = settled(m, self.config, last, "hit_last")
         for number in range(sequences):
-            m.d.comb += self.hits[number].eq(found & (last == number) & self.active[number])
+            m.d.comb += self.hits[number].eq(hit_found & (hit_last == number) & self.active[number])
         m.d.comb += self.busy.eq(~fsm.ongoing("IDLE"))
         return m
