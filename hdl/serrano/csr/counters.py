@@ -142,7 +142,7 @@ class Counters(wiring.Component):
     def _build_copy(
         self, m: Module, name: str, begin: Value, now: tuple[Value, Value, Value], place: Value, upper: Value
     ) -> tuple[OnChipMemory, Value]:
-        """A memory that gets all counters as they are with ``begin``; and whether it is still getting them."""
+        """A memory that gets all counters as they are with ``begin``; and whether it still does."""
         count = len(COUNTERS)
         m.submodules[name] = memory = OnChipMemory(64, count, transparent=False)
         lower = Signal(data.ArrayLayout(LOWER_BITS, count), name=f"{name}_lower", reset_less=True)

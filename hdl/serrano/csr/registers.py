@@ -38,7 +38,8 @@ def constants(config: AcceleratorConfig) -> dict[str, int]:
 class ControlRegisters(wiring.Component):
     """Registers of :data:`~serrano.csr.table.REGISTERS` behind an AXI4-Lite subordinate port.
 
-    Every register but the counters is a port named as in the table, in lower case. Reads of addresses without a register
+    Every register but the counters is a port named as in the table, in lower case. Reads of addresses without
+    a register
     give 0, writes to them are ignored, both with the response OKAY; strobes select bytes. One access at a
     time. An answer comes a cycle after its address, with ``config.registered`` three.
 

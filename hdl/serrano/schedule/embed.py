@@ -16,7 +16,7 @@ from serrano.primitives.multiplier import Multiplier
 from serrano.schedule.descriptor import ModelInfo
 from serrano.stream import ByteWord, Gearbox, StreamFIFO
 from serrano.stream.pipeline import PipelineControl, delayed
-from serrano.vector.arithmetic import Scaler, multiplied, product_latency, unpack_scale
+from serrano.vector.arithmetic import Scaler, unpack_scale
 from serrano.vector.payloads import RopeWrite
 
 __all__ = ["EmbedCommand", "Embedder", "EmbeddingDequantizer"]

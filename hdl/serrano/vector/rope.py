@@ -110,7 +110,7 @@ class Rotator(wiring.Component):
 
     @classmethod
     def latency_of(cls, config: AcceleratorConfig) -> int:
-        """Latency for a configuration: the table, the rotation, the mean, with a register more for either; and
+        """Latency for a configuration: table, rotation, mean, with a register more for either; and
         the way of pairs if a beat has but one channel."""
         return cls._depth(config) + (BeatPairs.latency if config.lanes == 1 else 0)
 
