@@ -220,7 +220,7 @@ class Embedder(wiring.Component):
         with m.FSM() as fsm:
             with m.State("IDLE"):
                 m.d.comb += self.command.ready.eq(1)
-                m.d.sync += [row.eq(self.command.payload), left.eq(multiply - 1)]
+                m.d.sync += row.eq(self.command.payload)
                 with m.If(self.command.valid):
                     m.next = "ADDRESS"
             with m.State("ADDRESS"):
