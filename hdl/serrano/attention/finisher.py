@@ -19,7 +19,7 @@ __all__ = ["Finisher"]
 class Finisher(wiring.Component):
     """``g = recip(rhu(l, pl - 15))`` and ``n = m + pl - X - 1`` limited to -16 .. 63, with ``pl = msb(l)``.
 
-    One row per cycle, ``latency`` (5, with ``registered`` 9). ``l`` is at least 2**22, or 0 for a row that
+    One row per cycle, ``latency`` (5, with ``registered`` 10). ``l`` is at least 2**22, or 0 for a row that
     never saw a valid token; such a row's outputs are all zero, and what they are multiplied by means nothing.
 
     Parameters
@@ -48,7 +48,7 @@ class Finisher(wiring.Component):
     @staticmethod
     def latency_of(registered: bool) -> int:
         """Latency with, and without, more registers: the highest bit, the shift, the reciprocal."""
-        return HighestBit.latency_of(registered) + 1 + int(registered) + Recip.latency_of(registered)
+        return HighestBit.latency_of(registered) + 1 + 2 * int(registered) + Recip.latency_of(registered)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -58,12 +58,12 @@ class Finisher(wiring.Component):
         enable = control.advance
         i, o = self.totals.payload, self.finals.payload
         late = {"cycles": int(self.registered), "enable": enable}
-        total = delayed(m, i.total, highest.latency, enable=enable, name="total")
+        total = delayed(m, i.total, highest.latency + late["cycles"], enable=enable, name="total")
         difference = delayed(m, i.difference, highest.latency, enable=enable, name="difference")
         position, amount = highest.position, Signal(6)
         exact = Signal(signed(len(difference) + 1), reset_less=True)
         operand = Signal(17, reset_less=True)
-        later = delayed(m, exact, name="exact", **late)
+        later = delayed(m, exact, 2 * late["cycles"], enable=enable, name="exact")
         m.d.comb += [
             control.i_valid.eq(self.totals.valid),
             self.totals.ready.eq(control.i_ready),
@@ -80,7 +80,8 @@ class Finisher(wiring.Component):
             ),
         ]
         # One bit below the result's lowest is kept for rounding.
-        shifted, _ = shift_right(m, total.shift_left(1), amount, len(operand) + 1, name="shifted")
+        by = delayed(m, amount, name="amount", **late)
+        shifted, _ = shift_right(m, total.shift_left(1), by, len(operand) + 1, name="shifted")
         with m.If(enable):
             m.d.sync += [
                 # Cycle 1: the highest bit. Cycle 2: bring it to bit 15. Cycles 3 to 5: reciprocal.

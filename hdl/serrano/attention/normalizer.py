@@ -5,12 +5,13 @@ from typing import Any
 
 from amaranth import *
 from amaranth.lib import stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import ceil_log2
 
 from serrano.config import AcceleratorConfig
 from serrano.layouts import ACCUMULATOR_BITS
 from serrano.primitives.memory import OnChipMemory
+from serrano.stream import StreamFIFO
 from serrano.stream.pipeline import PipelineControl, delayed
 from serrano.stream.slices import later
 from serrano.vector.arithmetic import ShiftedProduct
@@ -32,6 +33,9 @@ class Normalizer(wiring.Component):
     Finals wait in a ring for as many rows as ``lookahead + 2`` items have, until the last result of their
     command: that is more than can come before that result, so that they never block.
 
+    With ``config.registered`` the pipeline never stops: a result is taken only when there is room for its
+    codes.
+
     Parameters
     ----------
     config : :class:`~serrano.config.AcceleratorConfig`
@@ -44,7 +48,7 @@ class Normalizer(wiring.Component):
     results : ``In(stream.Signature(ArrayLayout(signed(40), n)))``
         For each chunk, row: outputs.
     finals : ``In(stream.Signature(Final))``
-        For each command, row.
+        For each command, row. With ``config.registered`` always ready: no more than the ring holds may come.
     staged : ``Out(stream.Signature(StagedBeat(config)))``
         For each chunk, row, slice: codes, to the row of the query token and the columns of the query head.
     idle : ``Out(1)``
@@ -86,6 +90,8 @@ class Normalizer(wiring.Component):
         start, column = Signal.like(todo.column), Signal.like(todo.column)
         taken, last_part, last_row, end = Signal(), Signal(), Signal(), Signal()
         final_row, final_member = Signal.like(row), Signal.like(member)
+        out = stream.Signature(StagedBeat(config)).create(path=("out",))
+        room, empty = self._build_room(m, out, taken, control)
         level, final = self._build_finals(m, control, row, todo, end)
         known = row < level
         if config.registered:
@@ -94,14 +100,14 @@ class Normalizer(wiring.Component):
             ahead = Mux(taken & last_part, last_row | (row + 1 < level), row < level)
             m.d.sync += known.eq(busy & ~end & ahead)
         m.d.comb += [
-            control.i_valid.eq(busy & self.results.valid & known),
+            control.i_valid.eq(busy & self.results.valid & known & room),
             taken.eq(control.i_valid & control.i_ready),
             last_part.eq(part.all() | ((left < config.n) & (part == config.n // config.lanes // 2 - 1))),
             last_row.eq(row == final_row),
             end.eq(taken & last_part & last_row & (left <= config.n)),
-            self.results.ready.eq(busy & known & control.advance & last_part),
+            self.results.ready.eq(busy & known & room & control.advance & last_part),
             self.command.ready.eq(~busy),
-            self.idle.eq(~busy & (control.stages == 0)),
+            self.idle.eq(~busy & empty),
         ]
         with m.If(~busy):
             command = self.command.payload
@@ -127,8 +133,30 @@ class Normalizer(wiring.Component):
                     m.d.sync += [start.eq(start + config.n), column.eq(start + config.n), busy.eq(~end)]
 
         place = Cat(token, (column + (part << ceil_log2(config.lanes)))[: len(column)], end & todo.last)
-        self._build_lanes(m, control, part, final, place)
+        self._build_lanes(m, control, part, final, place, out)
         return m
+
+    def _build_room(self, m: Module, out: Any, taken: Value, control: Any) -> tuple[Value, Value]:
+        """The way out: whether there is room for what is about to be taken, and whether nothing is left."""
+        if not self.config.registered:
+            connect(m, out, flipped(self.staged))
+            return Const(1), control.stages == 0
+        # As many as are under way without a pause, and those taken until the count is known.
+        depth = self.latency + StreamFIFO.latency + 4
+        m.submodules.fifo = fifo = StreamFIFO(StagedBeat(self.config), depth)
+        room, inside = Signal(init=1), Signal(range(depth + 1))
+        connect(m, fifo.o, flipped(self.staged))
+        m.d.comb += [
+            fifo.i.valid.eq(out.valid),
+            fifo.i.payload.eq(out.payload),
+            # There is always room, so that the pipeline never stops.
+            out.ready.eq(1),
+        ]
+        m.d.sync += [
+            inside.eq(inside + taken - (self.staged.valid & self.staged.ready)),
+            room.eq(inside < depth - 2),
+        ]
+        return room, inside == 0
 
     def _build_finals(self, m: Module, control: Any, row: Value, todo: Any, end: Value) -> tuple[Value, Any]:
         """The ring of finals: how many are there, and that of the row, with the value to be multiplied."""
@@ -143,7 +171,8 @@ class Normalizer(wiring.Component):
             return Mux(index >= depth, index - depth, index)[: len(base)]
 
         m.d.comb += [
-            self.finals.ready.eq(level != depth),
+            # With registers, softmax has no use for a stop that never comes.
+            self.finals.ready.eq(1 if self.config.registered else level != depth),
             write.eq(self.finals.valid & self.finals.ready),
             memory.w_en.eq(write),
             memory.w_addr.eq(tail),
@@ -160,8 +189,8 @@ class Normalizer(wiring.Component):
             m.d.sync += base.eq(wrapped(base + todo.rows))
         return level, delayed(m, memory.r_data, name="final", **late)
 
-    def _build_lanes(self, m: Module, control: Any, part: Value, final: Any, place: Value) -> None:
-        config, enable, beat = self.config, control.advance, self.staged.payload
+    def _build_lanes(self, m: Module, control: Any, part: Value, final: Any, place: Value, out: Any) -> None:
+        config, enable, beat = self.config, control.advance, out.payload
         for lane in range(config.lanes):
             channels = range(lane, config.n, config.lanes)
             value = Signal(signed(ACCUMULATOR_BITS), name=f"value_{lane}", reset_less=True)
@@ -184,7 +213,7 @@ class Normalizer(wiring.Component):
             ]
         placed = delayed(m, place, self.latency, enable=enable, name="place")
         m.d.comb += [
-            self.staged.valid.eq(control.o_valid),
-            control.o_ready.eq(self.staged.ready),
+            out.valid.eq(control.o_valid),
+            control.o_ready.eq(out.ready),
             Cat(beat.row, beat.column, beat.last).eq(placed),
         ]

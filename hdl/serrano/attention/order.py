@@ -62,13 +62,19 @@ class ItemIterator(wiring.Component):
         slot, serial = Signal.like(item.slot), Signal.like(item.serial)
         # Kept beside the base, so that no sum is on the way of an item.
         first, last, memory = Signal(), Signal(), Signal()
-        following = Signal.like(base)
         committed, tokens = Signal.like(item.committed), Signal.like(item.tokens)
         late = {"cycles": int(self.config.registered), "enable": Const(1)}
         rows = delayed(m, command.skip + command.rows, name="rows", **late)
         # The base from which on the step's tokens end in the group.
         limit = delayed(m, GROUP_TOKENS - command.skip - command.rows, name="limit", **late)
         begins = self.start | item.last
+        following = []
+        for value in (command.committed, base - GROUP_TOKENS):
+            start = Signal.like(base)
+            m.d.comb += start.eq(value)
+            within = start <= limit
+            count = Mux(within, start + rows, GROUP_TOKENS)[: len(tokens)]
+            following.append(Cat(start, within, start > 0, limited(start, 0, GROUP_TOKENS), count))
         m.d.comb += [
             item.head.eq(head),
             item.base.eq(base),
@@ -79,18 +85,13 @@ class ItemIterator(wiring.Component):
             item.last.eq(last),
             item.final.eq(item.last & (head == command.kv_heads - 1)),
             item.memory.eq(memory),
-            following.eq(Mux(begins, command.committed, base - GROUP_TOKENS)),
             item.slot.eq(slot),
             item.serial.eq(serial),
         ]
         with m.If(self.start | self.step):
             m.d.sync += [
-                base.eq(following),
+                Cat(base, last, memory, committed, tokens).eq(Mux(begins, *following)),
                 first.eq(begins),
-                last.eq(following <= limit),
-                memory.eq(following > 0),
-                committed.eq(limited(following, 0, GROUP_TOKENS)),
-                tokens.eq(Mux(following <= limit, following + rows, GROUP_TOKENS)),
             ]
         with m.If(self.start):
             m.d.sync += [self.valid.eq(1), head.eq(0), query.eq(0)]

@@ -83,6 +83,8 @@ class ResultRouter(wiring.Component):
         is_scores = Signal()
         late = {"cycles": int(config.registered), "enable": Const(1)}
         final_row = delayed(m, (self.item_rows - 1)[: len(row)], name="final_row", **late)
+        final_member = delayed(m, (self.command.group - 1)[: len(member)], name="final_member", **late)
+        final_token = delayed(m, (self.command.rows - 1)[: len(token)], name="final_token", **late)
         first = delayed(m, (self.command.row + self.command.skip)[: len(token)], name="first", **late)
         m.d.comb += [
             is_scores.eq(self.operations.valid & ~values),
@@ -111,9 +113,9 @@ class ResultRouter(wiring.Component):
                 m.d.sync += [row.eq(0), turn.eq(turn + 1)]
         with m.If(self.read_scale.en):
             m.d.sync += member.eq(member + 1)
-            with m.If(member == self.command.group - 1):
+            with m.If(member == final_member):
                 m.d.sync += [member.eq(0), token.eq(token + 1)]
-                with m.If(token == self.command.rows - 1):
+                with m.If(token == final_token):
                     m.d.sync += token.eq(0)
         with m.If(end):
             m.d.sync += [turn.eq(0), member.eq(0), token.eq(0)]

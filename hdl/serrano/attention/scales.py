@@ -8,6 +8,8 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from serrano.config import GROUP_TOKENS, AcceleratorConfig
+from serrano.stream.pipeline import delayed
+from serrano.stream.slices import later
 
 from .forward import PairReadPort
 from .order import ItemIterator
@@ -20,8 +22,8 @@ __all__ = ["ItemScales"]
 class ItemScales(wiring.Component):
     """Collects the scales of one item after the other.
 
-    An item takes three cycles and one for each token of the step in it, apart from the time it waits for the
-    head of its record and for its reader.
+    An item takes three cycles and one for each token of the step in it, with ``config.registered`` two more,
+    apart from the time it waits for the head of its record and for its reader.
 
     Parameters
     ----------
@@ -81,13 +83,19 @@ class ItemScales(wiring.Component):
             payload.last.eq(item.last),
             payload.count.eq(item.base + self.command.skip + 1),
         ]
-        m.d.sync += [arrived.eq(self.forward.en), place.eq(token)]
+        # With registers there is one behind the memory, and another one behind what is found in the records.
+        registered, late = self.config.registered, {"cycles": int(self.config.registered), "enable": Const(1)}
+        m.d.sync += arrived.eq(later(m, self.forward.en, registered=registered, name="asked"))
+        m.d.sync += place.eq(delayed(m, token, name="asked_token", **late))
+        answer = delayed(m, self.forward.data, name="answer", **late)
         with m.If(arrived):
-            m.d.sync += [k_scales[place].eq(self.forward.data[0]), v_scales[place].eq(self.forward.data[1])]
-        with m.FSM():
+            m.d.sync += [k_scales[place].eq(answer[0]), v_scales[place].eq(answer[1])]
+        with m.FSM() as fsm:
+            looking = self.records.present & iterator.valid & fsm.ongoing("MEMORY")
+            present = later(m, looking, registered=registered, name="present")
             with m.State("MEMORY"):
                 m.d.sync += token.eq(item.committed)
-                m.d.comb += self.records.en.eq(iterator.valid & item.memory & self.records.present)
+                m.d.comb += self.records.en.eq(iterator.valid & item.memory & present)
                 with m.If(self.records.en):
                     m.next = "LOAD"
                 with m.Elif(iterator.valid & ~item.memory):
@@ -103,7 +111,7 @@ class ItemScales(wiring.Component):
                 with m.If(~self.forward.en):
                     m.next = "OFFER"
             with m.State("OFFER"):
-                m.d.comb += self.items.valid.eq(1)
-                with m.If(self.items.ready):
+                m.d.comb += self.items.valid.eq(~arrived if registered else 1)
+                with m.If(self.items.valid & self.items.ready):
                     m.next = "MEMORY"
         return m

@@ -114,7 +114,7 @@ class Gather(wiring.Component):
             enable=Const(1),
             name="length",
         )
-        wiring.connect(m, tasks.o, mask.tasks)
+        wiring.connect(m, sliced(m, "next_task", tasks.o, registered=config.registered), mask.tasks)
         wiring.connect(m, wiring.flipped(self.memory.data), mask.data)
         wiring.connect(m, mask.records, wiring.flipped(self.records))
 
@@ -122,7 +122,7 @@ class Gather(wiring.Component):
         run, request = runs.o.payload, self.memory.request
         good, may = Signal(), Signal()
         m.d.comb += [
-            good.eq(run.task.status == Status.OK),
+            good.eq(run.good),
             may.eq(runs.o.valid & self.room & tasks.i.ready),
             request.valid.eq(may & good),
             request.payload.address.eq(run.address),
@@ -245,6 +245,7 @@ class Gather(wiring.Component):
         m.d.sync += [
             valid.eq(Cat(answer.valid & wanted.o.valid, valid)),
             runs.i.payload.task.eq(stage.task),
+            runs.i.payload.good.eq(stage.task.status == Status.OK),
             runs.i.payload.seq.eq(stage.seq),
             runs.i.payload.address.eq(block + delayed(m, record_offset.p, name="record_offset", **late)),
         ]
@@ -286,7 +287,14 @@ class _Wanted(data.StructLayout):
 
 
 class _Run(data.StructLayout):
-    """A record whose address is known, and whose it is."""
+    """A record whose address is known, and whose it is; ``good`` if it is to be read."""
 
     def __init__(self, config: AcceleratorConfig):
-        super().__init__({"address": config.address_bits, "task": RecordTask, "seq": sequence_bits(config)})
+        super().__init__(
+            {
+                "address": config.address_bits,
+                "task": RecordTask,
+                "good": 1,
+                "seq": sequence_bits(config),
+            }
+        )

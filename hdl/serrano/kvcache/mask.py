@@ -167,7 +167,12 @@ class _Place:
         """The next piece's place, run 4 behind the record's end."""
         shift, last_chunk = self._shift(place)
         following = Signal(self.layout, name="following")
-        end_of_chunk = place.offset + self.piece == (1 << SLOT_BITS) << shift
+        bits = len(place.offset)
+        ends = Array(
+            Const(((1 << SLOT_BITS + width) - self.piece) % (1 << bits), bits)
+            for width in range(self.n_bits + 1)
+        )
+        end_of_chunk = place.offset == ends[shift]
         m.d.comb += following.eq(place)
         with m.If(~end_of_chunk):
             m.d.comb += following.offset.eq(place.offset + self.piece)

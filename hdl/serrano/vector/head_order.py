@@ -67,11 +67,11 @@ class HeadOrder(wiring.Component):
         part = Signal(ceil_log2(slices))
         chunk = Signal(range(config.head_chunks_max))
         row = Signal.like(self.beats.payload.row)
-        base, head, keys, ends = (
-            Signal(range(3 * config.heads_max + 2), name=name) for name in ("base", "head", "keys", "ends")
+        base, head, keys = (
+            Signal(range(3 * config.heads_max + 2), name=name) for name in ("base", "head", "keys")
         )
         final_chunk, final_row, final_head = Signal.like(chunk), Signal.like(row), Signal.like(head)
-        halves, taken, last_part, last_row, last_chunk, last_head = (Signal() for _ in range(6))
+        halves, taken, padding, last_part, last_row, last_chunk, last_head = (Signal() for _ in range(7))
         placed = stream.Signature(HeadBeat(config)).create(path=("place",))
         connect(m, sliced(m, "places", placed, registered=config.registered), flipped(self.placed))
         i, o = self.beats.payload, placed.payload
@@ -84,8 +84,9 @@ class HeadOrder(wiring.Component):
             last_chunk.eq(halves | (chunk == final_chunk)),
             last_head.eq(head == final_head),
             # Behind the last head there is padding.
-            placed.valid.eq(self.beats.valid & filling & (head < ends)),
-            self.beats.ready.eq(filling & (placed.ready | (head >= ends))),
+            padding.eq(halves & part[-1] & (base == final_head)),
+            placed.valid.eq(self.beats.valid & filling & ~padding),
+            self.beats.ready.eq(filling & (placed.ready | padding)),
             taken.eq(self.beats.valid & self.beats.ready),
             o.values.eq(i.values),
             o.kmeans.eq(i.kmeans),
@@ -113,7 +114,6 @@ class HeadOrder(wiring.Component):
                 final_row.eq(command.rows - 1),
                 final_chunk.eq((command.head_pad >> ceil_log2(config.n)) - 1),
                 keys.eq(command.kv_heads << 1),
-                ends.eq((command.kv_heads << 1) + command.heads),
                 final_head.eq((command.kv_heads << 1) + command.heads - 1),
             ]
         with m.If(self.finished):
