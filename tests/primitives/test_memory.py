@@ -75,6 +75,7 @@ def test_platform_may_supply_its_own():
         (8, True, {}, TypeError, r"Depth must be an integer, not True"),
         (0, 4, {}, ValueError, r"Shape must have at least one bit, not 0"),
         (8, 4, {"transparent": 1}, TypeError, r"Transparent must be True or False, not 1"),
+        (8, 4, {"collides": 0}, TypeError, r"Collides must be True or False, not 0"),
         (8, 4, {"granularity": 3}, ValueError, r"Granularity must divide the word's 8 bits, not 3"),
         (8, 4, {"granularity": 0}, ValueError, r"Granularity must be a positive integer or None, not 0"),
         (

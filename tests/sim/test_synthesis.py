@@ -13,6 +13,7 @@ from amaranth.lib.wiring import In, Out
 from serrano.boards import BOARDS, board
 from serrano.config import PRESETS, preset
 from serrano.matmul.array import SystolicArray
+from serrano.primitives.memory import OnChipMemory
 from serrano_sim.synthesis import area, fpga, tools
 from serrano_sim.synthesis.wrapper import ShiftWrapper
 from support.streams import simulate
@@ -71,6 +72,14 @@ def test_no_name_looks_like_a_bit() -> None:
     text = r"wire width 8 \a[1].b[20]" + "\n" + r"assign \c [3] \d[0] [2:1]"
     wanted = r"wire width 8 \a.1.b.20" + "\n" + r"assign \c [3] \d.0 [2:1]"
     assert tools.without_indices(text) == wanted
+
+
+@pytest.mark.parametrize("collides", [False, True])
+def test_reads_that_never_meet_a_write_may_be_undefined(collides: bool) -> None:
+    dut = OnChipMemory(8, 16, transparent=False, collides=collides)
+    text = tools.without_collisions(rtlil.convert(dut))
+    assert ("COLLISION_X_MASK 1'1" in text) != collides
+    assert ("COLLISION_X_MASK 1'0" in text) == collides
 
 
 def test_utilization() -> None:

@@ -94,9 +94,11 @@ class AccumulatorColumn(wiring.Component):
         m = Module()
         word = signed(ACCUMULATOR_BITS)
         m.submodules.accumulators = accumulators = OnChipMemory(
-            word, accumulator_depth(self.config), transparent=False
+            word, accumulator_depth(self.config), transparent=False, collides=False
         )
-        m.submodules.results = results = OnChipMemory(word, results_depth(self.config), transparent=False)
+        m.submodules.results = results = OnChipMemory(
+            word, results_depth(self.config), transparent=False, collides=False
+        )
         tag = self.tag_i.tag
         high = Signal(signed(len(self.sum) + 8), reset_less=True)
         is_high = tag.half == Half.HIGH

@@ -9,7 +9,10 @@ from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-__all__ = ["OnChipMemory"]
+__all__ = ["NEVER_COLLIDES", "OnChipMemory"]
+
+NEVER_COLLIDES = "never_collides"
+"""Attribute of the RTLIL memory of an :class:`OnChipMemory` whose ``collides`` is not set."""
 
 
 def _lanes(shape: Any, granularity: int | None) -> int:
@@ -57,6 +60,9 @@ class OnChipMemory(wiring.Component):
         unsigned. ``None``: a write replaces the whole word.
     transparent : :class:`bool`
         Whether a read in the cycle of a write to the same address gives the new data.
+    collides : :class:`bool`
+        Whether there are such reads whose data is used. If not, it is undefined: blocks that give neither the
+        old nor the new word by themselves need no logic around them.
 
     Members
     -------
@@ -76,20 +82,29 @@ class OnChipMemory(wiring.Component):
     Raises
     ------
     TypeError
-        If ``depth`` is not an integer or ``transparent`` not a boolean.
+        If ``depth`` is not an integer, or ``transparent`` or ``collides`` not a boolean.
     ValueError
         If ``depth`` is below 2, ``shape`` is empty, or ``granularity`` does not divide the word.
     """
 
     latency = 1
 
-    def __init__(self, shape: Any, depth: int, *, transparent: bool, granularity: int | None = None):
+    def __init__(
+        self,
+        shape: Any,
+        depth: int,
+        *,
+        transparent: bool,
+        granularity: int | None = None,
+        collides: bool = True,
+    ):
         if isinstance(depth, bool) or not isinstance(depth, int):
             raise TypeError(f"Depth must be an integer, not {depth!r}")
         if depth < 2:
             raise ValueError(f"Depth must be at least 2, not {depth!r}")
-        if not isinstance(transparent, bool):
-            raise TypeError(f"Transparent must be True or False, not {transparent!r}")
+        for name, value in (("Transparent", transparent), ("Collides", collides)):
+            if not isinstance(value, bool):
+                raise TypeError(f"{name} must be True or False, not {value!r}")
         self.width = Shape.cast(shape).width
         if self.width == 0:
             raise ValueError(f"Shape must have at least one bit, not {shape!r}")
@@ -97,6 +112,7 @@ class OnChipMemory(wiring.Component):
         self.depth = depth
         self.granularity = granularity
         self.transparent = transparent
+        self.collides = collides
         self.lanes = _lanes(shape, granularity)
         self.addr_width = ceil_log2(depth)
         super().__init__(
@@ -115,9 +131,11 @@ class OnChipMemory(wiring.Component):
             return platform.get_on_chip_memory(self)
         return self.describe()
 
-    def describe(self, **attributes: str) -> Module:
+    def describe(self, **attributes: Any) -> Module:
         """The memory as tools know memories, with attributes for them."""
         m = Module()
+        if not self.collides:
+            attributes |= {NEVER_COLLIDES: 1}
         m.submodules.storage = storage = memory.Memory(
             shape=unsigned(self.width), depth=self.depth, init=[], attrs=attributes
         )

@@ -58,8 +58,9 @@ class StreamFIFO(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        # The memory's output register is the last place of the buffer.
-        m.submodules.memory = memory = OnChipMemory(self.shape, self.depth, transparent=False)
+        # The memory's output register is the last place of the buffer. No place is fetched and written at
+        # once: it is either free or not.
+        m.submodules.memory = memory = OnChipMemory(self.shape, self.depth, transparent=False, collides=False)
         pointer = ceil_log2(self.depth)
         head, tail = Signal(pointer), Signal(pointer)
         stored = Signal(range(self.depth + 1))

@@ -28,7 +28,7 @@ class ActivationBuffer(wiring.Component):
     Members
     -------
     codes : ``In(stream.Signature(CodesBeat(config)))``
-        Codes to be kept; always ready. They may be read in the next cycle.
+        Codes to be kept; always ready. They may be read in the next cycle, not in the same one.
     read : ``In(TileReadPort(config))``
         Read port.
     """
@@ -45,6 +45,7 @@ class ActivationBuffer(wiring.Component):
             data.ArrayLayout(signed(8), config.n),
             max(2, config.rows_max * tiles),
             transparent=False,
+            collides=False,
             granularity=config.lanes,
         )
         beat = self.codes.payload

@@ -153,7 +153,7 @@ class Argmax(wiring.Component):
         )
         earlier = Signal(Candidate(self.config))
         # Both comparisons at once: which of them counts has been known for longer than they take.
-        better = Mux(follows, self._is_better(best, new), self._is_better(kept, new))
+        better = Mux(follows, new.value > best.value, ~kept.valid | (new.value > kept.value))
         m.d.comb += [
             Value.cast(earlier).eq(Mux(follows, Value.cast(best), Value.cast(kept))),
             memory.w_addr.eq(written),

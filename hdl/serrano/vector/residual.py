@@ -76,7 +76,10 @@ class Residual(wiring.Component):
         config = self.config
         words = config.dim_max // config.lanes
         m.submodules.memory = memory = OnChipMemory(
-            data.ArrayLayout(signed(32), config.lanes), config.rows_max * words, transparent=False
+            data.ArrayLayout(signed(32), config.lanes),
+            config.rows_max * words,
+            transparent=False,
+            collides=False,
         )
 
         def address(row: Value, word: Value) -> Value:

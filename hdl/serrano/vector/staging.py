@@ -60,7 +60,11 @@ class Staging(wiring.Component):
         config = self.config
         half, words = max(1, config.lanes // 2), config.input_max // config.lanes
         m.submodules.memory = memory = OnChipMemory(
-            data.ArrayLayout(16, config.lanes), config.rows_max * words, transparent=False, granularity=half
+            data.ArrayLayout(16, config.lanes),
+            config.rows_max * words,
+            transparent=False,
+            collides=False,
+            granularity=half,
         )
         # With registers there is one in front of everything.
         before = int(config.registered)

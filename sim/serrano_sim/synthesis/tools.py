@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from serrano.primitives.memory import NEVER_COLLIDES
+
 __all__ = ["DEVICES", "Device", "ToolError", "command", "pack", "place", "synthesize", "utilization"]
 
 
@@ -96,10 +98,21 @@ def without_indices(rtlil: str) -> str:
     return NAME.sub(lambda name: name[0].replace("[", ".").replace("]", ""), rtlil)
 
 
+def without_collisions(rtlil: str) -> str:
+    """RTLIL in which a read is undefined where it meets a write, in memories where that does not matter."""
+    modules = rtlil.split("\nmodule ")
+    for index, module in enumerate(modules):
+        if f"attribute \\{NEVER_COLLIDES} " in module:
+            modules[index] = re.sub(
+                r"(?<=\\COLLISION_X_MASK )(\d+)'\d+", lambda mask: f"{mask[1]}'{'1' * int(mask[1])}", module
+            )
+    return "\nmodule ".join(modules)
+
+
 def synthesize(rtlil: str, folder: Path, *, top: str = "top") -> dict[str, Any]:
     """Synthesizes RTLIL for the ECP5 into ``folder/netlist.json``, and returns the netlist's cells."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{top}.il").write_text(without_indices(rtlil), encoding="utf-8")
+    (folder / f"{top}.il").write_text(without_collisions(without_indices(rtlil)), encoding="utf-8")
     script = f"read_rtlil {top}.il; synth_ecp5 -top {top} -json netlist.json"
     run("yosys", ["-q", "-l", "yosys.log", "-p", script], folder, "yosys")
     return json.loads((folder / "netlist.json").read_text(encoding="utf-8"))["modules"][top]["cells"]
