@@ -356,17 +356,21 @@ class SdramController(wiring.Component):
         segment, place = now.segment, now.segment.place
         count, final, known = Signal(range(BURST + 1)), Signal(), Signal()
         running = Signal(range(BURST))
-        slot, roomy, give = running == 0, Signal(), Signal()
-        m.d.comb += [
-            give.eq(self._now_valid & known & slot & ~self._stopped),
-            self._give_column.eq(
-                give & Mux(now.write, self._may_drive & (self._answers.level < ANSWERS - 2), roomy)
-            ),
-            self._hand_over.eq(self._prepared & (~self._now_valid | (self._give_column & final))),
+        # No READ is going on: `running` is 0.
+        slot = Signal(init=1)
+        roomy, give, answerable = Signal(), Signal(), Signal()
+        m.d.sync += [
+            answerable.eq(self._answers.level < ANSWERS - 2),
+            # Of the segment that is prepared, known well before somebody asks.
             self._busy.eq((self._now_valid | ~slot) & (place.bank == upcoming.segment.place.bank)),
         ]
+        m.d.comb += [
+            give.eq(self._now_valid & known & slot & ~self._stopped),
+            self._give_column.eq(give & Mux(now.write, self._may_drive & answerable, roomy)),
+            self._hand_over.eq(self._prepared & (~self._now_valid | (self._give_column & final))),
+        ]
         with m.If(~slot):
-            m.d.sync += running.eq(running - 1)
+            m.d.sync += [running.eq(running - 1), slot.eq(running == 1)]
 
         def words(column: Value, left: Value) -> Value:
             """Words of a READ: up to a multiple of BURST, as the memory goes on at the one before."""
@@ -382,6 +386,7 @@ class SdramController(wiring.Component):
         with m.If(self._give_column):
             m.d.sync += [
                 running.eq(Mux(now.write, 0, count - 1)),
+                slot.eq(now.write | (count == 1)),
                 place.column.eq(place.column + count),
                 segment.beats.eq(segment.beats - count),
                 known.eq(0),
@@ -427,7 +432,7 @@ class SdramController(wiring.Component):
                 beat.valid.eq(running != 0),
                 beat.last.eq(keep_final & (running == 1)),
             ]
-        for _ in range(timing.cas_latency + 2 + self.io_latency):
+        for _ in range(timing.cas_latency + 3 + self.io_latency):
             later = Signal(_Beat())
             m.d.sync += later.eq(beat)
             beat = later
@@ -509,34 +514,47 @@ class SdramController(wiring.Component):
             m.d.sync += [self._open.bit_select(place.bank, 1).eq(1), self._rows[place.bank].eq(place.row)]
 
     def _build_pins(self, m: Module) -> None:
+        """Two cycles: what is commanded, then what that is at the pins."""
         pins, now = self.pins, self._now
-        prepared, place = self._next.segment.place, now.segment.place
+        orders = {
+            "column": self._give_column,
+            "precharge": self._precharge,
+            "precharge_all": self._precharge_all,
+            "activate": self._activate,
+            "reopen": self._reopen,
+            "refresh": self._refresh,
+            "mode": self._mode,
+        }
+        given = Signal(data.StructLayout({name: 1 for name in orders}))
+        next_place, current = Signal.like(self._next.segment.place), Signal.like(now)
+        m.d.sync += [getattr(given, name).eq(order) for name, order in orders.items()]
+        m.d.sync += [next_place.eq(self._next.segment.place), current.eq(now)]
+        place = current.segment.place
         # Of an erroneous burst nothing reaches the memory.
-        column = Signal()
-        m.d.comb += column.eq(self._give_column & (now.segment.response == OKAY))
-        write = column & now.write
-        opens = self._activate | self._reopen
-        closes = self._precharge | self._precharge_all
+        column = given.column & (current.segment.response == OKAY)
+        write = column & current.write
+        opens = given.activate | given.reopen
+        closes = given.precharge | given.precharge_all
         mode = 1 << 9 | self.timing.cas_latency << 4 | (BURST.bit_length() - 1)
         m.d.sync += [
             pins.clk_en.eq(1),
             pins.cs.eq(1),
-            pins.ras.eq(opens | closes | self._refresh | self._mode),
-            pins.cas.eq(column | self._refresh | self._mode),
-            pins.we.eq(write | closes | self._mode),
-            pins.dqm.eq(Mux(self._give_column & now.write, ~now.strobe, 0)),
-            pins.dq_o.eq(now.data),
+            pins.ras.eq(opens | closes | given.refresh | given.mode),
+            pins.cas.eq(column | given.refresh | given.mode),
+            pins.we.eq(write | closes | given.mode),
+            pins.dqm.eq(Mux(given.column & current.write, ~current.strobe, 0)),
+            pins.dq_o.eq(current.data),
             pins.dq_oe.eq(write),
-            pins.ba.eq(Mux(self._give_column | self._reopen, place.bank, prepared.bank)),
-            pins.a.eq(prepared.row),
+            pins.ba.eq(Mux(given.column | given.reopen, place.bank, next_place.bank)),
+            pins.a.eq(next_place.row),
         ]
         with m.If(~self.ready):
             m.d.sync += pins.dqm.eq(~0)
-        with m.If(self._give_column):
+        with m.If(given.column):
             m.d.sync += pins.a.eq(place.column)
-        with m.If(self._reopen):
+        with m.If(given.reopen):
             m.d.sync += pins.a.eq(place.row)
-        with m.If(self._precharge | self._precharge_all):
-            m.d.sync += pins.a.eq(Mux(self._precharge_all, ALL_BANKS, 0))
-        with m.If(self._mode):
+        with m.If(closes):
+            m.d.sync += pins.a.eq(Mux(given.precharge_all, ALL_BANKS, 0))
+        with m.If(given.mode):
             m.d.sync += [pins.a.eq(mode), pins.ba.eq(0)]
