@@ -51,6 +51,29 @@ def test_cycles(blocks: int) -> None:
     pair.run(steps)
 
 
+@pytest.mark.parametrize("blocks", [1, 16])
+def test_cycles_with_registers(blocks: int) -> None:
+    """Four times as many, and some more before and after."""
+    pair = pair_maker(True)(LONG, 160)
+
+    async def steps(ctx) -> None:
+        async def cycles(*command) -> int:
+            status, _, count = await pair.do(ctx, *command)
+            assert status == 0
+            return count
+
+        for _ in range(3):
+            plain = 6 + 2 * blocks
+            assert await cycles(Opcode.OPEN, 0) <= 4 * 5 + 8
+            assert await cycles(Opcode.ALLOC, 0, 0, 16 * blocks) <= 4 * plain + 8
+            assert await cycles(Opcode.APPEND, 0, 0, 16 * blocks) <= 4 * (plain + 2) + 12
+            assert await cycles(Opcode.COMMIT, 0, 0, 16 * blocks) <= 4 * plain + 8
+            assert await cycles(Opcode.FREE, 0) <= 4 * plain + 8
+            await ctx.tick()
+
+    pair.run(steps)
+
+
 def test_append_of_a_step_without_a_copy() -> None:
     """At most 16 cycles for up to 16 tokens, wherever they begin, allocated before or not."""
     pair = Pair(LONG, 160)

@@ -13,10 +13,12 @@ from support.streams import simulate
 CONFIG = dataclasses.replace(preset("tiny"), rows_max=8, attention_rows_max=6)
 
 
+@pytest.mark.parametrize("registered", [False, True])
 @pytest.mark.parametrize("group", [1, 2, 3, 4, 6])
-def test_parts(group: int) -> None:
+def test_parts(group: int, registered: bool) -> None:
     """Every row of every span is in one part, in order; again for each start, and anew after a clear."""
-    dut, rng = PartIterator(CONFIG), random.Random(group)
+    dut = PartIterator(dataclasses.replace(CONFIG, registered=registered))
+    rng = random.Random(group)
     most = CONFIG.attention_rows_max // group
 
     async def bench(ctx) -> None:

@@ -188,6 +188,7 @@ class CommandCheck(wiring.Component):
         ]
         m.d.comb += needed.eq(self._settled(m, (end + (BLOCK_SIZE - 1)) >> SLOT_BITS, "sum_needed"))
         kept = Mux(needed > state.entries, state.entries, needed)
+        kept = self._settled(m, kept, "sum_kept")
         last = Mux(self.command.opcode == Opcode.GATHER, gathered, end) - 1
         m.d.sync += [
             table_full.eq(needed > entries),

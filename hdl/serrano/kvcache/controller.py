@@ -58,14 +58,14 @@ class Controller(wiring.Component):
     of is read, its status is known. What is right is executed by the states of ``execution`` (one block, one
     sequence, moves of bytes) and ``walks`` (entry after entry). If the accelerator is ``registered``, each
     state takes four cycles instead of one (:mod:`~serrano.kvcache.pace`), and there is one more before JUDGE,
-    one after a scan for APPEND and one after the response.
+    one after a scan for APPEND and two after the response.
 
     From the cycle in which a command is taken to that of its response: OPEN, ABORT, TRANSLATE and everything
     refused at once 5; STAT 6; SEAL, SHARE and EVICT 7; COMMIT, FREE, TRIM, SLIDE and FORK ``6 + 2 * b`` and
     ALLOC ``6 + 2 * b`` cycles, ``b`` being the blocks that get tokens, or are released, shared or allocated;
     APPEND ``8 + 2 * b`` over the blocks that it touches, plus replaced ones; RESET_POOL two per block of the
-    pool. The other requester's command may come before. With ``registered`` it is four times as many, and 12
-    more at most, or 16 for APPEND.
+    pool. The other requester's command may come before. With ``registered`` it is four times as many and up
+    to 8 more, or 12 for APPEND; the next command begins up to 12 cycles later.
 
     Parameters
     ----------
@@ -169,6 +169,8 @@ class Controller(wiring.Component):
             final,
             entry,
             at_end=settled(m, config, index == final, "at_end"),
+            above=settled(m, config, (index + 1)[: len(index)], "above"),
+            below=settled(m, config, (index - 1)[: len(index)], "below"),
             acts=take_turns(m, config),
             answer=Signal(Answer),
             rest="REST" if config.registered else "IDLE",

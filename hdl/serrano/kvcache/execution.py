@@ -37,8 +37,9 @@ class Parts:
 
     ``state`` is what would be written for the command's sequence: what it was, unless assigned otherwise.
     ``index`` and ``final`` are the present and the last entry of a walk through the table; ``entry`` is the
-    block in the entry that the command speaks of; ``at_end``: ``index`` is ``final``. States act with
-    ``acts``; the last one gives the ``answer``, and the next state is ``rest``.
+    block in the entry that the command speaks of; ``at_end``: ``index`` is ``final``; ``above``, ``below``:
+    the entries beside ``index``. States act with ``acts``; the last one gives the ``answer``, and the next
+    state is ``rest``.
     """
 
     config: AcceleratorConfig
@@ -52,6 +53,8 @@ class Parts:
     final: Signal
     entry: Signal
     at_end: Any
+    above: Any
+    below: Any
     acts: Signal
     answer: Any
     rest: str
@@ -202,6 +205,7 @@ def build_gather(m: Module, parts: Parts) -> None:
     first, index = command.arg0, parts.index
     end = first + command.arg1[:RECORD_BITS]
     place = Signal.like(parts.index)
+    following = settled(m, parts.config, place + 1, "following_place")
     low = settled(m, parts.config, Mux(place == 0, first[:SLOT_BITS], 0), "low")
     high = Mux(parts.at_end, (end - 1)[:SLOT_BITS] + 1, BLOCK_SIZE)
     high = settled(m, parts.config, high, "high")
@@ -237,17 +241,18 @@ def build_gather(m: Module, parts: Parts) -> None:
         )
     with step(m, parts, "GATHERED"):
         with build_answer(m, parts):
-            m.d.sync += [index.eq(index + 1), place.eq(place + 1)]
+            m.d.sync += [index.eq(parts.above), place.eq(following)]
             m.next = "GATHER_ENTRY"
             with m.If(parts.move.response.payload.error):
                 refuse(m, parts, Status.BUS_ERROR)
             with m.Elif(parts.at_end):
-                finish(m, parts, place + 1, write=False)
+                finish(m, parts, following, write=False)
 
 
 def read_statistic(m: Module, parts: Parts) -> Value:
     """The answer to STAT; that to RESET_POOL is 0."""
-    pool, tables, state, command = parts.pool, parts.tables, parts.state, parts.command
+    pool, tables, command = parts.pool, parts.tables, parts.command
+    state = tables.r_state
     block, half = pool.state, 16
     free = block.references == 0
     values = {
@@ -267,7 +272,8 @@ def read_statistic(m: Module, parts: Parts) -> Value:
         Stat.SEQUENCE_ENTRY: Mux(command.arg1 < state.first, 0, parts.entry),
     }
     answer = Signal(32, name="statistic")
-    with m.If(command.opcode == Opcode.STAT), m.Switch(command.arg0):
+    asked = settled(m, parts.config, command.opcode == Opcode.STAT, "asks_statistic")
+    with m.If(asked), m.Switch(settled(m, parts.config, command.arg0[:8], "kind")):
         for stat, value in values.items():
             with m.Case(stat.value):
                 m.d.comb += answer.eq(value)

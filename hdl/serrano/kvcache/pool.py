@@ -4,7 +4,7 @@
 from typing import Any
 
 from amaranth import *
-from amaranth.lib import enum, wiring
+from amaranth.lib import data, enum, wiring
 from amaranth.lib.wiring import In, Out
 
 from serrano.config import AcceleratorConfig
@@ -150,7 +150,8 @@ class BlockPool(wiring.Component):
 
         operation = Signal(PoolOperation)
         tenant, written = Signal(TENANT_BITS), Signal(SLOT_BITS + 1)
-        self._look_up(m, memories)
+        self._look_up(m, memories, operation)
+        writes = self._write_ports(m, memories)
         with m.If(self.go):
             m.d.sync += [
                 operation.eq(self.operation),
@@ -160,8 +161,8 @@ class BlockPool(wiring.Component):
         changed = Signal(self.layout)
         m.d.comb += [
             changed.eq(self.state),
-            states.w_addr.eq(self.subject),
-            states.w_data.eq(changed),
+            writes[0].w_addr.eq(self.subject),
+            writes[0].w_data.eq(changed),
         ]
         with m.If(self.used > self.peak):
             m.d.sync += self.peak.eq(self.used)
@@ -169,30 +170,30 @@ class BlockPool(wiring.Component):
         unlinked = Signal()
         m.d.sync += unlinked.eq(0)
         with m.If(unlinked):
-            for links in (followers, predecessors):
+            for links in writes[1:]:
                 m.d.comb += [links.w_en.eq(1), links.w_addr.eq(self.subject), links.w_data.eq(0)]
         with m.If(self.done):
             with m.Switch(operation):
                 with m.Case(PoolOperation.TAKE):
-                    self._take(m, memories, changed, tenant)
+                    self._take(m, writes, changed, tenant)
                 with m.Case(PoolOperation.DROP):
-                    self._drop(m, memories, changed)
+                    self._drop(m, writes, changed)
                 with m.Case(PoolOperation.MARK):
-                    m.d.comb += [states.w_en.eq(1), changed.written.eq(written)]
+                    m.d.comb += [writes[0].w_en.eq(1), changed.written.eq(written)]
                 with m.Case(PoolOperation.HOLD):
-                    self._hold(m, memories, changed, unlinked)
+                    self._hold(m, writes, changed, unlinked)
                 with m.Case(PoolOperation.SEAL):
-                    m.d.comb += [states.w_en.eq(1), changed.sealed.eq(1)]
+                    m.d.comb += [writes[0].w_en.eq(1), changed.sealed.eq(1)]
                 with m.Case(PoolOperation.FORGET):
                     m.d.comb += [
-                        states.w_en.eq(1),
+                        writes[0].w_en.eq(1),
                         changed.sealed.eq(0),
                         changed.generation.eq(self.advanced),
                     ]
-        self._initialize(m, memories)
+        self._initialize(m, memories[0], writes)
         return m
 
-    def _look_up(self, m: Module, memories: tuple) -> None:
+    def _look_up(self, m: Module, memories: tuple, operation: Signal) -> None:
         """From ``go`` to ``done``: address, words, what follows from them, each in a register if need be."""
         config = self.config
         states, followers, predecessors = memories
@@ -213,16 +214,36 @@ class BlockPool(wiring.Component):
             self.advanced.eq(settled(m, config, self._advanced(self.state.generation), "advanced_read")),
         ]
         references = self.state.references
-        self._is_free = settled(m, config, references == 0, "is_free")
-        self._is_single = settled(m, config, references == 1, "is_single")
-        self._is_most = settled(m, config, references.all(), "is_most")
+        # With registers, a cycle before `done`, so that outputs are registers too.
+        found = done if config.registered else self.done
+        drops, holds = (found & (operation == which) for which in (PoolOperation.DROP, PoolOperation.HOLD))
+        m.d.comb += [
+            self.freed.eq(settled(m, config, drops & (references == 1), "frees")),
+            self.full.eq(settled(m, config, holds & references.all(), "fills")),
+        ]
+        self._unlists = settled(m, config, holds & (references == 0), "unlists")
+
+    def _write_ports(self, m: Module, memories: tuple) -> tuple:
+        """What is to be written into each memory, a cycle later with registers."""
+        writes = []
+        for memory in memories:
+            layout = data.StructLayout({"w_en": 1, "w_addr": self.number, "w_data": memory.shape})
+            write = Signal(layout, name="write")
+            late = settled(m, self.config, write, "write_before")
+            m.d.comb += [
+                memory.w_en.eq(late.w_en),
+                memory.w_addr.eq(late.w_addr),
+                memory.w_data.eq(late.w_data),
+            ]
+            writes.append(write)
+        return tuple(writes)
 
     def _advanced(self, generation: Value) -> Value:
         """The next generation."""
         return Mux(generation.all(), generation, generation + 1)
 
-    def _take(self, m: Module, memories: tuple, changed: Any, tenant: Signal) -> None:
-        states, followers, predecessors = memories
+    def _take(self, m: Module, writes: tuple, changed: Any, tenant: Signal) -> None:
+        states, followers, predecessors = writes
         m.d.comb += [
             states.w_en.eq(1),
             changed.references.eq(1),
@@ -245,12 +266,11 @@ class BlockPool(wiring.Component):
         with m.If(self.following == 0):
             m.d.sync += self.tail.eq(0)
 
-    def _drop(self, m: Module, memories: tuple, changed: Any) -> None:
-        states, followers, predecessors = memories
+    def _drop(self, m: Module, writes: tuple, changed: Any) -> None:
+        states, followers, predecessors = writes
         m.d.comb += [
             states.w_en.eq(1),
             changed.references.eq(self.state.references - 1),
-            self.freed.eq(self._is_single),
         ]
         with m.If(self.freed):
             m.d.comb += [
@@ -269,14 +289,13 @@ class BlockPool(wiring.Component):
             with m.If(self.tail == 0):
                 m.d.sync += self.head.eq(self.subject)
 
-    def _hold(self, m: Module, memories: tuple, changed: Any, unlinked: Signal) -> None:
-        states, followers, predecessors = memories
+    def _hold(self, m: Module, writes: tuple, changed: Any, unlinked: Signal) -> None:
+        states, followers, predecessors = writes
         m.d.comb += [
-            self.full.eq(self._is_most),
             states.w_en.eq(~self.full),
             changed.references.eq(self.state.references + 1),
         ]
-        with m.If(self._is_free):
+        with m.If(self._unlists):
             m.d.comb += [
                 followers.w_en.eq(self.previous != 0),
                 followers.w_addr.eq(self.previous),
@@ -295,9 +314,9 @@ class BlockPool(wiring.Component):
             with m.If(self.following == 0):
                 m.d.sync += self.tail.eq(self.previous)
 
-    def _initialize(self, m: Module, memories: tuple) -> None:
+    def _initialize(self, m: Module, memory: OnChipMemory, writes: tuple) -> None:
         """One block per cycle; the generation that is read is written ``latency`` cycles later."""
-        states, followers, predecessors = memories
+        states, followers, predecessors = writes
         last_block = self.config.blocks_max - 1
         reading, writing, warm = Signal(), Signal(), Signal()
         index, place = Signal(self.number), Signal(self.number)
@@ -318,7 +337,7 @@ class BlockPool(wiring.Component):
         with m.If(self.initialize):
             m.d.sync += [reading.eq(1), index.eq(0), self.size.eq(Mux(self.blocks == 0, 1, self.blocks))]
         with m.Elif(reading):
-            m.d.comb += [states.r_en.eq(1), states.r_addr.eq(index)]
+            m.d.comb += [memory.r_en.eq(1), memory.r_addr.eq(index)]
             m.d.sync += [index.eq(index + 1), reading.eq(index != last_block)]
         with m.If(writing):
             m.d.comb += [

@@ -43,7 +43,7 @@ class Requesters(wiring.Component):
     A command is offered when its requester's last response has been taken, so that a response always finds
     room and nobody waits for another's. Where both have a command, the one that was not served last comes
     first. A command of the host that touches a sequence in ``locked`` is not offered, unless it only looks.
-    If the accelerator is ``registered``, ``offered`` follows a cycle later; ``take`` comes at least two
+    If the accelerator is ``registered``, ``offered`` follows two cycles later; ``take`` comes at least two
     cycles after ``respond``, and after ``take``.
 
     Parameters
@@ -98,7 +98,10 @@ class Requesters(wiring.Component):
         for index, port in enumerate(ports):
             command = Signal(KVCommand, name=f"command_{index}")
             commands.append(command)
-            ready = full[index] & ~port.responses.valid & ~self._held(index, command)
+            # With registers it is seen two cycles after the command came whether it has to wait.
+            held = settled(m, self.config, self._held(index, command), f"held_{index}")
+            known = settled(m, self.config, full[index], f"known_{index}")
+            ready = full[index] & known & ~port.responses.valid & ~held
             m.d.comb += [
                 port.commands.ready.eq(~full[index]),
                 waiting[index].eq(settled(m, self.config, ready, f"waiting_{index}")),

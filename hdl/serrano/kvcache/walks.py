@@ -117,7 +117,7 @@ def build_release(m: Module, parts: Parts) -> None:
         _read_entry(m, parts, "RELEASE")
     with step(m, parts, "RELEASE"):
         operate(m, parts, PoolOperation.DROP, parts.tables.entry_block)
-        m.d.sync += parts.index.eq(parts.index - 1)
+        m.d.sync += parts.index.eq(parts.below)
         m.next = "RELEASE_ENTRY"
         with m.If(parts.at_end):
             m.next = "RELEASED"
@@ -136,7 +136,7 @@ def build_mark(m: Module, parts: Parts) -> None:
     with step(m, parts, "MARK"):
         operate(m, parts, PoolOperation.MARK, parts.tables.entry_block)
         m.d.comb += pool.written.eq(Mux(partial, check.committed[:SLOT_BITS], BLOCK_SIZE))
-        m.d.sync += index.eq(index + 1)
+        m.d.sync += index.eq(parts.above)
         m.next = "MARK_ENTRY"
         with m.If(parts.at_end):
             m.next = "MARKED"
@@ -175,7 +175,7 @@ def build_fork(m: Module, parts: Parts) -> None:
             tables.entry_w_en.eq(1),
             tables.entry_w_block.eq(tables.entry_block),
         ]
-        m.d.sync += index.eq(index + 1)
+        m.d.sync += index.eq(parts.above)
         m.next = "FORK_ENTRY"
         with m.If(parts.at_end):
             m.next = "FORKED"
@@ -189,7 +189,7 @@ def build_fork(m: Module, parts: Parts) -> None:
         _read_entry(m, parts, "UNFORK")
     with step(m, parts, "UNFORK"):
         operate(m, parts, PoolOperation.DROP, tables.entry_block)
-        m.d.sync += index.eq(index - 1)
+        m.d.sync += index.eq(parts.below)
         m.next = "UNFORK_ENTRY"
         with m.If(parts.at_end):
             m.next = "UNFORKED"
@@ -275,7 +275,7 @@ def _build_scan(m: Module, parts: Parts) -> tuple[Value, Value]:
         m.d.sync += [counted.eq(count), first.eq(first_frozen)]
     with step(m, parts, "SCAN"):
         operate(m, parts, PoolOperation.READ, tables.entry_block)
-        m.d.sync += [index.eq(index + 1), scanning.eq(1), at_first.eq(~scanning)]
+        m.d.sync += [index.eq(parts.above), scanning.eq(1), at_first.eq(~scanning)]
         with m.If(~scanning):
             m.d.sync += parts.entry.eq(tables.entry_block)
         m.next = "SCAN_ENTRY"
@@ -297,7 +297,7 @@ def _build_blocks(m: Module, parts: Parts, copied: Signal, kept: Value) -> None:
     frozen = _frozen(m, parts)
 
     def go_on() -> None:
-        m.d.sync += index.eq(index + 1)
+        m.d.sync += index.eq(parts.above)
         m.next = "GROW"
         with m.If(parts.at_end):
             m.next = "GROWN"

@@ -43,7 +43,8 @@ class Scheduler(wiring.Component):
     ``fault_sequence`` ends with the fault's code and the others go on; otherwise all of the step end.
 
     Sequences are ``locked`` from the answer to a step's APPEND to that of its COMMIT or ABORT: whoever else
-    has a command for them gets in between two steps.
+    has a command for them gets in between two steps. If the accelerator is ``registered``, ``locked`` follows
+    up to six cycles after the answer was offered, and the outcome of a step is taken a cycle later.
 
     Parameters
     ----------

@@ -10,6 +10,7 @@ from amaranth.utils import ceil_log2
 
 from serrano.attention.payloads import item_row_count
 from serrano.config import AcceleratorConfig
+from serrano.kvcache.pace import settled
 from serrano.kvcache.payloads import sequence_bits, token_count
 from serrano.primitives.memory import OnChipMemory
 
@@ -75,7 +76,8 @@ class PartIterator(wiring.Component):
     Members
     -------
     group : ``In(range)``
-        Query heads that share a KV head (count), at most ``attention_rows_max``.
+        Query heads that share a KV head (count), at most ``attention_rows_max``; it counts a cycle later if
+        the accelerator is ``registered``.
     clear : ``In(1)``
         Forget the spans.
     w_en : ``In(1)``
@@ -121,13 +123,15 @@ class PartIterator(wiring.Component):
         left, limit, skip = Signal.like(part.rows), Signal.like(part.rows), Signal.like(part.skip)
         most = config.attention_rows_max
         limits = [config.rows_max] + [min(config.rows_max, most // group) for group in range(1, most + 1)]
+        most_rows = Signal.like(part.rows)
         m.d.comb += [
+            most_rows.eq(Array(limits)[self.group]),
             spans.w_en.eq(self.w_en),
             spans.w_addr.eq(count),
             spans.w_data.eq(self.w_span),
             spans.r_en.eq(fetch),
             spans.r_addr.eq(index),
-            limit.eq(Array(limits)[self.group]),
+            limit.eq(settled(m, config, most_rows, "limit_before")),
             left.eq(part.span.rows - skip),
             last_part.eq(left <= limit),
             last_span.eq(index + 1 == count),

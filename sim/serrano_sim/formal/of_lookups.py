@@ -53,7 +53,7 @@ LOOKUPS = (
                 "beyond_the_end",
                 "status",
                 "one entry too many counts",
-                _edit("asked.index < states.r_data.entries", "asked.index <= states.r_data.entries"),
+                _edit("asked.index < state.entries", "asked.index <= state.entries"),
             ),
             Broken(
                 "next_block",

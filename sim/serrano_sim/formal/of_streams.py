@@ -199,7 +199,7 @@ STREAMS = (
                 "the host's commands do not wait for the step",
                 _edit(
                     "kvcache.requesters",
-                    "~port.responses.valid & ~self._held(index, command)",
+                    "~port.responses.valid & ~held",
                     "~port.responses.valid",
                 ),
                 depth=10,
@@ -208,7 +208,7 @@ STREAMS = (
                 "no_room",
                 "stable",
                 "executes a command whose requester has not taken its last response",
-                _edit("kvcache.requesters", "full[index] & ~port.responses.valid & ", "full[index] & "),
+                _edit("kvcache.requesters", "known & ~port.responses.valid & ", "known & "),
                 depth=14,
             ),
         ),
