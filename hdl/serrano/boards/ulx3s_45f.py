@@ -15,5 +15,5 @@ BOARD = Board(
     cas_latency=3,
     clock_hz=50_000_000,
     baud=1_000_000,
-    cells_per_block=40,
+    cells_per_block=60,
 )
