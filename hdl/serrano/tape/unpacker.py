@@ -87,10 +87,8 @@ class Unpacker(wiring.Component):
         def end_of_block() -> None:
             m.d.sync += [todo.blocks.eq(todo.blocks - 1), final_block.eq(todo.blocks == 2), tile.eq(0)]
             with m.If(has_kmeans):
-                m.d.sync += [
-                    todo.kmean_blocks.eq(todo.kmean_blocks - 1),
-                    has_kmeans.eq(todo.kmean_blocks != 1),
-                ]
+                m.d.sync += todo.kmean_blocks.eq(todo.kmean_blocks - 1)
+                m.d.sync += has_kmeans.eq(todo.kmean_blocks != 1)
             with m.If(~final_block):
                 m.d.sync += self.fault.eq(self.fault | last)
                 m.next = "SCALES"
@@ -102,11 +100,8 @@ class Unpacker(wiring.Component):
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.command.ready.eq(1)
+                m.d.sync += [unit.eq(0), tile.eq(0), spare.eq(0), todo.eq(self.command.payload)]
                 m.d.sync += [
-                    unit.eq(0),
-                    tile.eq(0),
-                    spare.eq(0),
-                    todo.eq(self.command.payload),
                     final_tile.eq(self.command.payload.tiles - 1),
                     final_block.eq(self.command.payload.blocks == 1),
                     has_kmeans.eq(self.command.payload.kmean_blocks != 0),
