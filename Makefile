@@ -145,8 +145,11 @@ fpga: $(VENV)/.stamp-fpga ## synthesize, place and route a board: bitstream in b
 #> SEEDS=1          place and route so many times
 #> CLOCK=           MHz, instead of the board's own clock
 #> UNIT=array       the array alone, between shift registers, instead of the whole board
+#> ESTIMATE=1       synthesis only: what the device has of what is needed, build/reports/estimate-BOARD.json
+#> PRESET=          another configuration than the board's
 	@$(RUN) -m serrano_sim.synthesis.fpga $(if $(BOARD),"$$BOARD") $(call option,--seeds,SEEDS) \
-	  $(call option,--clock,CLOCK) $(call option,--unit,UNIT) $(ARGS)
+	  $(call option,--clock,CLOCK) $(call option,--unit,UNIT) $(call option,--preset,PRESET) \
+	  $(if $(filter-out 0,$(ESTIMATE)),--estimate) $(ARGS)
 
 .PHONY: area
 area: $(VENV)/.stamp-fpga ## cells of each unit by Yosys, for generic gates and ECP5: build/reports/area.json

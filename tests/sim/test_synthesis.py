@@ -140,6 +140,7 @@ def test_memory_of_the_board() -> None:
         (["ulx4s"], "board must be one of"),
         (["--seeds", "0"], "seeds must be at least 1, not 0"),
         (["--clock", "51.234"], "no PLL gives 51.234 MHz"),
+        (["--preset", "huge"], "preset must be one of"),
     ],
 )
 def test_wrong_input_is_refused_before_anything_is_built(arguments, message, capsys, monkeypatch) -> None:
@@ -152,6 +153,20 @@ def test_a_design_that_does_not_fit() -> None:
     cells = {str(index): {"type": "MULT18X18D"} for index in range(29)}
     with pytest.raises(tools.ToolError, match=r"^the design does not fit LFE5U-25F: too many dsp$"):
         fpga._tell_utilization(cells, "LFE5U-25F")
+
+
+def test_an_estimate_is_written_whether_it_fits_or_not(tmp_path) -> None:
+    report = tmp_path / "reports" / "estimate.json"
+    cells = {str(index): {"type": "MULT18X18D"} for index in range(28)} | {"lut": {"type": "LUT4"}}
+    found = fpga._tell_utilization(cells, "LFE5U-25F", report, board="b", preset="p")
+    assert found == json.loads(report.read_text()) and found["fits"] and found["too_many"] == []
+    assert (found["board"], found["preset"], found["device"]) == ("b", "p", "LFE5U-25F")
+    assert (found["dsp"], found["there"]["dsp"], found["share"]["dsp"]) == (28, 28, 1.0)
+    cells["one more"] = {"type": "MULT18X18D"}
+    with pytest.raises(tools.ToolError):
+        fpga._tell_utilization(cells, "LFE5U-25F", report, board="b", preset="p")
+    found = json.loads(report.read_text())
+    assert not found["fits"] and found["too_many"] == ["dsp"] and found["share"]["dsp"] == 1.036
 
 
 def test_wrapper_reaches_every_port() -> None:
