@@ -3,8 +3,8 @@
 
 ``python -m serrano_sim.synthesis.fpga BOARD`` builds the whole board top, ``--unit array`` the array alone in
 a wrapper of shift registers. What the board top takes of its device before place and route is written to
-``build/reports/estimate-BOARD.json``; ``--estimate`` ends there. Exit status 1: the clock is not met at the median of the seeds; 2: wrong input,
-or a tool that is missing or has failed.
+``build/reports/estimate-BOARD.json``; ``--estimate`` ends there. Exit status 1: the clock is not met at the
+median of the seeds; 2: wrong input, or a tool that is missing or has failed, or a device that is too small.
 """
 
 import argparse
