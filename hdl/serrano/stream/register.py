@@ -78,6 +78,9 @@ class StreamRegister(wiring.Component):
                 self.o.payload.eq(Mux(spare_valid, Value.cast(spare), Value.cast(self.i.payload))),
                 spare_valid.eq(0),
             ]
-        with m.Elif(self.i.valid & self.i.ready):
-            m.d.sync += [spare.eq(self.i.payload), spare_valid.eq(1)]
+        with m.Elif(self.i.valid):
+            m.d.sync += spare_valid.eq(1)
+        # Whether it is wanted shows late in the cycle, so it is taken in any case.
+        with m.If(self.i.ready):
+            m.d.sync += spare.eq(self.i.payload)
         return m

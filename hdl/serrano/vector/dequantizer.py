@@ -9,7 +9,8 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from serrano.config import AcceleratorConfig
-from serrano.layouts import ACCUMULATOR_BITS, EpilogueBeat, Scale
+from serrano.layouts import ACCUMULATOR_BITS, EpilogueBeat, PackedScale, Scale
+from serrano.stream import StreamRegister
 from serrano.stream.pipeline import PipelineControl, delayed
 from serrano.tape.packets import BlockScales
 
@@ -69,7 +70,7 @@ class Dequantizer(wiring.Component):
         m = Module()
         config = self.config
         slices = config.n // config.lanes
-        m.submodules.control = control = PipelineControl(self.latency)
+        m.submodules.control = control = PipelineControl(self.latency - int(config.registered))
         todo = Signal(DequantizeCommand(config))
         busy = Signal()
         row = Signal.like(self.beats.payload.row)
@@ -77,10 +78,11 @@ class Dequantizer(wiring.Component):
         part = Signal(ceil_log2(slices))
         final_row, final_block = Signal.like(row), Signal.like(block)
         taken, last_row, last_block, last_part = Signal(), Signal(), Signal(), Signal()
+        chosen = Signal(self._chosen())
+        ready, following = self._build_choice(m, control, busy, chosen)
         m.d.comb += [
-            control.i_valid.eq(busy & self.results.valid & self.scales.valid),
             control.o_ready.eq(self.beats.ready),
-            taken.eq(control.i_valid & control.i_ready),
+            taken.eq(ready & busy & self.results.valid & self.scales.valid),
             last_part.eq(part == slices - 1),
             last_row.eq(row == final_row),
             last_block.eq(block == final_block),
@@ -105,50 +107,87 @@ class Dequantizer(wiring.Component):
                     m.d.sync += [block.eq(block + 1), busy.eq(~last_block)]
 
         column = Cat(Const(0, ceil_log2(config.lanes)), part, block)
-        last = last_part & last_row & last_block
-        place = delayed(
-            m,
-            Cat(row, column[: len(self.beats.payload.column)], last),
-            self.latency,
-            enable=control.advance,
-            name="place",
-        )
-        m.d.comb += Cat(self.beats.payload.row, self.beats.payload.column, self.beats.payload.last).eq(place)
-        self._build_lanes(m, control.advance, part, Mux(last_row, todo.last, row))
+        m.d.comb += [
+            chosen.row.eq(row),
+            chosen.column.eq(column),
+            chosen.last.eq(last_part & last_row & last_block),
+            chosen.scale_row.eq(Mux(last_row, todo.last, row)),
+        ]
+        for lane in range(config.lanes):
+            channels = range(lane, config.n, config.lanes)
+            m.d.comb += [
+                chosen.sums[lane].eq(Array(self.results.payload[channel][:32] for channel in channels)[part]),
+                Value.cast(chosen.scales[lane]).eq(
+                    Array(Value.cast(self.scales.payload.scales[channel]) for channel in channels)[part]
+                ),
+                chosen.kmeans[lane].eq(
+                    Array(self.scales.payload.kmeans[channel] for channel in channels)[part]
+                ),
+            ]
+        self._build_lanes(m, control, following)
         return m
 
-    def _build_lanes(self, m: Module, enable: Value, part: Value, row: Value) -> None:
+    def _chosen(self) -> data.StructLayout:
+        """A slice of a result with its place and its scales."""
+        beat, lanes = EpilogueBeat(self.config), self.config.lanes
+        return data.StructLayout(
+            {
+                "row": beat["row"].shape,
+                "column": beat["column"].shape,
+                "last": 1,
+                "scale_row": beat["row"].shape,
+                "sums": data.ArrayLayout(signed(32), lanes),
+                "scales": data.ArrayLayout(PackedScale, lanes),
+                "kmeans": beat["kmeans"].shape,
+            }
+        )
+
+    def _build_choice(
+        self, m: Module, control: PipelineControl, busy: Signal, chosen: Any
+    ) -> tuple[Value, Any]:
+        """Whether a slice may be chosen, and the slice as the lanes get it: through a register slice, with
+        registers."""
+        valid = busy & self.results.valid & self.scales.valid
+        if not self.config.registered:
+            m.d.comb += control.i_valid.eq(valid)
+            return control.i_ready, chosen
+        m.submodules.chosen = register = StreamRegister(self._chosen())
+        m.d.comb += [
+            register.i.valid.eq(valid),
+            register.i.payload.eq(chosen),
+            control.i_valid.eq(register.o.valid),
+            register.o.ready.eq(control.i_ready),
+        ]
+        return register.i.ready, register.o.payload
+
+    def _build_lanes(self, m: Module, control: PipelineControl, chosen: Any) -> None:
         lanes, registered = self.config.lanes, self.config.registered
+        enable, beat = control.advance, self.beats.payload
 
         def later(value: Any, name: str, cycles: int) -> Any:
             return delayed(m, value, cycles, enable=enable, name=name)
 
-        # The slice and the row's place are chosen in one cycle, the row's scale in the next.
-        slice_cycles = self.choosing // 2
+        place = later(Cat(chosen.row, chosen.column, chosen.last), "place", control.latency)
+        m.d.comb += Cat(beat.row, beat.column, beat.last).eq(place)
+        # With registers the row's scale is chosen a cycle after its place.
+        after = int(registered)
         row_scale = Signal(Scale)
-        m.d.comb += row_scale.eq(self.row_scales[later(row, "scale_row", slice_cycles)])
-        row_scale = later(row_scale, "row_scale", slice_cycles)
+        m.d.comb += row_scale.eq(self.row_scales[chosen.scale_row])
+        row_scale = later(row_scale, "row_scale", after)
         for lane in range(lanes):
-            channels = range(lane, self.config.n, lanes)
-            sums = Array(self.results.payload[channel][:32] for channel in channels)
-            scales = Array(Value.cast(self.scales.payload.scales[channel]) for channel in channels)
-            kmeans = Array(self.scales.payload.kmeans[channel] for channel in channels)
-            scale = Signal.like(self.scales.payload.scales[0], name=f"scale_{lane}")
             product, scaler = (
                 ScaleProduct(registered=registered),
                 Scaler(32, offset=-1, registered=registered),
             )
             m.submodules[f"product_{lane}"] = product
             m.submodules[f"scaler_{lane}"] = scaler
-            value = later(sums[part], f"sum_{lane}", self.choosing + product.latency)
             m.d.comb += [
-                Value.cast(scale).eq(later(scales[part], f"scale_{lane}", self.choosing)),
                 product.enable.eq(enable),
                 product.a.eq(row_scale),
-                product.b.eq(unpack_scale(scale)),
+                product.b.eq(unpack_scale(later(chosen.scales[lane], f"scale_{lane}", after))),
                 scaler.enable.eq(enable),
                 scaler.scale.eq(product.product),
-                scaler.value.eq(value.as_signed()),
-                self.beats.payload.values[lane].eq(scaler.result),
-                self.beats.payload.kmeans[lane].eq(later(kmeans[part], f"kmean_{lane}", self.latency)),
+                scaler.value.eq(later(chosen.sums[lane], f"sum_{lane}", after + product.latency)),
+                beat.values[lane].eq(scaler.result),
+                beat.kmeans[lane].eq(later(chosen.kmeans[lane], f"kmean_{lane}", control.latency)),
             ]
