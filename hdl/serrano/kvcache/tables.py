@@ -138,7 +138,8 @@ class SequenceTables(wiring.Component):
         m.submodules.table = table = OnChipMemory(
             block_bits(config), depth << entry_bits(config), transparent=False
         )
-        opened, is_open = Signal(depth), Signal()
+        opened = Signal(depth)
+        is_open = Signal()
         writes, w_seq, w_open = (self._late(m, name) for name in ("w_en", "w_seq", "w_open"))
         for memory in (states, lookup_states):
             m.d.comb += [
