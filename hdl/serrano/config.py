@@ -203,7 +203,7 @@ PRESETS: dict[str, AcceleratorConfig] = {
         AcceleratorConfig(
             name="small", n=4, port_bytes=2, lanes=1, rows_max=4, dim_max=288, ffn_max=768, heads_max=8,
             kv_width_max=288, head_dim_max=64, vocab_max=32768, context_max=512, blocks_max=128,
-            sequences_max=4, attention_rows_max=8, address_bits=32, tape_fifo_bytes=1024,
+            sequences_max=4, attention_rows_max=8, address_bits=25, tape_fifo_bytes=1024,
             read_burst_bytes=256, multiplier_latency=3, held_weights=True, registered=True,
         ),
         AcceleratorConfig(

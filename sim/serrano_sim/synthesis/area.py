@@ -20,7 +20,7 @@ from serrano.accelerator import Accelerator
 from serrano.config import PRESETS, AcceleratorConfig, preset
 from serrano.verilog import generate
 
-from .tools import CELLS, DEVICES, ToolError, run
+from .tools import CELLS, DEVICES, ToolError, run, without_indices
 
 __all__ = ["begin_mark", "main", "page", "per_unit", "resources", "totals"]
 
@@ -38,7 +38,7 @@ GENERIC = """
 """
 ECP5 = """
     read_verilog {files}
-    synth_ecp5 -noflatten -noabc9 -top {top}
+    synth_ecp5 -noflatten -top {top}
     write_json {out}
 """
 
@@ -117,7 +117,10 @@ def measure(config: AcceleratorConfig, folder: Path, say: Any) -> dict[str, Any]
     top = "serrano_top"
     say(f"{config.name}: writing the Verilog")
     emission = generate(Accelerator(config), top, clock="aclk", reset="aresetn", reset_active_low=True)
-    files = " ".join(file.name for file in emission.write(folder))
+    written = emission.write(folder)
+    for file in written:
+        file.write_text(without_indices(file.read_text(encoding="utf-8")), encoding="utf-8")
+    files = " ".join(file.name for file in written)
     report: dict[str, Any] = {"preset": config.name, "macs": config.n**2}
     for kind, script in (("generic", GENERIC), ("ecp5", ECP5)):
         say(f"{config.name}: Yosys, {kind}; see {folder / f'{kind}.log'}")
@@ -195,6 +198,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    pyplot.rcParams["svg.hashsalt"] = "area"
     units = report["ecp5"]["units"]
     largest = sorted(units, key=lambda name: units[name].get("comb", 0))[-24:]
     figure, axes = pyplot.subplots(figsize=(8, 7), layout="constrained")
@@ -235,6 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     say(f"report: {options.json}, picture: {picture}")
     if options.docs:
         write_docs(Path("docs/performance.md"), report)
+        draw(report, Path("docs/plots") / f"area-{config.name}.svg")
     return 0
 
 
