@@ -21,7 +21,8 @@ from serrano_sim.top.prefix import golden_tokens
 CONFIG = preset("ulx3s")
 MODEL = random_model(3, dim=12, ffn=10, layers=2, heads=4, kv_heads=2, head_dim=8, vocab=40, context=64)
 TASK = BoardTask(tape=write_tape(MODEL, CONFIG.n, CONFIG.tape_align), prompt=(1, 2), max_new=3)
-BUILD = BoardBuild(Path("Vserrano_board"), board("ulx3s_85f"), CONFIG, Settings())
+BOARD = replace(board("ulx3s_85f"), clock_hz=100_000_000)
+BUILD = BoardBuild(Path("Vserrano_board"), BOARD, CONFIG, Settings())
 RUN = BoardRun(
     tokens=tuple(golden_tokens(MODEL, CONFIG.n, Request((1, 2), 3))),
     counters={"tokens": 3},

@@ -2,7 +2,7 @@
 """The list of memories: every instance once, by its path, with its parameters."""
 
 from serrano.verilog import generate
-from serrano_sim.handoff.memories import CONTRACT, instances_of, memory_list
+from serrano_sim.handoff.memories import CONTRACT, MULTIPLIERS, instances_of, memory_list
 from support.primitives import Bank
 
 TEXT = """\
@@ -52,6 +52,18 @@ def test_paths_and_sizes() -> None:
         "path": "top.\\table ", "width": 8, "depth": 3, "lanes": 1, "transparent": True, "bits": 24
     }  # fmt: skip
     assert (listed["count"], listed["total_bits"]) == (3, 24 + 2 * 160)
+
+
+def test_multipliers() -> None:
+    parameters = "    .A_WIDTH(32'd8),\n    .B_WIDTH(32'd9),\n    .LATENCY(32'd3)\n"
+    half = f"module top_half(clk);\n  serrano_mul_held #(\n{parameters}  ) element (\n  );\n"
+    plain, held = memory_list(TEXT.replace("module top_half(clk);\n", half), "top")["multipliers"]
+    assert (plain["module"], plain["count"], plain["instances"]) == ("serrano_mul", 0, [])
+    assert held["contract"] == MULTIPLIERS["serrano_mul_held"]
+    assert held["count"] == len(held["instances"]) == 2
+    assert held["instances"][1] == {
+        "path": "top.\\right$1 .element", "a_width": 8, "b_width": 9, "latency": 3
+    }  # fmt: skip
 
 
 def test_as_many_as_were_emitted() -> None:

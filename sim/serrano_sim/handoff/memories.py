@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["CONTRACT", "instances_of", "memory_list"]
+__all__ = ["CONTRACT", "MULTIPLIERS", "instances_of", "memory_list"]
 
 MEMORY = "serrano_mem_1r1w"
 CONTRACT = {
@@ -17,7 +17,15 @@ CONTRACT = {
     " lanes that are being written are new",
     "range": "addresses from depth up are not used",
 }
-"""What a module that takes the place of the wrapper has to do."""
+"""What a module that takes the place of the memories' wrapper has to do."""
+
+MULTIPLIERS = {
+    "serrano_mul": "p = a * b, signed, latency cycles after the operands; a pair of operands in every cycle;"
+    " no enable, no reset",
+    "serrano_mul_held": "p = a * b, signed, latency cycles after a; b as it was in the last cycle with b_en;"
+    " an operand in every cycle; no enable, no reset",
+}
+"""The same for the wrappers of multipliers."""
 
 _NAME = r"(?:\\\S+ |\w+)"
 _MODULE = re.compile(rf"^module ({_NAME}) ?\(.*?^endmodule$", re.MULTILINE | re.DOTALL)
@@ -64,4 +72,14 @@ def memory_list(verilog: str, top: str) -> Mapping[str, Any]:
         "count": len(memories),
         "total_bits": sum(memory["bits"] for memory in memories),
         "memories": memories,
+        "multipliers": [_multipliers(verilog, top, module) for module in MULTIPLIERS],
     }
+
+
+def _multipliers(verilog: str, top: str, module: str) -> Mapping[str, Any]:
+    names = {"A_WIDTH": "a_width", "B_WIDTH": "b_width", "LATENCY": "latency"}
+    found = [
+        {"path": path} | {name: parameters[key] for key, name in names.items()}
+        for path, parameters in instances_of(verilog, top, module)
+    ]
+    return {"module": module, "contract": MULTIPLIERS[module], "count": len(found), "instances": found}

@@ -149,6 +149,7 @@ def place(
         DEVICES[device].option, "--package", package.upper(), "--speed", speed,
         "--json", "netlist.json", "--freq", f"{clock_mhz:g}", "--seed", str(seed), "--timing-allow-fail",
         "--report", f"{name}.json", "--textcfg", f"{name}.config", "--log", f"{name}.log", "--quiet",
+        "--router", "router2",
     ]  # fmt: skip
     if constraints:
         arguments += ["--lpf", constraints]
