@@ -13,7 +13,7 @@ BOARD = Board(
     preset="small",
     sdram=SDRAM,
     cas_latency=3,
-    clock_hz=50_000_000,
+    clock_hz=40_000_000,
     baud=1_000_000,
     cells_per_block=60,
 )
