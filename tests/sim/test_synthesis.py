@@ -227,6 +227,16 @@ def test_cells_are_counted_by_unit() -> None:
     assert area.per_unit(MODULES, "top", True, 2)["p.l0"] == {"gates": 1, "ff": 1}
 
 
+def test_a_block_with_a_model_is_a_block() -> None:
+    modules = {
+        "DP16KD": {"cells": {"arc": {"type": "$specify2"}}},
+        "part": {"cells": {"memory": {"type": "DP16KD"}, "lut": {"type": "LUT4"}}},
+        "top": {"cells": {"p": {"type": "part"}, "q": {"type": "part"}, "r": {"type": "DP16KD"}}},
+    }
+    assert area.totals(modules, "top", False, {}) == {"comb": 2, "ebr": 3}
+    assert area.per_unit(modules, "top", False, 1)["(own)"] == {"ebr": 1}
+
+
 def test_area_report_and_page(tmp_path) -> None:
     generic = {"total": {"gates": 4, "ff": 3}, "units": {"p": {"gates": 4}}}
     ecp5 = {"total": {"comb": 24288, "ff": 3, "dsp": 28}, "units": {"p": {"comb": 24288}}}

@@ -24,8 +24,8 @@ from .tools import CELLS, DEVICES, ToolError, run, without_indices
 
 __all__ = ["begin_mark", "main", "page", "per_unit", "resources", "totals"]
 
-UNITS = 2
-"""Levels of the hierarchy below the top that are told apart."""
+UNITS = 3
+"""Levels of the hierarchy below the top that are told apart: the first is what lies behind the boundary."""
 
 LEFT_OUT = {"$scopeinfo"}
 FLIP_FLOPS = ("$_DFF", "$_SDFF", "$_DFFE", "$_SDFFE", "$_ALDFF", "TRELLIS_FF")
@@ -62,12 +62,18 @@ def _parameter(cell: Mapping[str, Any], name: str) -> int:
     return int(value, 2) if isinstance(value, str) else int(value)
 
 
+def _is_inner(modules: Mapping[str, Any], kind: str) -> bool:
+    """Whether a cell is a module of the design. Some blocks of the ECP5 come with a model of their timing."""
+    blocks = {name for weights in CELLS.values() for name in weights}
+    return kind not in blocks and kind in modules and bool(modules[kind]["cells"])
+
+
 def totals(modules: Mapping[str, Any], name: str, generic: bool, known: dict[str, Any]) -> dict[str, int]:
     """What a module takes, with everything in it; ``known`` keeps what has been counted."""
     if name not in known:
         found: dict[str, int] = {}
         for cell in modules[name]["cells"].values():
-            inner = cell["type"] in modules and modules[cell["type"]]["cells"]
+            inner = _is_inner(modules, cell["type"])
             more = totals(modules, cell["type"], generic, known) if inner else _kinds(cell, generic)
             for resource, count in more.items():
                 found[resource] = found.get(resource, 0) + count
@@ -85,7 +91,7 @@ def per_unit(
     def walk(name: str, path: str, left: int) -> None:
         own: dict[str, int] = {}
         for instance, cell in modules[name]["cells"].items():
-            inner = cell["type"] in modules and modules[cell["type"]]["cells"]
+            inner = _is_inner(modules, cell["type"])
             here = f"{path}.{instance}" if path else instance
             if inner and left > 1:
                 walk(cell["type"], here, left - 1)
