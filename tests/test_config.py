@@ -25,7 +25,7 @@ def test_derived() -> None:
 
 
 def test_unknown_preset() -> None:
-    message = "preset must be one of tiny, ulx3s, base, wide, not 'huge'"
+    message = "preset must be one of tiny, small, ulx3s, base, wide, not 'huge'"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         preset("huge")
 
@@ -34,7 +34,7 @@ def test_unknown_preset() -> None:
     ("change", "message"),
     [
         ({"n": 12}, "n must be a power of two from 4 to 64, not 12"),
-        ({"lanes": 16}, "lanes must be a power of two from 2 to 8, not 16"),
+        ({"lanes": 16}, "lanes must be a power of two from 1 to 8, not 16"),
         ({"port_bytes": 128}, "port_bytes must be a power of two from 2 to 64, not 128"),
         ({"dim_max": 100}, "dim_max must be a positive multiple of n (16), not 100"),
         ({"context_max": 8}, "context_max must be a positive multiple of 16, not 8"),

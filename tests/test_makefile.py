@@ -168,6 +168,8 @@ def test_synthesis():
     options = '"$BOARD" --seeds "$SEEDS" --clock "$CLOCK" --unit "$UNIT"'
     settings = ("BOARD=ulx3s_85f", "SEEDS=3", "CLOCK=50", "UNIT=array")
     assert dry_run("fpga", *tools, *settings).endswith(f"-m serrano_sim.synthesis.fpga {options}")
+    only = dry_run("fpga", *tools, "PRESET=small", "ESTIMATE=1")
+    assert only.endswith('-m serrano_sim.synthesis.fpga --preset "$PRESET" --estimate')
     area = dry_run("area", *tools, "PRESET=tiny")
     assert area.endswith('-m serrano_sim.synthesis.area --preset "$PRESET"')
 

@@ -357,12 +357,8 @@ class Accelerator(wiring.Component):
         events["bytes_kv_write"] = written
         self._build_activity(m, events)
         for index, (name, _) in enumerate(COUNTERS):
-            low = getattr(registers, f"counter_{name}_lo")
-            high = getattr(registers, f"counter_{name}_hi")
-            m.d.comb += [
-                counters.increments[index].eq(events[name]),
-                Cat(low, high).eq(counters.values[index]),
-            ]
+            m.d.comb += counters.increments[index].eq(events[name])
+        wiring.connect(m, registers.counters, counters.read)
         m.d.comb += [
             counters.snapshot.eq(registers.control_write & registers.control[1]),
             counters.clear.eq(registers.control_write & registers.control[2]),

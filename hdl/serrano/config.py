@@ -29,7 +29,7 @@ class AcceleratorConfig:
     port_bytes : :class:`int`
         Width of the memory port in bytes (``W``). A power of two from 2 to 64.
     lanes : :class:`int`
-        Epilogue lanes (``L``): results handled per cycle. A power of two from 2 to
+        Epilogue lanes (``L``): results handled per cycle. A power of two from 1 to
         ``n // 2``; attention takes at most 16.
     rows_max : :class:`int`
         Rows (tokens) in a step (``M_max``).
@@ -98,7 +98,7 @@ class AcceleratorConfig:
     registered: bool = False
 
     def __post_init__(self) -> None:
-        for field, low, high in (("n", 4, 64), ("port_bytes", 2, 64), ("lanes", 2, self.n // 2)):
+        for field, low, high in (("n", 4, 64), ("port_bytes", 2, 64), ("lanes", 1, self.n // 2)):
             value = getattr(self, field)
             if not _power_of_two(value) or not low <= value <= high:
                 raise ValueError(f"{field} must be a power of two from {low} to {high}, not {value!r}")
@@ -199,6 +199,12 @@ PRESETS: dict[str, AcceleratorConfig] = {
             name="tiny", n=4, port_bytes=4, lanes=2, rows_max=4, dim_max=256, ffn_max=1024, heads_max=16,
             kv_width_max=256, head_dim_max=128, vocab_max=65536, context_max=1024, blocks_max=128,
             sequences_max=8, attention_rows_max=8, tape_fifo_bytes=1024, read_burst_bytes=256,
+        ),
+        AcceleratorConfig(
+            name="small", n=4, port_bytes=2, lanes=1, rows_max=4, dim_max=288, ffn_max=768, heads_max=8,
+            kv_width_max=288, head_dim_max=64, vocab_max=32768, context_max=512, blocks_max=128,
+            sequences_max=4, attention_rows_max=8, address_bits=25, tape_fifo_bytes=1024,
+            read_burst_bytes=256, multiplier_latency=3, held_weights=True, registered=True,
         ),
         AcceleratorConfig(
             name="ulx3s", n=8, port_bytes=2, lanes=2, rows_max=16, dim_max=512, ffn_max=1536, heads_max=16,

@@ -40,7 +40,7 @@ class TraceKind(enum.Enum, shape=unsigned(4)):
 
 
 class TraceBeat(data.StructLayout):
-    """A beat of the trace."""
+    """A beat of the trace. It has room for two values even where results have one."""
 
     def __init__(self, config: AcceleratorConfig):
         super().__init__(
@@ -49,7 +49,7 @@ class TraceBeat(data.StructLayout):
                 "packet": 16,
                 "row": 8,
                 "column": 20,
-                "values": data.ArrayLayout(signed(32), config.lanes),
+                "values": data.ArrayLayout(signed(32), max(2, config.lanes)),
             }
         )
 
@@ -251,5 +251,5 @@ class Tracer(wiring.Component):
 
     def _show(self, m: Module, kind: TraceKind, values: list[Any]) -> None:
         m.d.sync += self.beat.kind.eq(kind)
-        for lane in range(self.config.lanes):
-            m.d.sync += self.beat.values[lane].eq(values[lane] if lane < len(values) else 0)
+        for place in range(len(Value.cast(self.beat.values)) // 32):
+            m.d.sync += self.beat.values[place].eq(values[place] if place < len(values) else 0)

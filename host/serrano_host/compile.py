@@ -48,6 +48,7 @@ class Geometry:
 # The hardware's presets, as far as a tape depends on them.
 PRESETS = {
     "tiny": Geometry(4, 32),
+    "small": Geometry(4, 32),
     "ulx3s": Geometry(8, 32),
     "base": Geometry(16, 32),
     "wide": Geometry(32, 64),

@@ -15,7 +15,7 @@ BIAS = 1 << 20
 
 
 @pytest.mark.parametrize("stall", STALLS)
-@pytest.mark.parametrize(("n", "lanes"), [(4, 2), (8, 4), (16, 8), (32, 16), (32, 8)])
+@pytest.mark.parametrize(("n", "lanes"), [(4, 1), (4, 2), (8, 4), (16, 8), (32, 16), (32, 8)])
 def test_writes(n, lanes, stall):
     config = reference.small(n, lanes, attention_rows_max=4)
     rng = np.random.default_rng(n)

@@ -40,7 +40,7 @@ def beats_of(config, command, o, finals):
 
 
 @pytest.mark.parametrize("stall", STALLS)
-@pytest.mark.parametrize(("n", "lanes"), [(4, 2), (8, 2), (16, 8)])
+@pytest.mark.parametrize(("n", "lanes"), [(4, 1), (4, 2), (8, 2), (16, 8)])
 def test_equals_golden(n, lanes, stall):
     config = reference.small(n, lanes, attention_rows_max=8)
     rng = np.random.default_rng(n)
@@ -114,7 +114,7 @@ def test_finals_never_block():
     assert staged == [beat for some in heads for beat in beats_of(config, *some)]
 
 
-@pytest.mark.parametrize(("n", "lanes"), [(4, 2), (16, 8)])
+@pytest.mark.parametrize(("n", "lanes"), [(4, 1), (4, 2), (16, 8)])
 def test_throughput_and_latency(n, lanes):
     config = reference.small(n, lanes, attention_rows_max=8)
     command, o, finals = head(np.random.default_rng(7), 8, 2, 4 * n, 0, 0, 1)

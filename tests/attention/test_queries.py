@@ -12,7 +12,14 @@ from support.streams import STALLS, send, simulate
 @pytest.mark.parametrize("stall", STALLS)
 @pytest.mark.parametrize(
     ("n", "lanes", "heads", "head_dim", "rows"),
-    [(4, 2, 8, 12, 3), (4, 2, 16, 2, 4), (16, 8, 4, 48, 5), (16, 2, 8, 8, 2), (8, 4, 3, 8, 16)],
+    [
+        (4, 1, 8, 12, 3),
+        (4, 2, 8, 12, 3),
+        (4, 2, 16, 2, 4),
+        (16, 8, 4, 48, 5),
+        (16, 2, 8, 8, 2),
+        (8, 4, 3, 8, 16),
+    ],
 )
 def test_read_back(n, lanes, heads, head_dim, rows, stall):
     config = reference.small(n, lanes, dim_max=192)

@@ -42,7 +42,7 @@ def memory_of(config, head, item):
 
 @pytest.mark.parametrize("stall", STALLS)
 @pytest.mark.parametrize("rows", [1, 2, 5])
-@pytest.mark.parametrize(("n", "lanes"), [(4, 2), (8, 2), (16, 8), (32, 16), (32, 4)])
+@pytest.mark.parametrize(("n", "lanes"), [(4, 1), (4, 2), (8, 2), (16, 8), (32, 16), (32, 4)])
 def test_equals_golden(n, lanes, rows, stall):
     config = reference.small(n, lanes, attention_rows_max=5)
     rng = np.random.default_rng(rows)

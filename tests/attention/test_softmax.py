@@ -9,7 +9,7 @@ from serrano.attention.exponentials import Exponentials
 from serrano.attention.softmax import OnlineSoftmax
 from support.streams import STALLS, collect, send, simulate
 
-SHAPES = [(4, 2), (8, 2), (16, 2), (16, 8), (32, 16), (32, 8)]
+SHAPES = [(4, 1), (8, 1), (4, 2), (8, 2), (16, 2), (16, 8), (32, 16), (32, 8)]
 
 
 def run(config, heads, stall=0.0, seed=0):
@@ -81,7 +81,7 @@ def test_masked_groups(stall):
         ((-30, -28), (0, 1), (23, 24)),
     ],
 )
-@pytest.mark.parametrize(("n", "lanes"), [(4, 2), (16, 8)])
+@pytest.mark.parametrize(("n", "lanes"), [(4, 1), (4, 2), (16, 8)])
 def test_extreme_scales(n, lanes, s_q, s_k, s_v):
     rng = np.random.default_rng(2)
     config = reference.small(n, lanes, attention_rows_max=4)
@@ -108,7 +108,9 @@ def test_sink():
         check(config, [one, one], 0.5, seed)
 
 
-@pytest.mark.parametrize(("n", "lanes", "rows"), [(16, 8, 1), (16, 8, 8), (4, 2, 1), (4, 2, 8), (8, 2, 3)])
+@pytest.mark.parametrize(
+    ("n", "lanes", "rows"), [(4, 1, 1), (4, 1, 4), (16, 8, 1), (16, 8, 8), (4, 2, 1), (4, 2, 8), (8, 2, 3)]
+)
 def test_throughput(n, lanes, rows):
     """Once it runs, an item takes 16 / lanes cycles per row, and a buffer's turn when it has few rows."""
     config = reference.small(n, lanes, attention_rows_max=8)

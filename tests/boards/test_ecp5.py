@@ -11,10 +11,18 @@ from amaranth.hdl import Const, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from serrano.boards.ecp5 import DSP_LATENCY, ECP5Blocks, dsp_multiplier, wide_multiplier
+from serrano.boards.ecp5 import (
+    DSP_LATENCY,
+    ECP5Blocks,
+    dsp_multiplier,
+    memory_blocks,
+    memory_cells,
+    wide_multiplier,
+)
 from serrano.config import preset
 from serrano.matmul.array import SystolicArray
 from serrano.primitives.held_multiplier import HeldMultiplier
+from serrano.primitives.memory import OnChipMemory
 from serrano.primitives.multiplier import Multiplier
 from support.streams import simulate
 
@@ -79,6 +87,30 @@ def test_one_block_per_element() -> None:
     config = dataclasses.replace(preset("ulx3s"), n=4, lanes=2, multiplier_latency=3, held_weights=True)
     text = text_of(SystolicArray(config))
     assert text.count("cell \\MULT18X18D") == 16 and "cell $mul" not in text
+
+
+@pytest.mark.parametrize(
+    ("width", "depth", "cells", "blocks"),
+    [
+        (4, 16, 6, 1),
+        (40, 64, 360, 2),
+        (512, 8, 768, 15),
+        (36, 1024, 9 * 64 * 6 + 36 * 63, 2),
+        (8, 4096, None, 2),
+    ],
+)
+def test_what_a_memory_takes(width: int, depth: int, cells: int | None, blocks: int) -> None:
+    memory = OnChipMemory(width, depth, transparent=False)
+    assert cells is None or memory_cells(memory) == cells
+    assert memory_blocks(memory) == blocks
+
+
+@pytest.mark.parametrize(("worth", "forced"), [(None, 0), (180, 1), (181, 0)])
+def test_block_ram_where_it_is_worth_it(worth: int | None, forced: int) -> None:
+    blocks = ECP5Blocks()
+    blocks.cells_per_block = worth
+    text = rtlil.convert(OnChipMemory(40, 64, transparent=False), platform=blocks)
+    assert text.count('attribute \\ram_style "block"') == forced
 
 
 def test_operands_that_are_too_wide() -> None:

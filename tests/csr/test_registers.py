@@ -4,13 +4,16 @@
 import random
 
 import pytest
+from amaranth import Module
+from amaranth.lib import wiring
 
 from serrano.config import preset
 from serrano.csr import ControlRegisters, register
+from serrano.csr.counters import Counters
 from serrano.csr.registers import constants
-from serrano.csr.table import REGISTERS, Access
+from serrano.csr.table import COUNTER_BASE, COUNTERS, REGISTERS, Access
 from support.axi import lite_read, lite_write
-from support.streams import simulate
+from support.streams import STALLS, simulate
 
 CONFIG = preset("tiny")
 
@@ -103,14 +106,45 @@ def test_random_accesses_with_stalls(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["tiny", "ulx3s"])
-def test_every_counter_is_at_its_place(name: str) -> None:
+def test_every_value_is_at_its_place(name: str) -> None:
     dut = ControlRegisters(preset(name))
-    counters = [entry for entry in REGISTERS if entry.access is Access.READ_ONLY]
+    values = [
+        entry for entry in REGISTERS if entry.access is Access.READ_ONLY and entry.offset < COUNTER_BASE
+    ]
 
     async def bench(ctx) -> None:
-        for number, entry in enumerate(counters):
+        for number, entry in enumerate(values):
             ctx.set(getattr(dut, entry.attribute), 1000 + number)
-        for number, entry in enumerate(counters):
+        for number, entry in enumerate(values):
             assert await lite_read(ctx, dut.bus, entry.offset) == 1000 + number
 
     simulate(dut, bench)
+
+
+@pytest.mark.parametrize("name", ["tiny", "ulx3s"])
+@pytest.mark.parametrize("stall", STALLS)
+def test_counters(name: str, stall: float) -> None:
+    """A snapshot is read by the accesses right behind the write that asks for it."""
+    config = preset(name)
+    m = Module()
+    m.submodules.dut = dut = ControlRegisters(config)
+    m.submodules.counters = counters = Counters(registered=config.registered)
+    wiring.connect(m, dut.counters, counters.read)
+    m.d.comb += counters.snapshot.eq(dut.control_write & dut.control[1])
+    m.d.comb += [increment.eq(index) for index, increment in enumerate(counters.increments)]
+    rng = random.Random(3) if stall else None
+    low = [register(f"COUNTER_{name.upper()}_LO").offset for name, _ in COUNTERS]
+
+    async def bench(ctx) -> None:
+        for _ in range(3):
+            await lite_write(ctx, dut.bus, register("CONTROL").offset, 2)
+            values = [await lite_read(ctx, dut.bus, offset, rng=rng) for offset in low]
+            assert values[1] > 0 and values == [values[1] * index for index in range(len(values))]
+            for offset in low:
+                assert await lite_read(ctx, dut.bus, offset + 4, rng=rng) == 0
+            # Beside the counters there is nothing.
+            assert await lite_read(ctx, dut.bus, low[-1] + 8) == await lite_read(ctx, dut.bus, 0x300) == 0
+            assert await lite_read(ctx, dut.bus, 0) == constants(config)["ID"]
+            await ctx.tick().repeat(100)
+
+    simulate(m, bench)

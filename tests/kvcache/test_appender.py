@@ -67,6 +67,9 @@ def packet(config, rows, head_dim, k, s_k, v, s_v, rng):
     ("n", "port_bytes", "lanes", "head_dim"),
     [
         (4, 4, 2, 8),
+        (4, 2, 1, 6),
+        (4, 4, 1, 2),
+        (8, 2, 1, 12),
         (4, 16, 2, 6),
         (4, 4, 2, 2),
         (8, 2, 2, 12),

@@ -11,7 +11,8 @@ from support.streams import STALLS, send, simulate
 
 
 @pytest.mark.parametrize(
-    ("lanes", "port_bytes"), [(2, 2), (2, 4), (8, 2), (8, 4), (8, 8), (8, 16), (2, 64), (32, 4)]
+    ("lanes", "port_bytes"),
+    [(1, 2), (1, 4), (2, 2), (2, 4), (8, 2), (8, 4), (8, 8), (8, 16), (2, 64), (32, 4)],
 )
 @pytest.mark.parametrize("registered", [False, True])
 @pytest.mark.parametrize("stall", STALLS)
@@ -25,12 +26,12 @@ def test_bytes_and_words(lanes: int, port_bytes: int, stall: float, registered: 
     codes, scales = 0, 2048
     for _ in range(150):
         scale = rng.random() < 0.2
-        size = 1 if scale else rng.choice([top, top, rng.randint(1, top)])
+        size = 1 if scale else rng.choice([top, top, rng.randint(min(1, top), top)])
         if scale:
             address = scales = rng.choice([scales + 2, 2048 + 2 * rng.randrange(1000)])
         else:
             address = codes = -(-rng.choice([codes + (1 << size), rng.randrange(1900)]) >> size) << size
-        content = [rng.randrange(256) for _ in range(lanes)]
+        content = [rng.randrange(256) for _ in range(max(2, lanes))]
         wanted[address : address + (1 << size)] = bytes(content[: 1 << size])
         pieces.append({"address": address, "size": size, "bytes": content, "scale": scale})
     writes = []

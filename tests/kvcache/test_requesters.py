@@ -8,7 +8,7 @@ import pytest
 
 from serrano.kvcache import Opcode, Status
 from serrano.kvcache.commands import UNLOCKED
-from serrano.kvcache.requesters import Requesters
+from serrano.kvcache.requesters import Requesters, argument_bits, sequence_bits
 from serrano_sim.kv_commands import SMALL
 from support.streams import STALLS, collect, send, simulate
 
@@ -26,7 +26,7 @@ def test_one_response_each_in_order(stall: float, registered: bool) -> None:
 
         async def ask(ctx) -> None:
             items = [
-                {"tag": tag, "opcode": Opcode.OPEN, "seq": index, "arg0": 100 * index + tag}
+                {"tag": tag, "opcode": Opcode.OPEN, "seq": index, "arg1": 100 * index + tag}
                 for tag in range(COUNT)
             ]
             await send(ctx, port.commands, items, stall, index)
@@ -51,7 +51,7 @@ def test_one_response_each_in_order(stall: float, registered: bool) -> None:
             while rng.random() < stall:
                 await ctx.tick()
             ctx.set(dut.status, Status.NO_SPACE)
-            ctx.set(dut.aux, 2 * command.arg0)
+            ctx.set(dut.aux, 2 * command.arg1)
             ctx.set(dut.respond, 1)
             await ctx.tick()
             ctx.set(dut.respond, 0)
@@ -109,7 +109,7 @@ def test_locked_sequences(opcode: Opcode) -> None:
             assert ctx.get(dut.offered) == offered
             ctx.set(dut.locked, 0)
             assert ctx.get(dut.offered)
-            assert ctx.get(dut.command.seq) == seq
+            assert ctx.get(dut.command.seq) == min(seq, SMALL.sequences_max)
             ctx.set(dut.take, 1)
             await ctx.tick()
             ctx.set(dut.take, 0)
@@ -130,5 +130,27 @@ def test_a_locked_destination_of_fork(destination: int, offered: bool) -> None:
         ctx.set(dut.host.commands.valid, 1)
         await ctx.tick()
         assert ctx.get(dut.offered) == offered
+
+    simulate(dut, bench)
+
+
+@pytest.mark.parametrize(("field", "bits"), [("seq", sequence_bits(SMALL)), ("arg0", argument_bits(SMALL))])
+def test_what_is_too_large_stays_too_large(field: str, bits: int) -> None:
+    dut = Requesters(SMALL)
+    top = 1 << bits
+    assert top > SMALL.sequences_max
+
+    async def bench(ctx) -> None:
+        for value in (0, 1, SMALL.sequences_max, top - 2, top - 1, top, 3 * top, (1 << 16) - 1):
+            await send(ctx, dut.host.commands, [{"tag": 1, "opcode": Opcode.OPEN, field: value}])
+            await ctx.tick().until(dut.offered)
+            assert getattr(ctx.get(dut.command), field) == min(value, top - 1)
+            ctx.set(dut.take, 1)
+            await ctx.tick()
+            ctx.set(dut.take, 0)
+            ctx.set(dut.respond, 1)
+            await ctx.tick()
+            ctx.set(dut.respond, 0)
+            await collect(ctx, dut.host.responses, 1, 0, 1, lambda p: p.tag)
 
     simulate(dut, bench)

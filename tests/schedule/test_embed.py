@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Embedder against the golden model: elements, pairs, padding, several rows."""
 
+import dataclasses
 from functools import cache
 
 import numpy as np
@@ -9,7 +10,7 @@ from amaranth import Module
 from amaranth.lib import wiring
 
 from serrano.bus import ReadArbiter, ReadClient
-from serrano.config import preset
+from serrano.config import AcceleratorConfig, preset
 from serrano.schedule.embed import Embedder
 from serrano_sim.golden.embed import embed
 from serrano_sim.golden.synthetic import random_model, write_tape
@@ -32,11 +33,14 @@ def describe(parsed: Tape) -> dict[str, int]:
     return {name: parsed.fields[name] for name in names}
 
 
-@pytest.mark.parametrize("name", ["tiny", "ulx3s", "base"])
+LONE = dataclasses.replace(preset("tiny"), name="lone", port_bytes=2, lanes=1)
+"""One lane: a pair of channels is two words."""
+
+
+@pytest.mark.parametrize("config", [*map(preset, ("tiny", "ulx3s", "base")), LONE], ids=lambda c: c.name)
 @pytest.mark.parametrize("head_dim", [8, 20, 48])
 @pytest.mark.parametrize("stall", STALLS)
-def test_rows(name: str, head_dim: int, stall: float) -> None:
-    config = preset(name)
+def test_rows(config: AcceleratorConfig, head_dim: int, stall: float) -> None:
     image, parsed = tape(config.n, config.tape_align, head_dim)
     model = parsed.model
     dut, arbiter = Embedder(config), ReadArbiter(config, [ReadClient("embed", 16, 64)])
@@ -77,12 +81,12 @@ def test_rows(name: str, head_dim: int, stall: float) -> None:
             words = await collect(
                 ctx,
                 dut.rope,
-                pad // config.lanes,
+                pad // max(2, config.lanes),
                 stall,
                 3,
                 lambda p: (p.row, p.word, [(pair.cos, pair.sin) for pair in p.pairs]),
             )
-            assert [(r, i) for r, i, _ in words] == [(row, i) for i in range(pad // config.lanes)]
+            assert [(r, i) for r, i, _ in words] == [(row, i) for i in range(pad // max(2, config.lanes))]
             got = [pair for _, _, word in words for pair in word]
             own = [tuple(int(x) for x in pair) for pair in model.rope[position]]
             assert got == own + [(32767, 0)] * (pad // 2 - len(own))

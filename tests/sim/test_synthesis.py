@@ -140,6 +140,7 @@ def test_memory_of_the_board() -> None:
         (["ulx4s"], "board must be one of"),
         (["--seeds", "0"], "seeds must be at least 1, not 0"),
         (["--clock", "51.234"], "no PLL gives 51.234 MHz"),
+        (["--preset", "huge"], "preset must be one of"),
     ],
 )
 def test_wrong_input_is_refused_before_anything_is_built(arguments, message, capsys, monkeypatch) -> None:
@@ -152,6 +153,20 @@ def test_a_design_that_does_not_fit() -> None:
     cells = {str(index): {"type": "MULT18X18D"} for index in range(29)}
     with pytest.raises(tools.ToolError, match=r"^the design does not fit LFE5U-25F: too many dsp$"):
         fpga._tell_utilization(cells, "LFE5U-25F")
+
+
+def test_an_estimate_is_written_whether_it_fits_or_not(tmp_path) -> None:
+    report = tmp_path / "reports" / "estimate.json"
+    cells = {str(index): {"type": "MULT18X18D"} for index in range(28)} | {"lut": {"type": "LUT4"}}
+    found = fpga._tell_utilization(cells, "LFE5U-25F", report, board="b", preset="p")
+    assert found == json.loads(report.read_text()) and found["fits"] and found["too_many"] == []
+    assert (found["board"], found["preset"], found["device"]) == ("b", "p", "LFE5U-25F")
+    assert (found["dsp"], found["there"]["dsp"], found["share"]["dsp"]) == (28, 28, 1.0)
+    cells["one more"] = {"type": "MULT18X18D"}
+    with pytest.raises(tools.ToolError):
+        fpga._tell_utilization(cells, "LFE5U-25F", report, board="b", preset="p")
+    found = json.loads(report.read_text())
+    assert not found["fits"] and found["too_many"] == ["dsp"] and found["share"]["dsp"] == 1.036
 
 
 def test_wrapper_reaches_every_port() -> None:
@@ -212,6 +227,16 @@ def test_cells_are_counted_by_unit() -> None:
     assert area.per_unit(MODULES, "top", True, 2)["p.l0"] == {"gates": 1, "ff": 1}
 
 
+def test_a_block_with_a_model_is_a_block() -> None:
+    modules = {
+        "DP16KD": {"cells": {"arc": {"type": "$specify2"}}},
+        "part": {"cells": {"memory": {"type": "DP16KD"}, "lut": {"type": "LUT4"}}},
+        "top": {"cells": {"p": {"type": "part"}, "q": {"type": "part"}, "r": {"type": "DP16KD"}}},
+    }
+    assert area.totals(modules, "top", False, {}) == {"comb": 2, "ebr": 3}
+    assert area.per_unit(modules, "top", False, 1)["(own)"] == {"ebr": 1}
+
+
 def test_area_report_and_page(tmp_path) -> None:
     generic = {"total": {"gates": 4, "ff": 3}, "units": {"p": {"gates": 4}}}
     ecp5 = {"total": {"comb": 24288, "ff": 3, "dsp": 28}, "units": {"p": {"comb": 24288}}}
@@ -240,4 +265,4 @@ def test_the_page_has_a_place() -> None:
 
 def test_unknown_preset(capsys) -> None:
     assert area.main(["--preset", "huge"]) == 2
-    assert "preset must be one of tiny, ulx3s, base, wide, not 'huge'" in capsys.readouterr().err
+    assert "preset must be one of tiny, small, ulx3s, base, wide, not 'huge'" in capsys.readouterr().err

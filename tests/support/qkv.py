@@ -70,7 +70,7 @@ class Packet:
         return epilogue_beats(self.config, self.values.reshape(self.shape.rows, -1), self.kmeans)
 
     def rope_writes(self) -> list[dict]:
-        half = self.config.lanes // 2
+        half = max(2, self.config.lanes) // 2
         return [
             {
                 "pairs": [{"cos": int(c), "sin": int(s)} for c, s in self.table[row, word * half :][:half]],
@@ -78,7 +78,7 @@ class Packet:
                 "word": word,
             }
             for row in range(self.shape.rows)
-            for word in range(self.shape.head_pad // self.config.lanes)
+            for word in range(self.shape.head_pad // max(2, self.config.lanes))
         ]
 
     def turned(self) -> np.ndarray:

@@ -30,7 +30,13 @@ NARROW = dataclasses.replace(
 )  # fmt: skip
 """n = 8 with two lanes: four slices in a block; sizes that are no powers of two."""
 
-CONFIGS = (SMALL, NARROW, BASE)
+LONE = dataclasses.replace(SMALL, name="lone", port_bytes=2, lanes=1, multiplier_latency=3, held_weights=True)
+"""n = 4 with one lane: pairs of channels come one after the other."""
+
+LATE = dataclasses.replace(LONE, name="late", registered=True)
+"""One lane, and more registers."""
+
+CONFIGS = (SMALL, NARROW, BASE, LONE, LATE)
 
 
 def q16(rng: random.Random, count: int, extreme: float = 0.1) -> list[int]:

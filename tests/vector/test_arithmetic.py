@@ -254,3 +254,35 @@ def test_times(factor: int) -> None:
     simulator.run()
     with pytest.raises(ValueError, match=r"^Factor must not be negative, not -1$"):
         arithmetic.times(x, -1)
+
+
+@pytest.mark.parametrize("signed_input", [False, True])
+@pytest.mark.parametrize(("bits", "steps", "width"), [(65, 7, 33), (49, 5, 19), (33, 5, 12), (20, 3, 4)])
+def test_shift_right(signed_input: bool, bits: int, steps: int, width: int) -> None:
+    """The lowest bits, and whether what is above them is more than the sign."""
+    rng = random.Random(f"{bits} {signed_input}")
+    values = spread(rng, bits, 300)
+    amounts = [rng.randrange(1 << steps) for _ in values]
+    if not signed_input:
+        values = [value & ((1 << bits) - 1) for value in values]
+    dut = Module()
+    x = Signal(Shape(bits, signed_input))
+    amount = Signal(steps)
+    shifted, beyond = arithmetic.shift_right(dut, x, amount, width, name="shifted")
+    low, high = Signal(width), Signal()
+    dut.d.comb += [low.eq(shifted), high.eq(beyond)]
+    dut.d.sync += Signal().eq(1)
+    seen = set()
+
+    async def bench(ctx) -> None:
+        for value, by in zip(values, amounts, strict=True):
+            ctx.set(x, value)
+            ctx.set(amount, by)
+            whole = value >> by
+            assert ctx.get(low) == whole & ((1 << width) - 1)
+            assert ctx.get(high) == (whole >> width != (-1 if value < 0 else 0))
+            seen.add(ctx.get(high))
+            await ctx.tick()
+
+    simulate(dut, bench)
+    assert seen == {0, 1}

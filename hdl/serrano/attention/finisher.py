@@ -8,7 +8,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from serrano.stream.pipeline import PipelineControl, delayed
-from serrano.vector.arithmetic import SHIFT_MAX, SHIFT_MIN, HighestBit, limit, round_shift
+from serrano.vector.arithmetic import SHIFT_MAX, SHIFT_MIN, HighestBit, limit, round_shift, shift_right
 from serrano.vector.tables import Recip
 
 from .payloads import Final, RowTotal
@@ -61,8 +61,6 @@ class Finisher(wiring.Component):
         total = delayed(m, i.total, highest.latency + late["cycles"], enable=enable, name="total")
         difference = delayed(m, i.difference, highest.latency, enable=enable, name="difference")
         position, amount = highest.position, Signal(6)
-        # One bit below the result's lowest is kept for rounding.
-        shifted = Signal(len(total) + 1)
         exact = Signal(signed(len(difference) + 1), reset_less=True)
         operand = Signal(17, reset_less=True)
         later = delayed(m, exact, 2 * late["cycles"], enable=enable, name="exact")
@@ -74,7 +72,6 @@ class Finisher(wiring.Component):
             highest.enable.eq(enable),
             highest.value.eq(i.total),
             amount.eq(position - 15),
-            shifted.eq(total.shift_left(1) >> delayed(m, amount, name="amount", **late)),
             recip.enable.eq(enable),
             recip.operand.eq(operand),
             o.reciprocal.eq(recip.result),
@@ -82,6 +79,9 @@ class Finisher(wiring.Component):
                 delayed(m, limit(later, SHIFT_MIN, SHIFT_MAX), recip.latency, enable=enable, name="shift")
             ),
         ]
+        # One bit below the result's lowest is kept for rounding.
+        by = delayed(m, amount, name="amount", **late)
+        shifted, _ = shift_right(m, total.shift_left(1), by, len(operand) + 1, name="shifted")
         with m.If(enable):
             m.d.sync += [
                 # Cycle 1: the highest bit. Cycle 2: bring it to bit 15. Cycles 3 to 5: reciprocal.

@@ -8,7 +8,9 @@ from .description import Board, SdramPart
 
 __all__ = ["BOARDS", "Board", "SdramPart", "board"]
 
-BOARDS = MappingProxyType({"ulx3s_85f": "serrano.boards.ulx3s_85f"})
+BOARDS = MappingProxyType(
+    {name: f"serrano.boards.{name}" for name in ("ulx3s_85f", "ulx3s_45f", "icepi_zero")}
+)
 """Names of the boards, and the module that has the ``BOARD`` of each."""
 
 

@@ -101,6 +101,9 @@ class Board:
         Clock of the design and of the memory.
     baud : :class:`int`
         Of the host's line.
+    cells_per_block : :class:`int` or ``None``
+        Memories are block RAMs where each saves so many logic cells or more; without it the tools decide.
+        For a device with block RAMs to spare.
 
     Raises
     ------
@@ -116,6 +119,7 @@ class Board:
     cas_latency: int
     clock_hz: int
     baud: int
+    cells_per_block: int | None = None
 
     def __post_init__(self) -> None:
         if self.clock_hz < 4 * self.baud:

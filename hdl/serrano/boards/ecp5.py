@@ -7,9 +7,18 @@ from amaranth import *
 from amaranth.hdl import Instance
 
 from serrano.primitives.held_multiplier import HeldMultiplier
+from serrano.primitives.memory import OnChipMemory
 from serrano.primitives.multiplier import Multiplier
 
-__all__ = ["DSP_LATENCY", "DSP_WIDTH", "ECP5Blocks", "dsp_multiplier", "wide_multiplier"]
+__all__ = [
+    "DSP_LATENCY",
+    "DSP_WIDTH",
+    "ECP5Blocks",
+    "dsp_multiplier",
+    "memory_blocks",
+    "memory_cells",
+    "wide_multiplier",
+]
 
 DSP_WIDTH = 18
 """Width of the operands of a DSP block's multiplier."""
@@ -80,6 +89,19 @@ def dsp_multiplier(a: Value, b: Value, p: Value, *, b_en: Value | int = 1, pipel
     return m
 
 
+def memory_cells(memory: OnChipMemory) -> int:
+    """Logic cells of a memory in LUTs: six for 16 words of 4 bits, and what chooses among more words."""
+    banks = -(-memory.depth // 16)
+    return -(-memory.width // 4) * banks * 6 + memory.width * (banks - 1)
+
+
+def memory_blocks(memory: OnChipMemory) -> int:
+    """Block RAMs of a memory: 512 words of 36 bits each, or more words of fewer bits."""
+    return min(
+        -(-memory.width // width) * -(-memory.depth // (18432 // width)) for width in (36, 18, 9, 4, 2, 1)
+    )
+
+
 def wide_multiplier(a: Value, b: Value, p: Value) -> Module:
     """Two blocks for the two parts of ``b``, and an adder behind: ``p`` is ``a * b`` of three cycles ago.
 
@@ -106,8 +128,20 @@ class ECP5Blocks:
     """Mixed into a platform, or used as one: multipliers of the array become DSP blocks.
 
     Multipliers with other latencies than a block has with its registers, or wider ones than two blocks make,
-    stay what they are, and the tools make of them what they can.
+    stay what they are, and the tools make of them what they can. So do memories; but one that would take
+    ``cells_per_block`` logic cells or more for each block RAM that can hold it instead, is to lie in block
+    RAM.
     """
+
+    cells_per_block: int | None = None
+    """What a block RAM is worth; without it, memories are left to the tools."""
+
+    def get_on_chip_memory(self, memory: OnChipMemory) -> Any:
+        """Block RAM where that is asked for and worth it."""
+        worth = self.cells_per_block
+        if worth is None or memory_cells(memory) < worth * memory_blocks(memory):
+            return memory.describe()
+        return memory.describe(ram_style="block")
 
     def get_multiplier(self, multiplier: Multiplier) -> Any:
         """DSP blocks where width and latency are right, the general description elsewhere."""

@@ -104,7 +104,7 @@ class Shell(wiring.Component):
 
 
 def platform_of(board: Board) -> Any:
-    """The board's platform, with the ECP5's multipliers behind our wrappers.
+    """The board's platform, with the ECP5's multipliers and block RAMs behind our wrappers.
 
     Raises
     ------
@@ -118,4 +118,4 @@ def platform_of(board: Board) -> Any:
         raise ValueError(
             f"the platform {board.platform!r} of board {board.name} is missing: {error}"
         ) from error
-    return type(name, (ECP5Blocks, described), {})()
+    return type(name, (ECP5Blocks, described), {"cells_per_block": board.cells_per_block})()

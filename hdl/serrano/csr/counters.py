@@ -9,10 +9,15 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from serrano.csr.table import COUNTERS
+from serrano.primitives.memory import OnChipMemory
 
-__all__ = ["CounterValue", "Counters"]
+__all__ = ["INCREMENT_BITS", "CounterReadPort", "CounterValue", "Counters"]
 
-INCREMENT_BITS = 12
+INCREMENT_BITS = 7
+"""Width of an increment: up to all bytes of a word of the memory port."""
+
+LOWER_BITS = INCREMENT_BITS + ceil_log2(len(COUNTERS) + 1)
+"""Bits that count by themselves. They carry at most once while all counters have their turn."""
 
 
 class CounterValue(data.Struct):
@@ -22,12 +27,29 @@ class CounterValue(data.Struct):
     value: unsigned(64)
 
 
+class CounterReadPort(wiring.Signature):
+    """Read port for the counters of the last snapshot, as the reader sees it.
+
+    In a cycle with ``en`` the reader asks; ``value`` has the counter from the next cycle on, until the next
+    read. Not while ``busy``: the snapshot is still being written.
+    """
+
+    def __init__(self):
+        super().__init__(
+            {"en": Out(1), "index": Out(ceil_log2(len(COUNTERS))), "value": In(64), "busy": In(1)}
+        )
+
+
 class Counters(wiring.Component):
     """64-bit counters of :data:`~serrano.csr.table.COUNTERS`, read as a whole.
 
-    Every cycle each counter grows by its increment. ``snapshot`` copies all of them at once to ``values``.
+    Every cycle each counter grows by its increment. ``snapshot`` copies all of them at once for ``read``.
     ``report`` gives all of them out, one after another, as they were in the cycle of ``report``, without
-    touching ``values``.
+    touching what ``read`` gives.
+
+    Only the lower bits of a counter are registers. The upper ones lie in a memory, and each counter in turn
+    has its carry added there. A copy takes the registers at once, and goes through the memory with the same
+    turn: it is complete after as many cycles as there are counters.
 
     Parameters
     ----------
@@ -41,9 +63,9 @@ class Counters(wiring.Component):
     clear : ``In(1)``
         Set all counters to zero; wins over increments.
     snapshot : ``In(1)``
-        Copy the counters to ``values``.
-    values : ``Out(64).array(len(COUNTERS))``
-        The counters at the last ``snapshot``.
+        Copy the counters.
+    read : ``In(CounterReadPort())``
+        Reads the counters at the last ``snapshot``.
     report : ``In(1)``
         Give out all counters; ignored while doing so.
     reported : ``Out(stream.Signature(CounterValue))``
@@ -57,7 +79,7 @@ class Counters(wiring.Component):
                 "increments": In(INCREMENT_BITS).array(len(COUNTERS)),
                 "clear": In(1),
                 "snapshot": In(1),
-                "values": Out(64).array(len(COUNTERS)),
+                "read": In(CounterReadPort()),
                 "report": In(1),
                 "reported": Out(stream.Signature(CounterValue)),
             }
@@ -65,33 +87,48 @@ class Counters(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        counters = [Signal(64, name=name) for name, _ in COUNTERS]
-        line = [Signal(64, name=f"{name}_line", reset_less=True) for name, _ in COUNTERS]
-        left = Signal(range(len(COUNTERS) + 1))
-        increments = [self._taken(m, increment) for increment in self.increments]
+        count = len(COUNTERS)
         snapshot, clear, report = (
             self._taken(m, pulse) for pulse in (self.snapshot, self.clear, self.report)
         )
-        for index, counter in enumerate(counters):
-            m.d.sync += counter.eq(counter + increments[index])
-            with m.If(snapshot):
-                m.d.sync += self.values[index].eq(counter)
-            # The values to report move along a shift register.
-            with m.If(report & (left == 0)):
-                m.d.sync += line[index].eq(counter)
-            with m.Elif(self.reported.valid & self.reported.ready):
-                m.d.sync += line[index].eq(line[index + 1] if index + 1 < len(line) else 0)
-            with m.If(clear):
-                m.d.sync += counter.eq(0)
-        with m.If(left != 0):
-            m.d.sync += left.eq(left - self.reported.ready)
-        with m.Elif(report):
-            m.d.sync += left.eq(len(COUNTERS))
+        m.submodules.upper = upper = OnChipMemory(64 - LOWER_BITS, count, transparent=False)
+        turn, place = Signal(range(count)), Signal(range(count))
+        started = Signal()
+        lower = [Signal(LOWER_BITS, name=name) for name, _ in COUNTERS]
+        # The carry is not in memory yet; nothing of the counter is: what lies there does not count.
+        carry, fresh = Signal(count), Signal(count, init=-1)
+        visited = Signal(count)
+        old = Signal(len(upper.r_data))
+        m.d.sync += [turn.eq(Mux(turn == count - 1, 0, turn + 1)), place.eq(turn), started.eq(1)]
         m.d.comb += [
-            self.reported.valid.eq(left != 0),
-            self.reported.payload.index.eq(len(COUNTERS) - left),
-            self.reported.payload.value.eq(line[0]),
+            visited.eq(started << place),
+            upper.r_en.eq(1),
+            upper.r_addr.eq(turn),
+            old.eq(Mux(fresh.bit_select(place, 1), 0, upper.r_data)),
+            upper.w_en.eq(started),
+            upper.w_addr.eq(place),
+            upper.w_data.eq(old + carry.bit_select(place, 1)),
         ]
+        m.d.sync += [carry.eq(carry & ~visited), fresh.eq(fresh & ~visited)]
+        for index, low in enumerate(lower):
+            total = Signal(LOWER_BITS + 1, name=f"total_{index}")
+            m.d.comb += total.eq(low + self._taken(m, self.increments[index]))
+            m.d.sync += low.eq(total)
+            with m.If(total[-1]):
+                m.d.sync += carry[index].eq(1)
+            with m.If(clear):
+                m.d.sync += low.eq(0)
+        with m.If(clear):
+            m.d.sync += [carry.eq(0), fresh.eq(-1)]
+        now = Cat(lower), carry & ~visited, fresh & ~visited
+        copy, copying = self._build_copy(m, "shown", snapshot, now, place, upper.r_data)
+        m.d.comb += [
+            copy.r_en.eq(self.read.en),
+            copy.r_addr.eq(self.read.index),
+            self.read.value.eq(copy.r_data),
+            self.read.busy.eq(self.snapshot | snapshot | copying),
+        ]
+        self._build_report(m, report, now, place, upper.r_data)
         return m
 
     def _taken(self, m: Module, value: Signal) -> Signal:
@@ -101,3 +138,49 @@ class Counters(wiring.Component):
         late = Signal.like(value, name="late")
         m.d.sync += late.eq(value)
         return late
+
+    def _build_copy(
+        self, m: Module, name: str, begin: Value, now: tuple[Value, Value, Value], place: Value, upper: Value
+    ) -> tuple[OnChipMemory, Value]:
+        """A memory that gets all counters as they are with ``begin``; and whether it still does."""
+        count = len(COUNTERS)
+        m.submodules[name] = memory = OnChipMemory(64, count, transparent=False)
+        lower = Signal(data.ArrayLayout(LOWER_BITS, count), name=f"{name}_lower", reset_less=True)
+        carry, fresh = (Signal(count, name=f"{name}_{kind}", reset_less=True) for kind in ("carry", "fresh"))
+        left = Signal(range(count + 1), name=f"{name}_left")
+        with m.If(begin):
+            m.d.sync += [Cat(Value.cast(lower), carry, fresh).eq(Cat(now)), left.eq(count)]
+        with m.Elif(left != 0):
+            m.d.sync += left.eq(left - 1)
+        whole = Mux(fresh.bit_select(place, 1), 0, upper) + carry.bit_select(place, 1)
+        m.d.comb += [
+            memory.w_en.eq(left != 0),
+            memory.w_addr.eq(place),
+            memory.w_data.eq(Cat(lower[place], whole)),
+        ]
+        return memory, left != 0
+
+    def _build_report(
+        self, m: Module, report: Value, now: tuple[Value, Value, Value], place: Value, upper: Value
+    ) -> None:
+        count = len(COUNTERS)
+        copied, following, index = Signal(), Signal(range(count)), Signal(range(count))
+        begin, valid, move = Signal(), Signal(), Signal()
+        memory, copying = self._build_copy(m, "listed", begin, now, place, upper)
+        m.d.comb += [
+            begin.eq(report & ~copying & ~copied & ~valid),
+            move.eq(copied & ~copying & (~valid | self.reported.ready)),
+            memory.r_en.eq(move),
+            memory.r_addr.eq(following),
+            self.reported.valid.eq(valid),
+            self.reported.payload.index.eq(index),
+            self.reported.payload.value.eq(memory.r_data),
+        ]
+        with m.If(begin):
+            m.d.sync += [copied.eq(1), following.eq(0)]
+        with m.If(self.reported.ready):
+            m.d.sync += valid.eq(0)
+        with m.If(move):
+            m.d.sync += [valid.eq(1), index.eq(following), following.eq(following + 1)]
+            with m.If(following == count - 1):
+                m.d.sync += copied.eq(0)

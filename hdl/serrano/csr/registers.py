@@ -10,7 +10,8 @@ from amaranth.utils import exact_log2
 
 from serrano.bus import AXI4Lite
 from serrano.config import AcceleratorConfig
-from serrano.csr.table import IDENTITY, REGISTERS, VERSION, Access
+from serrano.csr.counters import CounterReadPort
+from serrano.csr.table import COUNTER_BASE, COUNTERS, IDENTITY, REGISTERS, VERSION, Access
 
 __all__ = ["ControlRegisters", "constants"]
 
@@ -37,7 +38,8 @@ def constants(config: AcceleratorConfig) -> dict[str, int]:
 class ControlRegisters(wiring.Component):
     """Registers of :data:`~serrano.csr.table.REGISTERS` behind an AXI4-Lite subordinate port.
 
-    Every register is a port named as in the table, in lower case. Reads of addresses without a register
+    Every register but the counters is a port named as in the table, in lower case. Reads of addresses without
+    a register
     give 0, writes to them are ignored, both with the response OKAY; strobes select bytes. One access at a
     time. An answer comes a cycle after its address, with ``config.registered`` three.
 
@@ -50,6 +52,8 @@ class ControlRegisters(wiring.Component):
     -------
     bus : ``In(AXI4Lite(12))``
         Port of the host.
+    counters : ``Out(CounterReadPort())``
+        Reads counters. While it is busy, all reads wait.
     <read only> : ``In(32)``
         Present value.
     <read/write> : ``Out(32)``
@@ -62,9 +66,11 @@ class ControlRegisters(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
-        ports: dict[str, Any] = {"bus": In(AXI4Lite(ADDRESS_BITS))}
+        ports: dict[str, Any] = {"bus": In(AXI4Lite(ADDRESS_BITS)), "counters": Out(CounterReadPort())}
         for entry in REGISTERS:
             name = entry.attribute
+            if entry.offset >= COUNTER_BASE:
+                continue
             match entry.access:
                 case Access.READ_ONLY:
                     ports[name] = In(32)
@@ -116,29 +122,48 @@ class ControlRegisters(wiring.Component):
         return write, address, word, strobe
 
     def _build_read_channel(self, m: Module) -> None:
-        bus = self.bus
+        bus, counters = self.bus, self.counters
+        address, taken = Signal(ADDRESS_BITS - 2), Signal()
+        value, counter, upper = Signal(32), Signal(), Signal()
         if not self.config.registered:
-            m.d.comb += bus.arready.eq(~bus.rvalid | bus.rready)
-            read_value = self._build_choice(m, m.d.comb, bus.araddr[2:])
+            # The answer is chosen with the address.
+            m.d.comb += [
+                address.eq(bus.araddr[2:]),
+                bus.arready.eq((~bus.rvalid | bus.rready) & ~counters.busy),
+            ]
+            m.d.comb += taken.eq(bus.arready)
+            chosen = self._build_choice(m, m.d.comb, address)
+            with m.If(taken):
+                m.d.sync += [bus.rvalid.eq(bus.arvalid), value.eq(chosen)]
+            with m.Elif(bus.rready):
+                m.d.sync += bus.rvalid.eq(0)
+            m.d.comb += bus.rdata.eq(Mux(counter, counters.value.word_select(upper, 32), value))
+        else:
+            # Cycle 1: the address. Cycle 2: a register of each group. Cycle 3: that of one group.
+            cycle = Signal(2)
+            chosen = self._build_choice(m, m.d.sync, address)
+            m.d.comb += [bus.arready.eq((cycle == 0) & ~bus.rvalid & ~counters.busy), taken.eq(cycle == 1)]
+            m.d.sync += cycle.eq(Mux(cycle == 2, 0, cycle + (cycle.any() | (bus.arvalid & bus.arready))))
             with m.If(bus.arready):
-                m.d.sync += [bus.rvalid.eq(bus.arvalid), bus.rdata.eq(read_value)]
-            return
-        # Cycle 1: the address. Cycle 2: a register of each group. Cycle 3: that of one group.
-        address, cycle = Signal(ADDRESS_BITS - 2), Signal(2)
-        read_value = self._build_choice(m, m.d.sync, address)
-        m.d.comb += bus.arready.eq((cycle == 0) & ~bus.rvalid)
-        m.d.sync += cycle.eq(Mux(cycle == 2, 0, cycle + (cycle.any() | (bus.arvalid & bus.arready))))
-        with m.If(bus.arready):
-            m.d.sync += address.eq(bus.araddr[2:])
-        with m.If(cycle == 2):
-            m.d.sync += [bus.rvalid.eq(1), bus.rdata.eq(read_value)]
-        with m.Elif(bus.rready):
-            m.d.sync += bus.rvalid.eq(0)
+                m.d.sync += address.eq(bus.araddr[2:])
+            with m.If(cycle == 2):
+                found = Mux(counter, counters.value.word_select(upper, 32), chosen)
+                m.d.sync += [bus.rvalid.eq(1), bus.rdata.eq(found)]
+            with m.Elif(bus.rready):
+                m.d.sync += bus.rvalid.eq(0)
+        index_bits = len(counters.index)
+        m.d.comb += [counters.en.eq(taken), counters.index.eq(address[1:])]
+        with m.If(taken):
+            base = COUNTER_BASE >> 3 + index_bits
+            among = (address[1 + index_bits :] == base) & (counters.index < len(COUNTERS))
+            m.d.sync += [counter.eq(among), upper.eq(address[0])]
 
     def _build_choice(self, m: Module, domain: Any, address: Value) -> Value:
         """The register at an address: one of each group in ``domain``, and of these one."""
         fixed, groups = constants(self.config), {}
         for entry in REGISTERS:
+            if entry.offset >= COUNTER_BASE:
+                continue
             number, place = divmod(entry.offset >> 2, GROUP)
             known = fixed[entry.name] if entry.access is Access.CONSTANT else getattr(self, entry.attribute)
             groups.setdefault(number, {})[place] = known

@@ -8,7 +8,7 @@ released; new registers go into gaps.
 import enum
 from dataclasses import dataclass
 
-__all__ = ["COUNTERS", "REGISTERS", "Access", "Register", "register"]
+__all__ = ["COUNTERS", "COUNTER_BASE", "REGISTERS", "Access", "Register", "register"]
 
 
 class Access(enum.Enum):
@@ -96,6 +96,7 @@ COUNTERS: tuple[tuple[str, str], ...] = (
 """Name and meaning of the 64-bit counters. ``array_*`` and ``port_*`` each add up to the cycles."""
 
 COUNTER_BASE = 0x200
+"""Offset of the first counter: counters lie behind all other registers, from a multiple of 256 on."""
 
 
 def _pair(name: str, offset: int, access: Access, doc: str) -> list[Register]:

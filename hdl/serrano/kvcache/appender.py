@@ -16,7 +16,7 @@ from serrano.stream.pipeline import delayed
 from serrano.stream.slices import sliced
 from serrano.vector.payloads import HeadCodes, HeadKind, HeadScale
 
-from .combine import Piece, WriteCombiner
+from .combine import Piece, WriteCombiner, piece_bytes
 from .commands import Status
 from .payloads import (
     BLOCK_SIZE,
@@ -247,8 +247,8 @@ class _Selected(data.StructLayout):
                 "head": codes["head"].shape,
                 "part": record_length_bits(config),
                 "token_shift": range(exact_log2(config.n) + 1),
-                "size": range(exact_log2(config.lanes) + 1),
-                "bytes": data.ArrayLayout(unsigned(8), config.lanes),
+                "size": range(exact_log2(piece_bytes(config)) + 1),
+                "bytes": data.ArrayLayout(unsigned(8), piece_bytes(config)),
                 "scale": 1,
             }
         )

@@ -13,7 +13,12 @@ from serrano.config import AcceleratorConfig
 from serrano.layouts import tag_bits
 from serrano.stream.slices import sliced
 
-__all__ = ["Piece", "WriteCombiner"]
+__all__ = ["Piece", "WriteCombiner", "piece_bytes"]
+
+
+def piece_bytes(config: AcceleratorConfig) -> int:
+    """Bytes of the largest piece: the codes of all lanes, or a scale."""
+    return max(2, config.lanes)
 
 
 class Piece(data.StructLayout):
@@ -27,8 +32,8 @@ class Piece(data.StructLayout):
         super().__init__(
             {
                 "address": config.address_bits,
-                "size": range(exact_log2(config.lanes) + 1),
-                "bytes": data.ArrayLayout(unsigned(8), config.lanes),
+                "size": range(exact_log2(piece_bytes(config)) + 1),
+                "bytes": data.ArrayLayout(unsigned(8), piece_bytes(config)),
                 "scale": 1,
                 "tag": tag_bits(config),
             }
@@ -125,28 +130,28 @@ class WriteCombiner(wiring.Component):
 
     def _build_words(self, m: Module, words: Any) -> None:
         """The piece's next word: its bytes in their place."""
-        width, lanes = self.config.port_bytes, self.config.lanes
+        width, longest = self.config.port_bytes, piece_bytes(self.config)
         piece, word = self.pieces.payload, words.payload.request
         width_bits = exact_log2(width)
-        step = Signal(range(max(2, lanes // width)))
+        step = Signal(range(max(2, longest // width)))
         steps = Signal.like(step)
         last = Signal()
-        sizes = range(1, min(width_bits, exact_log2(lanes)) + 1)
+        sizes = range(min(1, exact_log2(self.config.lanes)), min(width_bits, exact_log2(longest)) + 1)
         offset = piece.address[:width_bits]
         m.d.comb += [
             word.address.eq(Cat(Const(0, width_bits), (piece.address >> width_bits) + step)),
             word.tag.eq(piece.tag),
             # Of pieces no longer than a word there is one word.
-            steps.eq(((1 << piece.size) - 1) >> width_bits if lanes > width else 0),
+            steps.eq(((1 << piece.size) - 1) >> width_bits if longest > width else 0),
             last.eq(step == steps),
             words.valid.eq(self.pieces.valid),
             words.payload.scale.eq(piece.scale),
             self.pieces.ready.eq(words.ready & last),
         ]
-        if lanes > width:
+        if longest > width:
             with m.If(words.valid & words.ready):
                 m.d.sync += step.eq(Mux(last, 0, step + 1))
-        source = Signal(data.ArrayLayout(unsigned(8), max(lanes, width)))
+        source = Signal(data.ArrayLayout(unsigned(8), max(longest, width)))
         m.d.comb += Value.cast(source).eq(Value.cast(piece.bytes) >> (step << (3 + width_bits)))
         for place in range(width):
             for size in sizes:

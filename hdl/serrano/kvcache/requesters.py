@@ -6,14 +6,35 @@ from typing import Any
 from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for
 
 from serrano.config import AcceleratorConfig
 
-from .commands import UNLOCKED, Opcode, Status
+from .commands import UNLOCKED, Opcode, Stat, Status
 from .pace import settled
 from .payloads import KVCommand, KVPort
 
-__all__ = ["Requesters"]
+__all__ = ["Requesters", "argument_bits", "sequence_bits"]
+
+
+def sequence_bits(config: AcceleratorConfig) -> int:
+    """Bits that tell the sequences, and a number that none has."""
+    return bits_for(config.sequences_max)
+
+
+def argument_bits(config: AcceleratorConfig) -> int:
+    """Bits of a first argument: twice what any length, block, sequence or kind can be, and is refused."""
+    return (
+        bits_for(
+            max(config.context_max, config.blocks_max, config.sequences_max, *(kind.value for kind in Stat))
+        )
+        + 1
+    )
+
+
+def _limited(value: Value, bits: int) -> Value:
+    """The value, or the largest one of so many bits if it is larger."""
+    return Mux(value[bits:].any(), (1 << bits) - 1, value[:bits])
 
 
 class Requesters(wiring.Component):
@@ -39,7 +60,8 @@ class Requesters(wiring.Component):
     offered : ``Out(1)``
         There is a command.
     command : ``Out(KVCommand)``
-        The command, its requester's next one.
+        The command, its requester's next one. Of a sequence that there cannot be, and of a first argument
+        that is larger than any command takes, only that is left.
     take : ``In(1)``
         It is taken; only with ``offered``, and not again before its response.
     respond : ``In(1)``
@@ -85,7 +107,12 @@ class Requesters(wiring.Component):
                 waiting[index].eq(settled(m, self.config, ready, f"waiting_{index}")),
             ]
             with m.If(port.commands.valid & port.commands.ready):
-                m.d.sync += [command.eq(port.commands.payload), full[index].eq(1)]
+                m.d.sync += [
+                    command.eq(port.commands.payload),
+                    command.seq.eq(_limited(port.commands.payload.seq, sequence_bits(self.config))),
+                    command.arg0.eq(_limited(port.commands.payload.arg0, argument_bits(self.config))),
+                    full[index].eq(1),
+                ]
             with m.If(self.take & (chosen == index)):
                 m.d.sync += full[index].eq(0)
             with m.If(port.responses.ready):

@@ -129,12 +129,15 @@ class OnChipMemory(wiring.Component):
     def elaborate(self, platform: Any) -> Elaboratable:
         if hasattr(platform, "get_on_chip_memory"):
             return platform.get_on_chip_memory(self)
+        return self.describe()
+
+    def describe(self, **attributes: Any) -> Module:
+        """The memory as tools know memories, with attributes for them."""
         m = Module()
+        if not self.collides:
+            attributes |= {NEVER_COLLIDES: 1}
         m.submodules.storage = storage = memory.Memory(
-            shape=unsigned(self.width),
-            depth=self.depth,
-            init=[],
-            attrs={} if self.collides else {NEVER_COLLIDES: 1},
+            shape=unsigned(self.width), depth=self.depth, init=[], attrs=attributes
         )
         write = storage.write_port(granularity=self.width // self.lanes)
         read = storage.read_port(transparent_for=(write,) if self.transparent else ())

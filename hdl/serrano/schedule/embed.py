@@ -6,16 +6,17 @@ from typing import Any
 from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
+from amaranth.utils import bits_for, ceil_log2
 
 from serrano.bus import ReadPort
 from serrano.config import AcceleratorConfig
 from serrano.kvcache.payloads import sequence_bits
 from serrano.layouts import EpilogueBeat, PackedScale, Scale
+from serrano.primitives.multiplier import Multiplier
 from serrano.schedule.descriptor import ModelInfo
 from serrano.stream import ByteWord, Gearbox, StreamFIFO
 from serrano.stream.pipeline import PipelineControl, delayed
-from serrano.vector.arithmetic import Scaler, multiplied, product_latency, unpack_scale
+from serrano.vector.arithmetic import Scaler, unpack_scale
 from serrano.vector.payloads import RopeWrite
 
 __all__ = ["EmbedCommand", "Embedder", "EmbeddingDequantizer"]
@@ -105,8 +106,8 @@ class EmbeddingDequantizer(wiring.Component):
                 m.d.sync += column.eq(column + config.lanes)
             with m.Else():
                 m.d.sync += index.eq(index + 1)
-                with m.If(index == 0):
-                    m.d.sync += packed.eq(word.bytes[:16])
+                with m.If(index < -(-2 // config.lanes)):
+                    m.d.sync += packed.eq(Cat(packed, word.bytes)[-max(16, len(word.bytes)) :])
             with m.If(word.last):
                 m.d.sync += [index.eq(0), column.eq(0)]
         for lane in range(config.lanes):
@@ -168,7 +169,7 @@ class Embedder(wiring.Component):
         m = Module()
         config, beat = self.config, self.memory.data
         m.submodules.codes = codes = Gearbox(config.port_bytes, config.lanes)
-        m.submodules.pairs = pairs = Gearbox(config.port_bytes, 2 * config.lanes)
+        m.submodules.pairs = pairs = Gearbox(config.port_bytes, 2 * max(2, config.lanes))
         # Rows on their way, as the elements and as the pairs see it.
         row = ceil_log2(config.rows_max)
         m.submodules.code_rows = code_rows = StreamFIFO(row, AHEAD)
@@ -204,33 +205,33 @@ class Embedder(wiring.Component):
         """Two runs for each command."""
         config, model, request = self.config, self.model, self.memory.request
         row = Signal(EmbedCommand(config))
-        addresses, places = [], []
-        # The row and the model stay, so that the products may take their time.
-        multiply = product_latency(33, 33, registered=config.registered)
-        left = Signal(range(multiply))
-        for name, index, stride, offset in (
-            ("embed", row.token, model.embed_stride, model.embed_offset),
-            ("rope", row.position, model.rope_stride, model.rope_offset),
-        ):
-            product = multiplied(m, index, stride, enable=1, registered=config.registered, name=name)
-            base = Signal(config.address_bits, name=f"{name}_base", reset_less=True)
-            address = Signal(config.address_bits, name=f"{name}_address", reset_less=True)
-            m.d.sync += base.eq(self.tape + offset)
-            addresses.append(address)
-            places.append(address.eq(product + base))
-        embed_address, rope_address = addresses
+        latency = config.multiplier_latency if config.registered else 1
+        waited = Signal(range(latency))
+        embed_address, embed_base, rope_address, rope_base = (
+            Signal(config.address_bits, name=name, reset_less=True)
+            for name in ("embed_address", "embed_base", "rope_address", "rope_base")
+        )
+        m.d.sync += [
+            embed_base.eq(self.tape + model.embed_offset),
+            rope_base.eq(self.tape + model.rope_offset),
+        ]
+        embed_product = self._build_product(m, "embed", row.token, config.vocab_max, model.embed_stride)
+        rope_product = self._build_product(m, "rope", row.position, config.context_max, model.rope_stride)
         with m.FSM() as fsm:
             with m.State("IDLE"):
                 m.d.comb += self.command.ready.eq(1)
-                m.d.sync += [row.eq(self.command.payload), left.eq(multiply - 1)]
+                m.d.sync += row.eq(self.command.payload)
                 with m.If(self.command.valid):
                     m.next = "ADDRESS"
             with m.State("ADDRESS"):
-                m.d.sync += left.eq(left - 1)
-                with m.If(left == 0):
+                m.d.sync += waited.eq(Mux(waited == latency - 1, 0, waited + 1))
+                with m.If(waited == latency - 1):
                     m.next = "OFFSET"
             with m.State("OFFSET"):
-                m.d.sync += places
+                m.d.sync += [
+                    embed_address.eq(embed_base + embed_product),
+                    rope_address.eq(rope_base + rope_product),
+                ]
                 m.next = "EMBEDDING"
             for state, address, size, rows, following in (
                 ("EMBEDDING", embed_address, model.embed_stride, code_rows, "ROPE"),
@@ -249,11 +250,23 @@ class Embedder(wiring.Component):
                         m.next = following
         self._asking = ~fsm.ongoing("IDLE")
 
+    def _build_product(self, m: Module, name: str, index: Value, end: int, stride: Value) -> Value:
+        """Bytes in front of a row of a table, in the cycle after the last one of state ADDRESS."""
+        bits = bits_for(end - 1)
+        if not self.config.registered:
+            product = Signal(self.config.address_bits, name=f"{name}_product", reset_less=True)
+            m.d.sync += product.eq(index[:bits] * stride)
+            return product
+        multiplier = Multiplier(bits + 1, len(stride) + 1, latency=self.config.multiplier_latency)
+        m.submodules[f"{name}_product"] = multiplier
+        m.d.comb += [multiplier.a.eq(index[:bits]), multiplier.b.eq(stride)]
+        return multiplier.p
+
     def _build_pairs(self, m: Module, pairs: Gearbox, row: Value) -> None:
         """Give out the pairs of the channels that a head has, drop the padding of the row."""
         config = self.config
         count = Signal(16)
-        wanted = count * config.lanes < self.model.head_pad
+        wanted = count * max(2, config.lanes) < self.model.head_pad
         m.d.comb += [
             self.rope.valid.eq(pairs.o.valid & wanted),
             pairs.o.ready.eq(self.rope.ready | ~wanted),

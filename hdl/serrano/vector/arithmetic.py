@@ -7,6 +7,7 @@ none has a reset, and a result appears ``latency`` enabled cycles after its oper
 every cycle. With ``registered`` they have more registers, for targets in which a wide product, a shift or a
 carry is a cycle's work; ``latency_of`` tells both latencies, the class's ``latency`` that without."""
 
+from collections.abc import Callable
 from typing import Any
 
 from amaranth import *
@@ -31,6 +32,7 @@ __all__ = [
     "product_latency",
     "round_shift",
     "sat32",
+    "shift_right",
     "times",
     "unpack_scale",
 ]
@@ -79,6 +81,41 @@ def round_shift(x: Value, amount: Value | int) -> Value:
     if amount.shape().signed:
         raise TypeError(f"Amount must be unsigned, not {amount.shape()!r}")
     return ((x.shift_left(1) >> amount) + 1) >> 1
+
+
+def shift_right(
+    m: Module,
+    x: Value,
+    amount: Value,
+    width: int,
+    *,
+    name: str,
+    later: Callable[[Value, str], Value] | None = None,
+) -> tuple[Value, Value]:
+    """The lowest ``width`` bits of ``x >> amount``, and whether one of the others is not as the sign.
+
+    The largest step comes first, and behind each only the bits are kept that can still come that far down:
+    less than half of the shifter that gives them all. ``later`` puts a register in front of the last
+    ``FINE_BITS`` steps.
+    """
+    sign = x[-1] if x.shape().signed else Const(0, 1)
+    value, beyond = x, Const(0, 1)
+    for bit in reversed(range(len(amount))):
+        if later is not None and bit == min(FINE_BITS, len(amount)) - 1:
+            value, sign, beyond = (
+                later(one, f"{name}_{kind}")
+                for one, kind in ((value, "coarse"), (sign, "sign"), (beyond, "beyond"))
+            )
+            amount = later(amount[: bit + 1], f"{name}_fine")
+        step = 1 << bit
+        moved = Signal(Shape(min(len(value), width + step - 1), value.shape().signed), name=f"{name}_{step}")
+        lost, left = (
+            (top ^ sign.replicate(len(top))).any()
+            for top in (value[len(moved) :], value[len(moved) + step :])
+        )
+        m.d.comb += moved.eq(Mux(amount[bit], value >> step, value))
+        value, beyond = moved, beyond | Mux(amount[bit], left, lost)
+    return value[:width], beyond
 
 
 def limit(x: Value, low: int, high: int) -> Value:
@@ -392,7 +429,6 @@ class ShiftedProduct(wiring.Component):
         product = delayed(m, product, multiply - taken, enable=enable, name="product")
         shift = delayed(m, self.shift, multiply - 1, enable=enable, name="shift")
         amount = Signal(range(high - SHIFT_MIN + 1), reset_less=True)
-        coarse, shifted = (Signal(signed(bits + 1 - SHIFT_MIN), name=name) for name in ("coarse", "shifted"))
         kept = Signal(signed(33), reset_less=True)
         negative = Signal(reset_less=True)
         beyond = Signal(reset_less=True)
@@ -406,22 +442,19 @@ class ShiftedProduct(wiring.Component):
         saturated = Mux(
             later(negative, "negative"), Const(INT32_MIN, signed(32)), Const(INT32_MAX, signed(32))
         )
-        whole = later(shifted, "shifted")
-        m.d.comb += [
-            self.result.eq(result),
-            # One bit below the result's lowest is kept for rounding.
-            coarse.eq(product.shift_left(1 - SHIFT_MIN) >> Cat(Const(0, FINE_BITS), amount[FINE_BITS:])),
-            shifted.eq(later(coarse, "coarse") >> later(amount[:FINE_BITS], "fine")),
-            rounded.eq(round_shift(kept, 1)),
-        ]
+        # One bit below the result's lowest is kept for rounding.
+        wide = product.shift_left(1 - SHIFT_MIN)
+        shifted, lost = shift_right(m, wide, amount, 33, name="shifted", later=later)
+        sign = later(product[-1], "sign")
+        m.d.comb += [self.result.eq(result), rounded.eq(round_shift(kept, 1))]
         with m.If(enable):
             m.d.sync += [
                 # With the product, of cycle 1.
                 amount.eq(limit(shift, SHIFT_MIN, high) - SHIFT_MIN),
                 # Cycle 2: shift, and notice what does not fit.
-                kept.eq(whole[:33].as_signed()),
-                negative.eq(whole[-1]),
-                beyond.eq(whole[32:].any() & ~whole[32:].all()),
+                kept.eq(later(shifted, "kept").as_signed()),
+                negative.eq(later(sign, "negative")),
+                beyond.eq(later(lost | (shifted[32] != sign), "lost")),
                 # Cycle 3: round and saturate.
                 result.eq(Mux(later(beyond, "beyond") | (final[32] != final[31]), saturated, final)),
             ]

@@ -23,7 +23,8 @@ class GateUp(wiring.Component):
     """SiLU of the even lanes times the odd lanes, as h16 codes: section 8 of ``docs/numerics.md``.
 
     One beat per cycle; a beat of ``lanes`` outputs becomes a half beat of ``lanes / 2`` codes, ``latency``
-    (19, with ``config.registered`` 32) cycles later.
+    (19, with ``config.registered`` 32) cycles later. With one lane the gate waits for its up, and both become
+    a whole beat of one code.
 
     Parameters
     ----------
@@ -52,25 +53,33 @@ class GateUp(wiring.Component):
         m = Module()
         m.submodules.control = control = PipelineControl(self.latency)
         i, o = self.beats.payload, self.staged.payload
+        lanes = self.config.lanes
         place = Cat(i.last, i.row, i.column[1:][: len(o.column)])
+        values = [i.values[lane] for lane in range(lanes)]
+        paired = Const(1)
+        if lanes == 1:
+            paired, gate = i.column[0], Signal(signed(32), reset_less=True)
+            with m.If(self.beats.valid & ~paired):
+                m.d.sync += gate.eq(values[0])
+            values.insert(0, gate)
         m.submodules.places = places = DelayLine(unsigned(len(place)), self.latency)
         m.d.comb += [
-            control.i_valid.eq(self.beats.valid),
-            self.beats.ready.eq(control.i_ready),
+            control.i_valid.eq(self.beats.valid & paired),
+            self.beats.ready.eq(control.i_ready | ~paired),
             self.staged.valid.eq(control.o_valid),
             control.o_ready.eq(self.staged.ready),
             places.enable.eq(control.advance),
             places.i.eq(place),
             Cat(o.last, o.row, o.column).eq(places.o),
-            o.half.eq(1),
+            o.half.eq(lanes > 1),
         ]
-        for pair in range(self.config.lanes // 2):
+        for pair in range(len(values) // 2):
             m.submodules[f"silu_{pair}"] = silu = SiluUp(registered=self.config.registered)
             m.submodules[f"encoder_{pair}"] = encoder = H16Encoder(registered=self.config.registered)
             m.d.comb += [
                 silu.enable.eq(control.advance),
-                silu.gate.eq(i.values[2 * pair]),
-                silu.up.eq(i.values[2 * pair + 1]),
+                silu.gate.eq(values[2 * pair]),
+                silu.up.eq(values[2 * pair + 1]),
                 encoder.enable.eq(control.advance),
                 encoder.value.eq(silu.result),
                 o.codes[pair].eq(encoder.code),

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from serrano.stream.pipeline import delayed
 
-from .arithmetic import HighestBit, magnitude
+from .arithmetic import HighestBit, magnitude, shift_right
 
 __all__ = ["H16Encoder", "h16_decode", "h16_magnitude", "h16_parts"]
 
@@ -75,7 +75,6 @@ class H16Encoder(wiring.Component):
         first = Signal(32, reset_less=True)
         code = Signal(15, reset_less=True)
         shift, above = Signal(5), Signal(5)
-        kept = Signal(12)
 
         def later(value: Value, name: str) -> Value:
             return delayed(m, value, int(registered), enable=enable, name=name)
@@ -87,9 +86,9 @@ class H16Encoder(wiring.Component):
             highest.value.eq(first),
             above.eq(position - 10),
             shift.eq(later(Mux(position > 10, above, 0), "shift")),
-            # One bit below the fraction is kept for rounding; a carry moves into the exponent by itself.
-            kept.eq(second.shift_left(1) >> shift),
         ]
+        # One bit below the fraction is kept for rounding; a carry moves into the exponent by itself.
+        kept, _ = shift_right(m, second.shift_left(1), shift, 12, name="kept")
         sign = delayed(m, self.value[31], self.latency, enable=enable, name="sign")
         with m.If(enable):
             m.d.sync += [

@@ -11,7 +11,7 @@ from amaranth.utils import ceil_log2
 from serrano.layouts import PackedScale, Scale
 from serrano.stream.pipeline import delayed
 
-from .arithmetic import FINE_BITS, HighestBit, ScaleProduct, limit, normalized, unpack_scale
+from .arithmetic import FINE_BITS, HighestBit, ScaleProduct, limit, normalized, shift_right, unpack_scale
 from .quantizer import NORMALIZED_BITS, Factors
 from .tables import Rsqrt
 
@@ -147,7 +147,8 @@ class NormScale(wiring.Component):
         kept, total = (Signal(64, name=name, reset_less=True) for name in ("kept", "total"))
         operand = Signal(19, reset_less=True)
         again, even, left = Signal(64), Signal(5), Signal(6)
-        coarse, wide, near = Signal(63), Signal(65), Signal(20)
+        coarse = Signal(63)
+        near, _ = shift_right(m, again.shift_left(1), left, 20, name="near", later=later)
         squares = delayed(m, self.squares, 2 + 3 * int(registered), enable=enable, name="squares")
         with m.If(enable):
             m.d.sync += [
@@ -167,8 +168,6 @@ class NormScale(wiring.Component):
             again.eq(delayed(m, total, highest.latency, enable=enable, name="again")),
             even.eq(highest.position[1:]),
             left.eq(Cat(Const(0, 1), even - 8)),
-            wide.eq(again.shift_left(1) >> Cat(Const(0, FINE_BITS), left[FINE_BITS:])),
-            near.eq(later(wide, "wide") >> later(left[:FINE_BITS], "left")),
         ]
         top = delayed(m, self.factors.top, self.latency - product.latency, enable=enable, name="top")
         half = delayed(m, even, 1 + 2 * int(registered) + rsqrt.latency, enable=enable, name="half")

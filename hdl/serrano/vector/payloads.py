@@ -77,7 +77,8 @@ class StagedBeat(data.StructLayout):
     """h16 codes of adjacent channels of one row, the first at ``column``.
 
     With ``half`` there are ``lanes / 2`` of them, in the lower half of ``codes``, and ``column`` is a
-    multiple of that; otherwise there are ``lanes``. ``last`` marks the last beat of a packet.
+    multiple of that; otherwise there are ``lanes``. One lane has no halves. ``last`` marks the last beat of a
+    packet.
     """
 
     def __init__(self, config: AcceleratorConfig):
@@ -176,7 +177,8 @@ class HeadsCommand(data.StructLayout):
 
 
 class RopeWrite(data.StructLayout):
-    """One word of the RoPE table of a row: pairs ``word * lanes / 2`` and on, of (cos, sin).
+    """One word of the RoPE table of a row: pairs ``word * lanes / 2`` and on, of (cos, sin); with one lane
+    the pair ``word``.
 
     Entries have 15 fraction bits.
     """
@@ -185,9 +187,9 @@ class RopeWrite(data.StructLayout):
         pair = data.StructLayout({"cos": signed(16), "sin": signed(16)})
         super().__init__(
             {
-                "pairs": data.ArrayLayout(pair, config.lanes // 2),
+                "pairs": data.ArrayLayout(pair, max(2, config.lanes) // 2),
                 "row": row_bits(config),
-                "word": ceil_log2(config.head_dim_max // config.lanes),
+                "word": ceil_log2(config.head_dim_max // max(2, config.lanes)),
             }
         )
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Vectors to int8 codes: section 5 of ``docs/numerics.md``, shared by rows and heads."""
 
+from functools import partial
 from typing import Any
 
 from amaranth import *
@@ -12,7 +13,7 @@ from serrano.layouts import Scale
 from serrano.stream import StreamRegister
 from serrano.stream.pipeline import PipelineControl, delayed
 
-from .arithmetic import FINE_BITS, ZERO_SCALE, HighestBit, limit, normalized, round_shift
+from .arithmetic import ZERO_SCALE, HighestBit, limit, normalized, round_shift, shift_right
 from .tables import Recip
 
 __all__ = [
@@ -90,7 +91,7 @@ class QuantizerFactors(wiring.Component):
         m = Module()
         m.submodules.recip = recip = Recip(registered=self.registered)
         m.submodules.highest = highest = HighestBit(32, registered=self.registered)
-        coarse, position = Signal(48), highest.position
+        position = highest.position
         kept = Signal(18, reset_less=True)
         top = Signal(17, reset_less=True)
         factor = Signal(16, reset_less=True)
@@ -104,12 +105,12 @@ class QuantizerFactors(wiring.Component):
         m.d.comb += [
             highest.enable.eq(enable),
             highest.value.eq(self.maximum),
-            # Cycle 2: n = p - 15 is a right shift by p once 15 bits and one for rounding are appended.
-            coarse.eq(maximum.shift_left(16) >> Cat(Const(0, FINE_BITS), position[FINE_BITS:])),
         ]
+        # Cycle 2: n = p - 15 is a right shift by p once 15 bits and one for rounding are appended.
+        shifted, _ = shift_right(m, maximum.shift_left(16), position, len(kept), name="shifted", later=later)
         with m.If(enable):
             m.d.sync += [
-                kept.eq(later(coarse, "coarse") >> later(position[:FINE_BITS], "fine")),
+                kept.eq(shifted),
                 # Cycle 3: round, then round up to a multiple of 32.
                 top.eq((((kept + 1) >> 1) + 31) & ~31),
                 # The last cycle: of 127 * recip / 128, recip less its 128th, which is rounded down at half.
@@ -187,27 +188,26 @@ class LaneQuantizer(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         factor = delayed(m, self.factor, self.normalized_latency, enable=self.enable, name="factor")
-        fine = self._later(m, self.position[:FINE_BITS], "fine")
         for lane in range(self.lanes):
-            coarse = Signal(signed(VALUE_BITS + 16), name=f"coarse_{lane}")
             kept = Signal(signed(NORMALIZED_BITS + 1), name=f"kept_{lane}", reset_less=True)
             value = Signal(signed(NORMALIZED_BITS), name=f"value_{lane}", reset_less=True)
             product = Signal(signed(NORMALIZED_BITS + 16), name=f"product_{lane}", reset_less=True)
             rounded = Signal(signed(11), name=f"rounded_{lane}")
             code = Signal(signed(8), name=f"code_{lane}", reset_less=True)
+            wide, name = self.values[lane].shift_left(16), f"shifted_{lane}"
+            shifted, _ = shift_right(
+                m, wide, self.position, len(kept), name=name, later=partial(self._later, m)
+            )
             with m.If(self.enable):
                 m.d.sync += [
                     # Cycle 1: shift by n = p - 15, one bit kept for rounding. Cycle 2: round.
-                    kept.eq(self._later(m, coarse, f"coarse_{lane}") >> fine),
+                    kept.eq(shifted),
                     value.eq((kept + 1) >> 1),
                     # Cycle 3: multiply. Cycle 4: round and limit.
                     product.eq(value * factor),
                     code.eq(limit(self._later(m, rounded, f"rounded_{lane}"), -CODE_MAX, CODE_MAX)),
                 ]
             m.d.comb += [
-                coarse.eq(
-                    self.values[lane].shift_left(16) >> Cat(Const(0, FINE_BITS), self.position[FINE_BITS:])
-                ),
                 rounded.eq(round_shift(product, 24)),
                 self.normalized[lane].eq(value),
                 self.codes[lane].eq(code),

@@ -15,7 +15,54 @@ from serrano.stream.pipeline import PipelineControl, delayed
 from .arithmetic import multiplied, product_latency, round_shift, sat32
 from .payloads import HeadBeat, HeadKind, RopeWrite
 
-__all__ = ["Rotator"]
+__all__ = ["BeatPairs", "Rotator"]
+
+
+class BeatPairs(wiring.Component):
+    """Gives each beat of one lane the value of the other channel of its pair; of even words, the next beat's.
+
+    One beat per cycle. A beat leaves ``latency`` (1) cycles after it came, or with the beat behind it if that
+    comes later.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator; of one lane.
+
+    Members
+    -------
+    i : ``In(stream.Signature(HeadBeat(config)))``
+        Beats; behind an even word comes the odd one of its pair.
+    o : ``Out(stream.Signature({"beat", "other"}))``
+        Beats, and the values of the other channels.
+    """
+
+    latency = 1
+
+    def __init__(self, config: AcceleratorConfig):
+        pair = data.StructLayout({"beat": HeadBeat(config), "other": signed(32)})
+        super().__init__(
+            {"i": In(stream.Signature(HeadBeat(config))), "o": Out(stream.Signature(pair))},
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        held = Signal.like(self.i.payload, reset_less=True)
+        before = Signal(signed(32), reset_less=True)
+        full = Signal()
+        odd = held.word[0]
+        m.d.comb += [
+            self.o.valid.eq(full & (odd | self.i.valid)),
+            self.o.payload.beat.eq(held),
+            self.o.payload.other.eq(Mux(odd, before, self.i.payload.values[0])),
+            self.i.ready.eq(~full | self.o.ready),
+        ]
+        with m.If(self.i.valid & self.i.ready):
+            m.d.sync += [held.eq(self.i.payload), before.eq(held.values[0]), full.eq(1)]
+        with m.Elif(self.o.valid & self.o.ready):
+            m.d.sync += full.eq(0)
+        return m
+
 
 FACTOR_BITS = 32, 16
 """Widths of a value, and of a sine or cosine."""
@@ -26,7 +73,8 @@ class Rotator(wiring.Component):
 
     For a pair of lanes ``(a, b)`` and the row's ``(c, s)``: ``a' = sat32(rhu(a * c - b * s, 15))``, ``b' =
     sat32(rhu(a * s + b * c, 15))``; then for k ``sat32(k' - 256 * kmean)``. One beat per cycle, ``latency``
-    (5, with ``config.registered`` more) cycles. The table of a row must be there before the row's beats.
+    (5, with one lane 6, with ``config.registered`` more) cycles. The table of a row must be there before the
+    row's beats.
 
     Parameters
     ----------
@@ -42,8 +90,6 @@ class Rotator(wiring.Component):
     o : ``Out(stream.Signature(HeadBeat(config)))``
         Values to be quantized.
     """
-
-    latency = 5
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
@@ -64,29 +110,41 @@ class Rotator(wiring.Component):
 
     @classmethod
     def latency_of(cls, config: AcceleratorConfig) -> int:
-        """Latency for a configuration: the table, the rotation, the mean, with a register more for either."""
+        """Latency for a configuration: table, rotation, mean, with a register more for either; and
+        the way of pairs if a beat has but one channel."""
+        return cls._depth(config) + (BeatPairs.latency if config.lanes == 1 else 0)
+
+    @classmethod
+    def _depth(cls, config: AcceleratorConfig) -> int:
+        """Stages behind a pair."""
         return 1 + cls._turning(config) + 1 + 2 * int(config.registered)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config = self.config
-        words = config.head_dim_max // config.lanes
-        write, beat = self.rope.payload, self.i.payload
-        m.submodules.control = control = PipelineControl(self.latency)
+        depth = self._depth(config)
+        words = config.head_dim_max // max(2, config.lanes)
+        write, source, beat = self.rope.payload, self.i, self.i.payload
+        if config.lanes == 1:
+            m.submodules.pairs = pairs = BeatPairs(config)
+            wiring.connect(m, wiring.flipped(self.i), pairs.i)
+            source, beat = pairs.o, pairs.o.payload.beat
+        word = beat.word[1:] if config.lanes == 1 else beat.word
+        m.submodules.control = control = PipelineControl(depth)
         m.submodules.table = table = OnChipMemory(
             write.pairs.shape(), config.rows_max * words, transparent=False
         )
         # The last cycle, or the last two, take the mean off.
-        m.submodules.beats = beats = DelayLine(HeadBeat(config), self.latency - 1 - int(config.registered))
+        m.submodules.beats = beats = DelayLine(HeadBeat(config), depth - 1 - int(config.registered))
         m.d.comb += [
             self.rope.ready.eq(1),
             table.w_en.eq(self.rope.valid),
             table.w_addr.eq((write.row * words + write.word)[: len(table.w_addr)]),
             table.w_data.eq(write.pairs),
             table.r_en.eq(control.advance),
-            table.r_addr.eq((beat.tag.row * words + beat.word)[: len(table.r_addr)]),
-            control.i_valid.eq(self.i.valid),
-            self.i.ready.eq(control.i_ready),
+            table.r_addr.eq((beat.tag.row * words + word)[: len(table.r_addr)]),
+            control.i_valid.eq(source.valid),
+            source.ready.eq(control.i_ready),
             self.o.valid.eq(control.o_valid),
             control.o_ready.eq(self.o.ready),
             beats.enable.eq(control.advance),
@@ -95,7 +153,12 @@ class Rotator(wiring.Component):
         late = {"cycles": int(config.registered), "enable": control.advance}
         values = delayed(m, beat.values, 1 + late["cycles"], enable=control.advance, name="values")
         pairs = delayed(m, table.r_data, name="pairs", **late)
-        rotated = self._build_rotation(m, control.advance, values, pairs)
+        if config.lanes == 1:
+            place = Cat(beat.word[0], source.payload.other)
+            other = delayed(m, place, 1 + late["cycles"], enable=control.advance, name="other")
+            rotated = self._build_half(m, control.advance, values[0], other, pairs[0])
+        else:
+            rotated = self._build_rotation(m, control.advance, values, pairs)
         result = Signal(HeadBeat(config), reset_less=True)
         m.d.comb += self.o.payload.eq(result)
         with m.If(control.advance):
@@ -111,6 +174,28 @@ class Rotator(wiring.Component):
             with m.If(control.advance):
                 m.d.sync += result.values[lane].eq(sat32(less))
         return m
+
+    def _build_half(self, m: Module, enable: Value, value: Value, place: Value, pair: Any) -> list[Value]:
+        """Cycles 2 to 4 of one channel of a pair, beside the other one: of two products the sum, rounded."""
+        odd, other = place[0], place[1:].as_signed()
+        registered = self.config.registered
+        products = [
+            multiplied(m, *factors, enable=enable, registered=registered, name=f"products_{index}")
+            for index, factors in enumerate(((value, pair.cos), (other, pair.sin)))
+        ]
+        total = Signal(signed(49), reset_less=True)
+        rounded = Signal(signed(35))
+        rotated = Signal(signed(32), reset_less=True)
+        cycles = product_latency(*FACTOR_BITS, registered=registered)
+        adds = delayed(m, odd, cycles, enable=enable, name="adds")
+        m.d.comb += rounded.eq(round_shift(total, 15))
+        final = delayed(m, rounded, int(registered), enable=enable, name="rounded")
+        with m.If(enable):
+            m.d.sync += [
+                total.eq(Mux(adds, products[0] + products[1], products[0] - products[1])),
+                rotated.eq(sat32(final)),
+            ]
+        return [rotated]
 
     def _build_rotation(self, m: Module, enable: Value, values: Any, pairs: Any) -> data.View:
         """Cycles 2 to 4: products, their sums, rounding."""

@@ -58,7 +58,7 @@ class Staging(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config = self.config
-        half, words = config.lanes // 2, config.input_max // config.lanes
+        half, words = max(1, config.lanes // 2), config.input_max // config.lanes
         m.submodules.memory = memory = OnChipMemory(
             data.ArrayLayout(16, config.lanes),
             config.rows_max * words,
@@ -72,7 +72,7 @@ class Staging(wiring.Component):
         valid = Signal()
         domain = m.d.sync if config.registered else m.d.comb
         domain += valid.eq(self.writes.valid)
-        upper = beat.half & beat.column[ceil_log2(half)]
+        upper = beat.half & beat.column[ceil_log2(half)] if config.lanes > 1 else Const(0)
         word = beat.column[ceil_log2(config.lanes) :]
         m.d.comb += [
             self.writes.ready.eq(1),

@@ -30,8 +30,8 @@ class Interpolator(wiring.Component):
 
     For ``offset = i * 2**fraction_bits + f``: ``T[i] - rhu((T[i] - T[i + 1]) * f, fraction_bits)`` for a
     falling table, ``T[i] + rhu((T[i + 1] - T[i]) * f, fraction_bits)`` for a rising one; at the last entry
-    ``f`` must be 0. The table is a case statement: it has no initial values, and tools may make a ROM or
-    logic of it.
+    ``f`` must be 0. The table is a case statement, which names every index so that tools can make a ROM of
+    it; it has no initial values. What is beyond the last entry means nothing.
 
     Parameters
     ----------
@@ -94,12 +94,13 @@ class Interpolator(wiring.Component):
             return delayed(m, value, int(self.registered), enable=self.enable, name=name)
 
         offset = later(self.offset, "offset")
-        with m.Switch(offset[self.fraction_bits :]):
-            for index, (value, step) in enumerate(zip(self.table, self.steps, strict=True)):
-                with m.Case(index):
-                    m.d.comb += word.eq(value | step << value_width)
-            with m.Default():
-                m.d.comb += word.eq(0)
+        index = offset[self.fraction_bits :]
+        entries = [value | step << value_width for value, step in zip(self.table, self.steps, strict=True)]
+        entries += entries[-1:] * ((1 << len(index)) - len(entries))
+        with m.Switch(index):
+            for place, entry in enumerate(entries):
+                with m.Case(place):
+                    m.d.comb += word.eq(entry)
         fraction = Signal(self.fraction_bits, reset_less=True)
         step = Signal(step_width, reset_less=True)
         base, start = (Signal(value_width, name=name, reset_less=True) for name in ("base", "start"))

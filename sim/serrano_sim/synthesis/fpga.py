@@ -2,16 +2,18 @@
 """`make fpga`: a board's bitstream and a report of what place and route reached.
 
 ``python -m serrano_sim.synthesis.fpga BOARD`` builds the whole board top, ``--unit array`` the array alone in
-a wrapper of shift registers. Exit status 1: the clock is not met at the median of the seeds; 2: wrong input,
-or a tool that is missing or has failed.
+a wrapper of shift registers. What the board top takes of its device before place and route is written to
+``build/reports/estimate-BOARD.json``; ``--estimate`` ends there. Exit status 1: the clock is not met at the
+median of the seeds; 2: wrong input, or a tool that is missing or has failed, or a device that is too small.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from serrano.boards import BOARDS, Board, board
 from serrano.boards.ecp5 import ECP5Blocks
 from serrano.boards.pll import Clocking
 from serrano.boards.shell import Shell, platform_of
-from serrano.config import PRESETS
+from serrano.config import PRESETS, preset
 from serrano.matmul.array import SystolicArray
 from serrano_host.estimate import Memory, Shape, Span, estimate, read_config
 from serrano_host.presets import MACHINES
@@ -29,7 +31,7 @@ from serrano_host.presets import MACHINES
 from .tools import DEVICES, ToolError, pack, place, synthesize, utilization
 from .wrapper import ShiftWrapper
 
-__all__ = ["SHAPES", "main", "memory_of", "summarize", "tokens_per_second"]
+__all__ = ["SHAPES", "estimated", "main", "memory_of", "summarize", "tokens_per_second"]
 
 SHAPES = {
     "jargon (the checkpoint of this repository)": "models/jargon",
@@ -120,16 +122,37 @@ def _place_all(folder: Path, seeds: Sequence[int], **options: Any) -> list[dict[
     return reports
 
 
-def _tell_utilization(cells: Any, device: str) -> None:
-    used, there = utilization(cells), DEVICES[device]
-    text = ", ".join(f"{value} of {getattr(there, key)} {key}" for key, value in used.items())
+def estimated(used: Mapping[str, int], device: str) -> dict[str, Any]:
+    """What a design takes of a device before place and route, and whether that is there."""
+    there = {key: getattr(DEVICES[device], key) for key in used}
+    over = [key for key, value in used.items() if value > there[key]]
+    share = {key: round(value / there[key], 3) for key, value in used.items()}
+    return {"device": device, **used, "there": there, "share": share, "too_many": over, "fits": not over}
+
+
+def _tell_utilization(cells: Any, device: str, report: Path | None = None, **known: Any) -> dict[str, Any]:
+    """Says what a design takes, and writes it to a file.
+
+    Raises
+    ------
+    ToolError
+        If there is not as much.
+    """
+    found = known | estimated(utilization(cells), device)
+    text = ", ".join(f"{found[key]} of {value} {key}" for key, value in found["there"].items())
     _say(f"before place and route: {text}")
-    over = [key for key, value in used.items() if value > getattr(there, key)]
-    if over:
-        raise ToolError(f"the design does not fit {device}: too many {', '.join(over)}")
+    if report:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        report.write_text(json.dumps(found, indent=2) + os.linesep, encoding="utf-8")
+        _say(f"estimate: {report}")
+    if not found["fits"]:
+        raise ToolError(f"the design does not fit {device}: too many {', '.join(found['too_many'])}")
+    return found
 
 
-def build_board(described: Board, seeds: Sequence[int], clock_hz: int, folder: Path) -> dict[str, Any]:
+def build_board(
+    described: Board, seeds: Sequence[int], clock_hz: int, folder: Path, *, estimate_only: bool = False
+) -> dict[str, Any]:
     """Builds the board's top; the bitstream of the best seed is ``folder/BOARD.bit``."""
     platform = platform_of(described)
     Clocking.of(platform.default_clk_frequency, clock_hz)
@@ -137,7 +160,11 @@ def build_board(described: Board, seeds: Sequence[int], clock_hz: int, folder: P
     plan = platform.build(Shell(described, clock_hz=clock_hz), name="top", do_build=False)
     _say("synthesis with Yosys, some minutes")
     cells = synthesize(plan.files["top.il"], folder)
-    _tell_utilization(cells, platform.device)
+    report = Path("build/reports") / f"estimate-{described.name}.json"
+    known = {"board": described.name, "preset": described.preset}
+    found = _tell_utilization(cells, platform.device, report, **known)
+    if estimate_only:
+        return found
     constraints = plan.files["top.lpf"]
     (folder / "top.lpf").write_text(
         constraints if isinstance(constraints, str) else constraints.decode(), encoding="utf-8"
@@ -180,11 +207,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("board", nargs="?", default="ulx3s_85f", help=f"one of {', '.join(BOARDS)}")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds (default: %(default)s)")
     parser.add_argument("--clock", type=float, help="MHz, instead of the board's own")
+    parser.add_argument("--preset", help=f"another preset than the board's: {', '.join(PRESETS)}")
+    parser.add_argument("--estimate", action="store_true", help="end before place and route")
     parser.add_argument("--unit", choices=["array"], help="the array alone instead of the board's top")
     parser.add_argument("--json", type=Path, help="report (default: build/reports/fpga.json)")
     options = parser.parse_args(arguments)
     try:
         described = board(options.board)
+        if options.preset:
+            described = dataclasses.replace(described, preset=preset(options.preset).name)
         if options.seeds < 1:
             raise ValueError(f"seeds must be at least 1, not {options.seeds!r}")
         seeds = range(1, options.seeds + 1)
@@ -193,10 +224,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             summary = build_array(described.preset, seeds, options.clock or 170.0, folder)
         else:
             clock_hz = round(options.clock * 1e6) if options.clock else described.clock_hz
-            summary = build_board(described, seeds, clock_hz, Path("build/fpga") / described.name)
+            folder = Path("build/fpga") / described.name
+            summary = build_board(described, seeds, clock_hz, folder, estimate_only=options.estimate)
     except (ValueError, ToolError) as error:
         print(f"fpga: {error}", file=sys.stderr)
         return 2
+    if options.estimate and not options.unit:
+        return 0
     name = "fpga-array.json" if options.unit else "fpga.json"
     report = options.json or Path("build/reports") / name
     report.parent.mkdir(parents=True, exist_ok=True)

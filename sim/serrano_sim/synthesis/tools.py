@@ -94,7 +94,10 @@ def run(tool: str, arguments: Sequence[str], folder: Path, log: str) -> float:
 
 
 def without_indices(rtlil: str) -> str:
-    """RTLIL in which no name looks like a bit of another wire; Yosys may take ``a[1]`` for bit 1 of ``a``."""
+    """RTLIL, or Verilog, in which no name looks like a bit of another wire.
+
+    Yosys may take ``a[1]`` for bit 1 of ``a``.
+    """
     return NAME.sub(lambda name: name[0].replace("[", ".").replace("]", ""), rtlil)
 
 

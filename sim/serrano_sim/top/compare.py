@@ -185,15 +185,20 @@ class _Shapes:
         return f"element {element}"
 
 
+def _lanes(beats: NDArray) -> int:
+    """Values of a result that a beat shows. It has room for two even with one lane: odd columns tell."""
+    return 1 if (beats["column"] % 2).any() else beats["values"].shape[1]
+
+
 def _assemble(beats: NDArray, rows: int, width: int) -> tuple[NDArray, NDArray]:
     """Values and how often each was shown, [rows, width]; beats beyond it are an error of the caller."""
-    lanes = beats["values"].shape[1]
+    lanes = _lanes(beats)
     at = beats["column"].astype(np.int64)[:, None] + np.arange(lanes)
     row = np.broadcast_to(beats["row"].astype(np.int64)[:, None], at.shape)
     inside = (at < width) & (row < rows)
     values = np.zeros((rows, width), dtype=np.int64)
     count = np.zeros((rows, width), dtype=np.int64)
-    values[row[inside], at[inside]] = beats["values"][inside]
+    values[row[inside], at[inside]] = beats["values"][:, :lanes][inside]
     np.add.at(count, (row[inside], at[inside]), 1)
     return values, count
 
@@ -745,9 +750,10 @@ def agree(one: Sequence[Step], two: Sequence[Step], vocab: int) -> Agreement:
         if not same or any((left[name] != right[name]).any() for name in ("kind", "packet", "column")):
             found.problems.append(f"{where}: the results are not of the same form")
             return found
+        lanes = _lanes(left[~np.isin(left["kind"], (Kind.TOKEN,))])
         columns = left["column"].astype(np.int64)[:, None] + np.arange(left["values"].shape[1])
-        logits = (left["kind"] == Kind.LOGITS)[:, None]
-        counts = ~logits | (columns < vocab)
+        logits, token = ((left["kind"] == kind)[:, None] for kind in (Kind.LOGITS, Kind.TOKEN))
+        counts = (~logits | (columns < vocab)) & (token | (np.arange(columns.shape[1]) < lanes))
         wrong = (left["values"] != right["values"]) & counts
         if wrong.any():
             beat, lane = (int(index) for index in np.argwhere(wrong)[0])

@@ -59,9 +59,9 @@ _HEADER_BYTES = 64
 
 
 def record_dtype(lanes: int) -> np.dtype:
-    """A record of the trace sink, as the bench packs it."""
+    """A record of the trace sink, as the bench packs it. It has room for two values even with one lane."""
     fields = [(name, f"<u{bits // 8}") for name, bits in FIELDS]
-    return np.dtype([*fields, ("values", "<i4", (lanes,))])
+    return np.dtype([*fields, ("values", "<i4", (max(2, lanes),))])
 
 
 def record_bits(lanes: int) -> int:

@@ -135,7 +135,7 @@ def test_errors_are_one_line(tape, options, message):
 
 def test_unknown_presets(model):
     result = run("run", model, "--prompt", "a", "--preset", "huge")
-    assert result.exit_code == 1 and "preset must be one of tiny, ulx3s, base, wide" in result.stderr
+    assert result.exit_code == 1 and "preset must be one of tiny, small, ulx3s, base, wide" in result.stderr
 
 
 def test_the_order_of_prompts(tmp_path, model):
