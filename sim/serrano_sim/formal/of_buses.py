@@ -37,8 +37,8 @@ BUSES = (
                 "bursts go on across a page's end",
                 _edit(
                     "bus.read",
-                    "_minimum(_minimum(left, self.burst_beats), to_page_end)",
-                    "_minimum(left, self.burst_beats)",
+                    "Mux(place > page_beats - most, page_beats - place, most)",
+                    "most",
                 ),
                 "4",
                 6,
@@ -49,8 +49,8 @@ BUSES = (
                 "bursts end at a page's end only",
                 _edit(
                     "bus.read",
-                    "_minimum(_minimum(left, self.burst_beats), to_page_end)",
-                    "_minimum(left, to_page_end)",
+                    "Mux(place > page_beats - most, page_beats - place, most)",
+                    "page_beats - place",
                 ),
                 "256",
                 6,
@@ -59,9 +59,7 @@ BUSES = (
                 "last_too_early",
                 "covers",
                 "every full burst is marked as the last of its run",
-                _edit(
-                    "bus.read", "payload.last.eq(beats == left)", "payload.last.eq(beats == self.burst_beats)"
-                ),
+                _edit("bus.read", "last.eq(fits)", "last.eq(beats == self.burst_beats)"),
                 "4",
                 6,
             ),
@@ -83,7 +81,7 @@ BUSES = (
                 "a burst is replaced before it was taken",
                 _edit(
                     "bus.read",
-                    "with m.Elif(~self.burst.valid | self.burst.ready):\n            m.d.sync += [",
+                    "with m.Elif(free):\n            m.d.sync += [",
                     "with m.Else():\n            m.d.sync += [",
                 ),
                 "4",
@@ -115,8 +113,8 @@ BUSES = (
                 "the address channel is loaded while it waits",
                 _edit(
                     "bus.read",
-                    "free.eq((~self.axi.arvalid | self.axi.arready) & order_fifo.i.ready)",
-                    "free.eq(order_fifo.i.ready)",
+                    "free.eq((~self.axi.arvalid | self.axi.arready) & ordered)",
+                    "free.eq(ordered)",
                 ),
                 depth=10,
             ),
@@ -126,8 +124,8 @@ BUSES = (
                 "bursts go on across a page's end",
                 _edit(
                     "bus.read",
-                    "_minimum(_minimum(left, self.burst_beats), to_page_end)",
-                    "_minimum(left, self.burst_beats)",
+                    "Mux(place > page_beats - most, page_beats - place, most)",
+                    "most",
                 ),
                 depth=8,
             ),
@@ -135,7 +133,7 @@ BUSES = (
                 "one_more",
                 "length",
                 "asks for a beat too many",
-                _edit("bus.read", "arlen.eq(burst.payload.beats - 1)", "arlen.eq(burst.payload.beats)"),
+                _edit("bus.read", "arlen.eq(issued.beats - 1)", "arlen.eq(issued.beats)"),
                 depth=10,
             ),
             Broken(
@@ -144,8 +142,8 @@ BUSES = (
                 "counts bursts of all clients as the step's",
                 _edit(
                     "bus.read",
-                    "issued = order_fifo.i.valid & ~order_fifo.i.payload.apart",
-                    "issued = order_fifo.i.valid",
+                    "entered = issued.valid & ~issued.order.apart",
+                    "entered = issued.valid",
                 ),
                 depth=10,
             ),
@@ -207,7 +205,9 @@ BUSES = (
                 "anyone",
                 "pending",
                 "an acknowledgement counts for all clients",
-                _edit("bus.write", "mine.eq(answered & (oldest.client == index))", "mine.eq(answered)"),
+                _edit(
+                    "bus.write", "mine.eq(answer.valid & (answer.client == index))", "mine.eq(answer.valid)"
+                ),
                 depth=10,
             ),
         ),
