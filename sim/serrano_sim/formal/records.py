@@ -161,6 +161,12 @@ def mover(bench: Bench) -> None:
     bench.check("complete", ~(out.valid & ~last) | (tasks.level != 0))
     bench.check("complete", ~unit.ongoing("RESPOND") | (component._left == 0) & (component._unseen == 0))
     term = unit.signal("term")
+    for flag, number in (
+        (component._asking, component._unread),
+        (component._reading, component._unseen),
+        (component._writing, component._left),
+    ):
+        bench.check("complete", ~under_way | (unit.ongoing("ADDRESS") & (term == 0)) | (flag == (number != 0)))
     bench.check("complete", unit.ongoing("ADDRESS") | (term == 0))
     bench.check("complete", term <= CONFIG.multiplier_latency + 2)
     bench.check("complete", (tasks.level != 0) | (Value.cast(unit["mask"].signal("here")) == 0))
