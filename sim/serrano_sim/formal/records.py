@@ -166,7 +166,9 @@ def mover(bench: Bench) -> None:
         (component._reading, component._unseen),
         (component._writing, component._left),
     ):
-        bench.check("complete", ~under_way | (unit.ongoing("ADDRESS") & (term == 0)) | (flag == (number != 0)))
+        bench.check(
+            "complete", ~under_way | (unit.ongoing("ADDRESS") & (term == 0)) | (flag == (number != 0))
+        )
     bench.check("complete", unit.ongoing("ADDRESS") | (term == 0))
     bench.check("complete", term <= CONFIG.multiplier_latency + 2)
     bench.check("complete", (tasks.level != 0) | (Value.cast(unit["mask"].signal("here")) == 0))
