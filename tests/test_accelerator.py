@@ -47,7 +47,7 @@ def channels(prefix: str, names: dict[str, list[str]], manager: bool, address: i
 
 def expected_ports(config: AcceleratorConfig) -> set[tuple]:
     memory = config.address_bits, config.port_bytes
-    trace = {"valid": 1, "kind": 4, "packet": 16, "row": 8, "column": 20, "values": 32 * config.lanes}
+    trace = {"valid": 1, "kind": 4, "packet": 16, "row": 8, "column": 20, "values": 32 * max(2, config.lanes)}
     trace["activity"] = 35
     return (
         channels("m_axi", AXI_READ, True, *memory)

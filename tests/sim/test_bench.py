@@ -55,7 +55,7 @@ def test_plans():
     assert {case.shape for case in full if case.preset == "tiny"} == {"260k"}
     assert {case.shape for case in full_plan(["15m"], ["tiny"])} == {"15m"}
     # What takes long to build is measured only where it is named.
-    assert {case.preset for case in [*full, *full_plan(["mine"])]} == {"base", "tiny", "ulx3s"}
+    assert {case.preset for case in [*full, *full_plan(["mine"])]} == {"base", "small", "tiny", "ulx3s"}
     assert Case("135m", "wide", "decode", 64, 256) in full_plan(["135m"], ["wide"])
     assert len(full) == len(set(full)) and len(quick) == len(set(quick)) < len(full) / 4
     assert set(quick) <= set(full)

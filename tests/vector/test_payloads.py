@@ -26,7 +26,7 @@ def test_limits(config) -> None:
         payloads.CodesBeat: {"row": rows - 1, "column": last_input},
         payloads.FeedCommand: {"rows": rows, "tiles": config.input_max // config.n, "blocks": blocks},
         payloads.HeadsCommand: {"kv_heads": config.heads_max, "head_pad": config.head_dim_max},
-        payloads.RopeWrite: {"row": rows - 1, "word": last_head // config.lanes},
+        payloads.RopeWrite: {"row": rows - 1, "word": last_head // max(2, config.lanes)},
         payloads.HeadTag: {"row": rows - 1, "head": config.heads_max - 1},
         payloads.HeadBeat: {"word": last_head // config.lanes},
         payloads.HeadCodes: {"row": rows - 1, "head": config.heads_max - 1, "column": last_head},
