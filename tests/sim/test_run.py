@@ -453,6 +453,8 @@ def test_an_interrupt_ends_cleanly(folder, tmp_path, number):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # What runs in the background of a shell may have been told to ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 240
     runs = tmp_path / "sim" / "runs"
