@@ -24,6 +24,7 @@ from serrano.schedule.recovery import PacketFault
 from serrano.schedule.sequencer import Route, Sequencer
 from serrano.schedule.spans import Span, StepCommand
 from serrano.stream import Fork, StreamFIFO, StreamRegister
+from serrano.stream.slices import later, sliced
 from serrano.tape.packets import BlockScales
 from serrano.tape.reader import TapeReader
 from serrano.tape.unpacker import Unpacker
@@ -412,19 +413,11 @@ class Datapath(wiring.Component):
 
     def _later(self, m: Module, event: Signal) -> Signal:
         """The event, a cycle later in a configuration with registers."""
-        if not self.config.registered:
-            return event
-        late = Signal.like(event, name=f"late_{event.name}")
-        m.d.sync += late.eq(event)
-        return late
+        return later(m, event, registered=self.config.registered, name=f"late_{event.name}")
 
     def _slice(self, m: Module, name: str, source: Any) -> Any:
         """The stream behind a register slice, in a configuration with registers."""
-        if not self.config.registered:
-            return source
-        m.submodules[f"{name}_slice"] = register = StreamRegister(source.payload.shape())
-        wiring.connect(m, source, register.i)
-        return register.o
+        return sliced(m, f"{name}_slice", source, registered=self.config.registered)
 
     def _sliced(self, m: Module, name: str, target: Any) -> Any:
         """What to drive instead of ``target``: a register slice, in a configuration with registers."""

@@ -10,6 +10,7 @@ from amaranth.utils import ceil_log2
 
 from serrano.csr.table import COUNTERS
 from serrano.primitives.memory import OnChipMemory
+from serrano.stream.slices import later
 
 __all__ = ["INCREMENT_BITS", "CounterReadPort", "CounterValue", "Counters"]
 
@@ -133,11 +134,7 @@ class Counters(wiring.Component):
 
     def _taken(self, m: Module, value: Signal) -> Signal:
         """The value, with registers that of the cycle before."""
-        if not self.registered:
-            return value
-        late = Signal.like(value, name="late")
-        m.d.sync += late.eq(value)
-        return late
+        return later(m, value, registered=self.registered, name="late")
 
     def _build_copy(
         self, m: Module, name: str, begin: Value, now: tuple[Value, Value, Value], place: Value, upper: Value

@@ -8,6 +8,7 @@ from typing import Any
 from amaranth import *
 
 from serrano.config import AcceleratorConfig
+from serrano.stream.slices import later
 
 __all__ = ["PACE", "pace", "paced", "settled", "take_turns"]
 
@@ -21,15 +22,8 @@ def pace(config: AcceleratorConfig) -> int:
 
 
 def settled(m: Module, config: AcceleratorConfig, value: Any, name: str = "settled") -> Any:
-    """``value``, through a register if the accelerator is ``registered``: a cycle later.
-
-    Views stay views of the same layout.
-    """
-    if not config.registered:
-        return value
-    register = Signal(value.shape(), name=name)
-    m.d.sync += register.eq(value)
-    return register
+    """``value``, through a register if the accelerator is ``registered``: a cycle later."""
+    return later(m, value, registered=config.registered, name=name)
 
 
 def take_turns(m: Module, config: AcceleratorConfig, name: str = "acts") -> Signal:

@@ -12,6 +12,7 @@ from serrano.bus import BusFault
 from serrano.config import AcceleratorConfig
 from serrano.faults import FaultCode
 from serrano.layouts import tag_bits
+from serrano.stream.slices import later
 
 __all__ = ["FaultRecord", "PacketFault", "Recovery"]
 
@@ -238,11 +239,7 @@ class Recovery(wiring.Component):
 
     def _taken(self, m: Module, value: Any) -> Any:
         """The value, with registers that of the cycle before."""
-        if not self.config.registered:
-            return value
-        late = Signal(value.shape(), name="late")
-        m.d.sync += late.eq(value)
-        return late
+        return later(m, value, registered=self.config.registered, name="late")
 
     def _take_bus_fault(self, m: Module, found: Any, fault: Any, port: int = 0) -> None:
         m.d.comb += [

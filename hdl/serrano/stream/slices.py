@@ -20,10 +20,13 @@ def sliced(m: Module, name: str, source: Any, *, registered: bool) -> Any:
     return register.o
 
 
-def later(m: Module, value: Value, *, registered: bool, name: str) -> Value:
-    """``value``, with ``registered`` a cycle later; 0 after a reset, as events have to be."""
+def later(m: Module, value: Any, *, registered: bool, name: str) -> Any:
+    """``value``, with ``registered`` a cycle later; 0 after a reset, as events have to be.
+
+    Views stay views of the same layout.
+    """
     if not registered:
         return value
-    late = Signal.like(value, name=name)
+    late = Signal(value.shape(), name=name)
     m.d.sync += late.eq(value)
     return late
