@@ -16,7 +16,7 @@ from serrano.bus.axi import INCR, AXI4Read
 from serrano.bus.faults import BusFault, client_bits
 from serrano.config import AcceleratorConfig
 from serrano.layouts import ReadRequest, tag_bits
-from serrano.stream import StreamFIFO, StreamRegister
+from serrano.stream import ForwardRegister, StreamFIFO, StreamRegister
 
 __all__ = ["BurstSplitter", "ReadArbiter", "ReadBeat", "ReadClient", "ReadPort"]
 
@@ -205,7 +205,7 @@ class MemoryOutput(wiring.Component):
         The same, two cycles later.
     """
 
-    latency = 1 + StreamRegister.latency
+    latency = ForwardRegister.latency + StreamRegister.latency
 
     def __init__(self, shape: Any):
         self.shape = shape
@@ -213,12 +213,11 @@ class MemoryOutput(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
+        m.submodules.word = word = ForwardRegister(self.shape)
         m.submodules.slice = output = StreamRegister(self.shape)
+        wiring.connect(m, wiring.flipped(self.i), word.i)
+        wiring.connect(m, word.o, output.i)
         wiring.connect(m, output.o, wiring.flipped(self.o))
-        word = Signal(self.shape, reset_less=True)
-        m.d.comb += [self.i.ready.eq(~output.i.valid | output.i.ready), output.i.payload.eq(word)]
-        with m.If(self.i.ready):
-            m.d.sync += [output.i.valid.eq(self.i.valid), word.eq(self.i.payload)]
         return m
 
 
