@@ -5,8 +5,9 @@ from importlib import import_module
 from typing import Any
 
 from amaranth import *
+from amaranth.hdl import Instance
 from amaranth.lib import io, wiring
-from amaranth.lib.cdc import FFSynchronizer, ResetSynchronizer
+from amaranth.lib.cdc import FFSynchronizer
 
 from serrano.config import PRESETS
 
@@ -27,8 +28,9 @@ SDRAM_LEAD_NS = 2.0
 class Shell(wiring.Component):
     """A board's top on the board's pins.
 
-    One clock from the PLL, and the same clock, earlier by :data:`SDRAM_LEAD_NS`, for the SDRAM. The reset
-    ends when the PLL has locked. All pins of the SDRAM but its clock have their registers in the pads.
+    One clock from the PLL, and the same clock, earlier by :data:`SDRAM_LEAD_NS`, for the SDRAM. Ours begins
+    when the PLL has locked; there is no reset, as the bitstream says what each flip-flop begins with. All
+    pins of the SDRAM but its clock have their registers in the pads.
 
     Parameters
     ----------
@@ -82,13 +84,15 @@ class Shell(wiring.Component):
         pin = platform.request(platform.default_clk, 0, dir="-")
         clocking = Clocking.of(platform.default_clk_frequency, self.clock_hz)
         m.submodules.clock_pin = clock_pin = io.Buffer("i", pin)
-        m.domains.sync = domain = ClockDomain("sync")
-        memory_clock, locked = Signal(), Signal()
+        m.domains.pll = free = ClockDomain("pll", reset_less=True)
+        m.domains.sync = gated = ClockDomain("sync", reset_less=True)
+        memory_clock, locked, enable = Signal(), Signal(), Signal()
         m.submodules.pll = clock_generator(
-            clocking, clock_pin.i, domain.clk, memory_clock, locked, lag_ns=-SDRAM_LEAD_NS
+            clocking, clock_pin.i, free.clk, memory_clock, locked, lag_ns=-SDRAM_LEAD_NS
         )
         # The clock is constrained by that of the pin: place and route knows what the PLL makes of it.
-        m.submodules.reset = ResetSynchronizer(~locked, domain="sync")
+        m.submodules.locked = FFSynchronizer(locked, enable, o_domain="pll", stages=3)
+        m.submodules.gate = Instance("DCCA", i_CLKI=free.clk, i_CE=enable, o_CLKO=gated.clk)
         return memory_clock
 
     def _build_memory(self, m: Module, platform: Any, top: BoardTop, memory_clock: Signal) -> None:
