@@ -104,7 +104,17 @@ def test_place(scripts, tmp_path) -> None:
     for pair in ("--package CABGA381", "--speed 6", "--freq 62.5", "--seed 2", "--lpf top.lpf"):
         name, value = pair.split()
         assert given[given.index(name) + 1] == value
-    assert "--85k" in given
+    assert "--85k" in given and "--placer-heap-beta" not in given
+
+
+@pytest.mark.parametrize(("share", "density"), [(0.1, "0.60"), (0.6, "0.75"), (0.8, "0.90")])
+def test_no_region_is_much_fuller_than_the_device(scripts, tmp_path, share: float, density: str) -> None:
+    scripts("nextpnr-ecp5", NEXTPNR.format(report=json.dumps(report_of(61.0))))
+    tools.place(
+        tmp_path, device="LFE5U-85F", package="caBGA381", speed="6", clock_mhz=62.5, seed=2, share=share
+    )
+    given = (tmp_path / "arguments.txt").read_text().split()
+    assert given[given.index("--placer-heap-beta") + 1] == density
 
 
 def test_summary_takes_the_slowest_clock_and_the_median() -> None:

@@ -43,6 +43,9 @@ DEVICES = {
 NAME = re.compile(r"\\[^\s]*\[[^\s]*")
 """A public name of RTLIL in which there is a bracket; slices have a space in front of theirs."""
 
+DENSITY, MARGIN = (0.6, 0.9), 0.15
+"""How full the placer may make a region, and by how much that is more than the device's share."""
+
 CELLS = {
     "comb": {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6},
     "ff": {"TRELLIS_FF": 1},
@@ -139,10 +142,13 @@ def place(
     clock_mhz: float,
     seed: int,
     constraints: str | None = None,
+    share: float | None = None,
 ) -> dict[str, Any]:
     """Places and routes ``folder/netlist.json`` and returns nextpnr's report; the bitstream's text is beside.
 
-    Timing that is not met is no error: the report says what was reached.
+    Timing that is not met is no error: the report says what was reached. With ``share``, what part of the
+    device's logic cells is taken, no region is filled much more than the device is: without it, wires
+    run short where the placer packs what belongs together as tightly as it can.
     """
     name = f"seed{seed}"
     arguments = [
@@ -151,6 +157,8 @@ def place(
         "--report", f"{name}.json", "--textcfg", f"{name}.config", "--log", f"{name}.log", "--quiet",
         "--router", "router2",
     ]  # fmt: skip
+    if share is not None:
+        arguments += ["--placer-heap-beta", f"{min(DENSITY[1], max(DENSITY[0], share + MARGIN)):.2f}"]
     if constraints:
         arguments += ["--lpf", constraints]
     run("nextpnr-ecp5", arguments, folder, name)
