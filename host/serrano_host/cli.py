@@ -27,7 +27,6 @@ app = typer.Typer(
 )
 
 BAUD = 1_000_000
-BOARD_PRESET = "ulx3s"
 
 Model = Annotated[Path, typer.Argument(help="A Hugging Face folder, or a llama2.c .bin file.")]
 
@@ -96,7 +95,7 @@ def key_values(title: str, rows: list[tuple[str, object]]) -> Table:
 def compile_command(
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="The tape to write.", dir_okay=False)],
-    preset: Annotated[str, typer.Option(help="Hardware preset: tiny, ulx3s, base or wide.")] = "base",
+    preset: Annotated[str, typer.Option(help="Hardware preset: tiny, small, ulx3s, base or wide.")] = "base",
     n: Annotated[int | None, typer.Option(help="Array size, instead of the preset's.")] = None,
     align: Annotated[int | None, typer.Option(help="Alignment in bytes, instead of the preset's.")] = None,
     tokenizer: Annotated[
@@ -265,7 +264,9 @@ def run_command(
     max_new: Annotated[int, typer.Option(help="Tokens wanted where a prompt does not say.")] = 32,
     preset: Annotated[
         str | None,
-        typer.Option(help="Hardware preset: tiny, ulx3s, base or wide (default: base; with --port, ulx3s)."),
+        typer.Option(
+            help="Hardware preset: tiny, small, ulx3s, base or wide (default: base; with --port, its own)."
+        ),
     ] = None,
     port: Annotated[
         str | None, typer.Option(help="A board's serial port, as /dev/ttyUSB0, instead of --transport.")
@@ -292,14 +293,15 @@ def run_command(
     logprobs: Annotated[bool, typer.Option(help="Write log-probabilities instead of logits.")] = False,
 ) -> None:
     """Serve prompts on an accelerator, show their texts as they come, and report latency and throughput."""
-    from serrano_host.serving.command import Order, run
+    from serrano_host.serving.command import Order, is_tape, run
 
     options = list(option or ())
     if port is not None:
         transport = "serial"
         options = [f"port={port}", f"baud={baud}", *options]
     if preset is None:
-        preset = "base" if port is None else BOARD_PRESET
+        # A tape says itself for which array it was compiled.
+        preset = "base" if port is None or is_tape(model) else _preset_at(options)
     order = Order(
         model=model,
         prompts=prompt or (),
@@ -321,6 +323,17 @@ def run_command(
     status = run(order, console, lambda: progress_bar(Console(stderr=True)))
     if status:
         raise typer.Exit(status)
+
+
+def _preset_at(options: list[str]) -> str:
+    """The preset of the board that these options of its transport name."""
+    from serrano_host.board.transport import open_transport, preset_of
+
+    transport = open_transport("", None, dict(option.split("=", 1) for option in options if "=" in option))
+    try:
+        return preset_of(transport)
+    finally:
+        transport.close()
 
 
 @app.command("selftest")

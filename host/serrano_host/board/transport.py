@@ -6,14 +6,16 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 
+from serrano_host.driver.registers import Register
 from serrano_host.driver.transport import Transport
 from serrano_host.errors import TransportError
+from serrano_host.presets import MACHINES
 from serrano_host.tape import Descriptor
 
 from .frames import Command, State
 from .link import TIMEOUT_SECONDS, Line, Link, open_line
 
-__all__ = ["BAUD", "SerialTransport", "estimate_seconds", "open_transport"]
+__all__ = ["BAUD", "SerialTransport", "estimate_seconds", "open_transport", "preset_of"]
 
 BAUD = 1_000_000
 WRITE_BYTES = 480
@@ -217,6 +219,25 @@ class SerialTransport(Transport):
     def close(self) -> None:
         """Close the port."""
         self.link.close()
+
+
+def preset_of(transport: SerialTransport) -> str:
+    """The preset of the accelerator on a board, by its register of sizes.
+
+    Raises
+    ------
+    TransportError
+        If it is none that is known.
+    """
+    geometry = transport.read_register(Register.GEOMETRY)
+    n, port, load, lanes = (geometry >> shift & 0xFF for shift in (0, 8, 16, 24))
+    for name, machine in MACHINES.items():
+        if (machine.n, machine.port_bytes, machine.load_bytes, machine.lanes) == (n, port, load, lanes):
+            return name
+    raise TransportError(
+        f"the board at {transport.link.name} has an array of {n} x {n}, a port of {port} bytes and {lanes}"
+        " lanes, which is no known preset: say with --preset for which one to compile, or give a tape"
+    )
 
 
 def open_transport(

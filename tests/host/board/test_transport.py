@@ -6,9 +6,11 @@ import random
 import pytest
 
 from serrano_host.board.frames import Command
-from serrano_host.board.transport import SerialTransport, estimate_seconds, open_transport
+from serrano_host.board.transport import SerialTransport, estimate_seconds, open_transport, preset_of
 from serrano_host.driver import Device
+from serrano_host.driver.registers import Register
 from serrano_host.errors import TransportError
+from serrano_host.presets import MACHINES
 from serrano_sim.golden.synthetic import random_model, write_tape
 from support.fake_board import FakeBoard
 from support.fake_device import FakeDevice, continuation
@@ -47,6 +49,19 @@ def test_registers():
     assert found.read_registers(0x104, 2) == [5, 6]
     assert found.read_register(0) == int.from_bytes(b"SRNO", "little")
     assert count(board, Command.WRITE_REGISTERS) == 1
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_the_board_says_which_preset_it_has(name):
+    found, board = transport()
+    machine = MACHINES[name]
+    board.device.values[Register.GEOMETRY] = int.from_bytes(
+        bytes([machine.n, machine.port_bytes, machine.load_bytes, machine.lanes]), "little"
+    )
+    assert preset_of(found) == name
+    board.device.values[Register.GEOMETRY] += 1 << 24
+    with pytest.raises(TransportError, match=r"^the board at /dev/ttyX has an array of .* no known preset"):
+        preset_of(found)
 
 
 def test_outside():

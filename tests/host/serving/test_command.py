@@ -8,12 +8,14 @@ import pytest
 from typer.testing import CliRunner
 
 from serrano_host.cli import app
+from serrano_host.driver.registers import Register
 from serrano_host.serving.command import TRANSPORTS, gather_prompts, open_model, ring_sizes
 from serrano_host.serving.command import Order as RunOrder
 from serrano_host.serving.prompts import Wanted
 from serrano_sim.transport.simulation import open_transport
 from support.checkpoint_files import Shape, random_weights, write_hugging_face
-from support.fake_device import continuation
+from support.fake_board import FakeBoard
+from support.fake_device import FakeDevice, continuation
 
 SHAPE = Shape(dim=32, ffn=20, layers=2, heads=4, kv_heads=2, head_dim=8, vocab=300, context=40)
 
@@ -131,6 +133,21 @@ def test_errors_are_one_line(tape, options, message):
     result = run("run", tape, *options)
     assert result.exit_code == 1
     assert message in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_a_checkpoint_is_compiled_for_the_board(monkeypatch, tmp_path, model):
+    file = tmp_path / "report.json"
+    device = FakeDevice(watches=False, knows_cycles=False, memory_bytes=1 << 22)
+    monkeypatch.setattr("serrano_host.board.transport.open_line", lambda port, baud: FakeBoard(device))
+    options = ("--port", "/dev/ttyX", "--prompt-ids", "5 6 7", "--max-new", 4, "--ignore-eos", "--json", file)
+    result = run("run", model, *options)
+    assert result.exit_code == 0, result.output
+    report = json.loads(file.read_text())
+    assert report["preset"] == "tiny"
+    assert report["requests"][0]["tokens"] == continuation([5, 6, 7], 4, 300)
+    device.values[Register.GEOMETRY] = 0x01020304
+    result = run("run", model, *options)
+    assert result.exit_code == 1 and "which is no known preset: say with --preset" in result.stderr
 
 
 def test_unknown_presets(model):
