@@ -87,6 +87,14 @@ def chunk_count(config: AcceleratorConfig) -> range:
     return range(config.head_chunks_max + 1)
 
 
+def _sum(x: Value, factor: Value) -> Value:
+    """``x * factor``, as the sum of what each bit of the factor adds."""
+    total = Const(0, 1)
+    for place, bit in enumerate(factor):
+        total = total + Mux(bit, x << place, 0)
+    return total
+
+
 def word_address(
     m: Module,
     start: Value,
@@ -101,7 +109,16 @@ def word_address(
 ) -> Value:
     """Address of a head's chunk, ``cycles`` later: ``start * words + head * chunks + chunk``."""
     late = {"cycles": cycles, "enable": enable}
-    offset = delayed(m, head * chunks, name=f"{name}_offset", **late)
+    if cycles:
+        # No multiplier, which may lie far away: each half of the product is two or three additions.
+        half = len(chunks) // 2 + 1
+        low, high = (
+            delayed(m, _sum(head, part), name=f"{name}_{kind}", **late)
+            for kind, part in (("low", chunks[:half]), ("high", chunks[half:]))
+        )
+        offset = low + (high << half)
+    else:
+        offset = head * chunks
     within = offset + delayed(m, chunk, name=f"{name}_chunk", **late)
     return times(delayed(m, Value.cast(start), name=f"{name}_start", **late), words) + within
 
