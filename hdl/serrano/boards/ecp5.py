@@ -108,7 +108,7 @@ def memory_blocks(memory: OnChipMemory) -> int:
 
 
 def wide_multiplier(a: Value, b: Value, p: Value, *, en: Value | int = 1) -> Module:
-    """Two blocks for the two parts of ``b``, and an adder behind: ``p`` is ``a * b`` of three enabled cycles ago.
+    """Two blocks for the two parts of ``b``, and an adder behind: ``p`` is ``a * b`` three enabled cycles on.
 
     Parameters
     ----------
