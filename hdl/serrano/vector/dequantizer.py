@@ -25,7 +25,7 @@ class Dequantizer(wiring.Component):
 
     ``y = dequantize(acc, mul(s_x[row], s_w[channel]))``, rounded once, Q16. A result of ``n`` channels leaves
     as ``n / lanes`` beats, one per cycle without stalls, the first ``latency`` (5, with
-    ``config.registered`` 12) cycles after the result came. Only the low 32 bits of a result count.
+    ``config.registered`` 14) cycles after the result came. Only the low 32 bits of a result count.
 
     The scales of a block stay at the input until its last result has been taken; ``row_scales`` must not
     change while a command runs.

@@ -38,7 +38,7 @@ class SiluUp(wiring.Component):
     gate, up : ``In(signed(32))``
         ``g`` and ``u``.
     result : ``Out(signed(32))``
-        ``h`` of the operands of ``latency`` (16, with ``registered`` 26) enabled cycles ago.
+        ``h`` of the operands of ``latency`` (16, with ``registered`` 29) enabled cycles ago.
     """
 
     enable: In(1)
