@@ -62,6 +62,8 @@ def dsp_multiplier(
         clock = "NONE" if name == "PIPELINE" and not pipeline else "CLK0"
         enable = "CE1" if name == "INPUTB" and b_en is not None else "CE0"
         registers |= {f"p_REG_{name}_CLK": clock, f"p_REG_{name}_CE": enable, f"p_REG_{name}_RST": "RST0"}
+    # Four multipliers that lie together share four enables: one that is not used must not take any.
+    enables = {"i_CE0": en} if b_en is None else {"i_CE0": en, "i_CE1": b_en}
     operands = {}
     for name, operand in (("A", a), ("B", b), ("C", Const(0, signed(DSP_WIDTH)))):
         wide = Signal(signed(DSP_WIDTH), name=f"operand_{name}")
@@ -79,10 +81,7 @@ def dsp_multiplier(
         p_SOURCEB_MODE="B_SHIFT",
         i_CLK0=ClockSignal(),
         **{f"i_CLK{index}": Const(0, 1) for index in range(1, 4)},
-        i_CE0=en,
-        i_CE1=Const(1, 1) if b_en is None else b_en,
-        i_CE2=Const(1, 1),
-        i_CE3=Const(1, 1),
+        **enables,
         **{f"i_RST{index}": Const(0, 1) for index in range(4)},
         i_SIGNEDA=Const(1, 1),
         i_SIGNEDB=Const(1, 1),
