@@ -10,6 +10,7 @@ from amaranth.utils import ceil_log2
 
 from serrano.config import GROUP_TOKENS, AcceleratorConfig
 from serrano.layouts import PackedScale
+from serrano.stream.delay import waited
 from serrano.stream.pipeline import delayed
 from serrano.vector.arithmetic import (
     ScaleProduct,
@@ -224,7 +225,8 @@ class Exponentials(wiring.Component):
         ]
         weighing = self._weighing(registered)
         before = self.latency - 1 - weighing
-        late_scale = delayed(m, v_scale, before, enable=one, name=f"v_scale_{lane}")
+        wait = waited if registered else delayed
+        late_scale = wait(m, v_scale, before, enable=one, name=f"v_scale_{lane}")
         factor = unpack_scale(late_scale)
         # Cycle 9: multiply.
         full = multiplied(
@@ -269,7 +271,8 @@ class Exponentials(wiring.Component):
             m.d.comb += [tree.enable.eq(one), latest[field].eq(tree.maximum)]
         stages = Signal(self.latency + between + tree.latency)
         m.d.sync += stages.eq(Cat(taken, stages))
-        placed = delayed(m, Cat(place, flags), self.latency, enable=one, name="place")
+        wait = waited if self.config.registered else delayed
+        placed = wait(m, Cat(place, flags), self.latency, enable=one, name="place")
         late = delayed(m, placed, between + tree.latency, enable=one, name="late_place")
         first_part, last_part, complete = Signal(), Signal(), Signal()
         word = Signal.like(write.word)

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from serrano.layouts import PackedScale, Scale
+from serrano.stream.delay import waited
 from serrano.stream.pipeline import delayed
 
 from .arithmetic import (
@@ -168,7 +169,8 @@ class NormScale(wiring.Component):
         again, even, left = Signal(64), Signal(5), Signal(6)
         coarse = Signal(63)
         near, _ = shift_right(m, again.shift_left(1), left, 20, name="near", later=later)
-        squares = delayed(m, self.squares, 2 + 3 * int(registered), enable=enable, name="squares")
+        wait = waited if registered else delayed
+        squares = wait(m, self.squares, 2 + 3 * int(registered), enable=enable, name="squares")
         with m.If(enable):
             m.d.sync += [
                 # Cycle 1: eps' is m_eps << t. From t = -17 down nothing is left.
@@ -188,7 +190,7 @@ class NormScale(wiring.Component):
             even.eq(highest.position[1:]),
             left.eq(Cat(Const(0, 1), even - 8)),
         ]
-        top = delayed(m, self.factors.top, self.latency - product.latency, enable=enable, name="top")
+        top = wait(m, self.factors.top, self.latency - product.latency, enable=enable, name="top")
         half = delayed(m, even, 1 + 2 * int(registered) + rsqrt.latency, enable=enable, name="half")
         root = Signal(Scale)
         m.d.comb += [
