@@ -108,19 +108,20 @@ def word_address(
     name: str,
 ) -> Value:
     """Address of a head's chunk, ``cycles`` later: ``start * words + head * chunks + chunk``."""
-    late = {"cycles": cycles, "enable": enable}
-    if cycles:
-        # No multiplier, which may lie far away: each half of the product is two or three additions.
-        half = len(chunks) // 2 + 1
-        low, high = (
-            delayed(m, _sum(head, part), name=f"{name}_{kind}", **late)
-            for kind, part in (("low", chunks[:half]), ("high", chunks[half:]))
+    base = times(Value.cast(start), words)
+    if not cycles:
+        return base + (head * chunks + chunk)
+    # No multiplier, which may lie far away: each half of the product is two or three additions.
+    half = len(chunks) // 2 + 1
+    low, high, base = (
+        delayed(m, value, cycles, enable=enable, name=f"{name}_{kind}")
+        for kind, value in (
+            ("low", _sum(head, chunks[:half])),
+            ("high", _sum(head, chunks[half:])),
+            ("base", base + chunk),
         )
-        offset = low + (high << half)
-    else:
-        offset = head * chunks
-    within = offset + delayed(m, chunk, name=f"{name}_chunk", **late)
-    return times(delayed(m, Value.cast(start), name=f"{name}_start", **late), words) + within
+    )
+    return (low + (high << half)) + base
 
 
 def read_enable(m: Module, read: Any, *, registered: bool) -> Value:
