@@ -22,6 +22,7 @@ from serrano.schedule.recovery import Recovery
 from serrano.schedule.rings import CompletionRing, SubmissionRing
 from serrano.schedule.scheduler import Scheduler
 from serrano.trace import ActivityWord, TraceBeat, Tracer
+from serrano.vector.arithmetic import multiplied
 
 __all__ = ["Accelerator"]
 
@@ -175,8 +176,10 @@ class Accelerator(wiring.Component):
         wiring.connect(m, controller.moves, mover.moves)
         wiring.connect(m, mover.reads, self._reads.ports[MOVE])
         wiring.connect(m, mover.writes, self._writes.ports[MOVE_WRITES])
-        m.d.sync += self._geometry.records.eq(model.layers * model.kv_heads)
+        always = {"enable": Const(1), "registered": self.config.registered}
+        records = multiplied(m, model.layers, model.kv_heads, name="geometry_records", **always)
         m.d.comb += [
+            self._geometry.records.eq(records),
             self._geometry.base.eq(self._address("kv_address")),
             self._geometry.block_bytes.eq(model.block_bytes),
             self._geometry.head_dim.eq(model.head_dim),

@@ -61,7 +61,7 @@ class _VerilogTarget:
         )
 
     def get_multiplier(self, multiplier: Multiplier) -> Instance:
-        return self._multiplier("serrano_mul", multiplier)
+        return self._multiplier("serrano_mul", multiplier, i_en=multiplier.en)
 
     def get_held_multiplier(self, multiplier: HeldMultiplier) -> Instance:
         return self._multiplier("serrano_mul_held", multiplier, i_b_en=multiplier.b_en)

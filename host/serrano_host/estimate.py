@@ -514,10 +514,10 @@ class _Step:
         # Register slices lie in front of the array, behind it, and behind the dequantizer; there are more
         # registers inside each.
         self.engine = 4 + m.multiplier_latency + 2 * m.n + 6 * m.registered
-        self.dequantizer = self.DEQUANTIZER + 8 * m.registered
-        self.gate_up = self.GATE_UP + 13 * m.registered
+        self.dequantizer = self.DEQUANTIZER + 10 * m.registered
+        self.gate_up = self.GATE_UP + 16 * m.registered
         # In front of its jobs, behind its memories, in all of its steps, and for its end.
-        self.quantizer = self.QUANTIZER + 23 * m.registered
+        self.quantizer = self.QUANTIZER + 24 * m.registered
         # Behind the last result: the residual's or the staging buffer's, and for the sequencer to see it.
         self.end = 2 + 4 * m.registered
         self.maximum = 1 if m.lanes <= 4 else 2

@@ -24,6 +24,7 @@ from serrano.matmul.array import SystolicArray
 from serrano.primitives.held_multiplier import HeldMultiplier
 from serrano.primitives.memory import OnChipMemory
 from serrano.primitives.multiplier import Multiplier
+from serrano.vector.quantizer import LaneQuantizer
 from support.streams import simulate
 
 
@@ -42,6 +43,25 @@ def test_all_registers_are_used(kind) -> None:
     assert "$mul" not in text
 
 
+def test_enables_reach_the_registers() -> None:
+    text = text_of(Multiplier(17, 18, latency=2))
+    enables = dict(re.findall(r'parameter \\REG_(\w+)_CE "(\w+)"', text))
+    assert enables == {"INPUTA": "CE0", "INPUTB": "CE0", "PIPELINE": "CE0", "OUTPUT": "CE0"}
+    assert re.search(r"connect \\CE0 \\en\b", text) and "\\CE1" not in text
+    text = text_of(HeldMultiplier(9, 8, latency=DSP_LATENCY))
+    enables = dict(re.findall(r'parameter \\REG_(\w+)_CE "(\w+)"', text))
+    assert enables == {"INPUTA": "CE0", "INPUTB": "CE1", "PIPELINE": "CE0", "OUTPUT": "CE0"}
+    assert re.search(r"connect \\CE1 \\b_en\b", text) and re.search(r"connect \\CE0 1'1", text)
+
+
+def test_products_of_the_lanes_are_blocks() -> None:
+    """With their registers: none of the product's is left outside, and no product is either."""
+    text = text_of(LaneQuantizer(2, registered=True))
+    assert text.count("cell \\MULT18X18D") == 2 and "cell $mul" not in text
+    assert set(re.findall(r'parameter \\REG_(?:INPUTA|INPUTB|OUTPUT)_CLK "(\w+)"', text)) == {"CLK0"}
+    assert "MULT18X18D" not in text_of(LaneQuantizer(2))
+
+
 @pytest.mark.parametrize(
     "multiplier", [Multiplier(9, 8), Multiplier(19, 19, latency=3), HeldMultiplier(9, 8)]
 )
@@ -52,10 +72,17 @@ def test_others_are_described(multiplier) -> None:
 
 class Wide(wiring.Component):
     def __init__(self, narrow: int, wide: int):
-        super().__init__({"a": In(signed(narrow)), "b": In(signed(wide)), "p": Out(signed(narrow + wide))})
+        super().__init__(
+            {
+                "en": In(1),
+                "a": In(signed(narrow)),
+                "b": In(signed(wide)),
+                "p": Out(signed(narrow + wide)),
+            }
+        )
 
     def elaborate(self, platform):
-        return wide_multiplier(self.a, self.b, self.p)
+        return wide_multiplier(self.a, self.b, self.p, en=self.en)
 
 
 @pytest.mark.parametrize(("narrow", "wide"), [(18, 35), (12, 29), (2, 19), (18, 19)])
@@ -78,6 +105,10 @@ def test_two_blocks_for_a_wide_operand(narrow: int, wide: int) -> None:
             a, b = pairs[min(cycle, len(pairs) - 1)]
             ctx.set(dut.a, a)
             ctx.set(dut.b, b)
+            while rng.random() < 0.3:
+                ctx.set(dut.en, 0)
+                await ctx.tick()
+            ctx.set(dut.en, 1)
             await ctx.tick()
 
     simulate(dut, bench)

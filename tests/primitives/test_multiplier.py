@@ -11,15 +11,16 @@ from support.primitives import MULTIPLIERS, MultiplierModel, sequence
 
 @pytest.mark.parametrize(("a_width", "b_width", "latency"), MULTIPLIERS)
 def test_against_model(a_width, b_width, latency):
-    """The declared latency is the measured one, with both operands at their extremes."""
+    """The declared latency is the measured one, in enabled cycles, with both operands at their extremes."""
     dut = Multiplier(a_width, b_width, latency=latency)
     assert dut.latency == latency
-    seen = []
+    seen, enabled = [], []
 
     async def testbench(ctx):
-        for values, expected in sequence(MultiplierModel(a_width, b_width, latency), 300, seed=a_width):
-            ctx.set(dut.a, values["a"])
-            ctx.set(dut.b, values["b"])
+        for values, expected in sequence(MultiplierModel(a_width, b_width, latency), 400, seed=a_width):
+            for name, value in values.items():
+                ctx.set(getattr(dut, name), value)
+            enabled.append(values["en"])
             await ctx.tick()
             if expected is not None:
                 assert ctx.get(dut.p) == expected
@@ -29,8 +30,27 @@ def test_against_model(a_width, b_width, latency):
     simulator.add_clock(1e-6)
     simulator.add_testbench(testbench)
     simulator.run()
-    assert len(seen) == 301 - latency
+    # From the first product on there is one after every cycle.
+    first = [cycle for cycle, en in enumerate(enabled) if en][latency - 1]
+    assert len(seen) == 400 - first and 0 in enabled
     assert 1 << (a_width + b_width - 2) in seen  # Both at their minimum.
+
+
+def test_without_enable_it_always_runs():
+    dut = Multiplier(8, 8, latency=2)
+
+    async def testbench(ctx):
+        for index in range(20):
+            ctx.set(dut.a, index)
+            ctx.set(dut.b, -index)
+            await ctx.tick()
+            if index:
+                assert ctx.get(dut.p) == -((index - 1) ** 2)
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(testbench)
+    simulator.run()
 
 
 def test_platform_may_supply_its_own():

@@ -103,8 +103,9 @@ def changed(change: dict[int, int], sealed: bool = True) -> bytes:
         (changed({52: CONFIG.vocab_max + 1}), FaultCode.DESCRIPTOR_LIMIT),
     ],
 )
-def test_refused(descriptor: bytes, code: FaultCode) -> None:
-    found, _, loaded = load(CONFIG, descriptor)
+@pytest.mark.parametrize("registered", [False, True])
+def test_refused(descriptor: bytes, code: FaultCode, registered: bool) -> None:
+    found, _, loaded = load(dataclasses.replace(CONFIG, registered=registered), descriptor)
     assert found == code
     assert loaded == (code == FaultCode.NONE)
 
@@ -112,6 +113,18 @@ def test_refused(descriptor: bytes, code: FaultCode) -> None:
 def test_context_is_limited_to_the_accelerators() -> None:
     code, model, _ = load(CONFIG, changed({56: 1 << 20}))
     assert code == FaultCode.NONE and model.context == CONFIG.context_max
+
+
+@pytest.mark.parametrize("registered", [False, True])
+@pytest.mark.parametrize(
+    ("dim_max", "kv_width_max", "fits"), [(48, 16, True), (48, 12, False), (44, 16, False)]
+)
+def test_products_are_limited(dim_max: int, kv_width_max: int, fits: bool, registered: bool) -> None:
+    """Six heads of 8 channels, two of them for K and V."""
+    sizes = {"dim_max": dim_max, "kv_width_max": kv_width_max, "head_dim_max": 8}
+    limited = dataclasses.replace(CONFIG, registered=registered, **sizes)
+    code, _, _ = load(limited, image(CONFIG.n, CONFIG.tape_align)[:256])
+    assert code == (FaultCode.NONE if fits else FaultCode.DESCRIPTOR_LIMIT)
 
 
 def test_limits_are_those_of_the_configuration() -> None:

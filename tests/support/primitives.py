@@ -59,7 +59,7 @@ class MemoryModel:
 
 
 class MultiplierModel:
-    """The last products; the oldest is on the output."""
+    """The last products of enabled cycles; the oldest is on the output."""
 
     def __init__(self, a_width, b_width, latency):
         self.widths = (a_width, b_width)
@@ -70,10 +70,11 @@ class MultiplierModel:
             low, high = -(1 << (width - 1)), (1 << (width - 1)) - 1
             return rng.choice([low, high, -1, 0, rng.randint(low, high), rng.randint(low, high)])
 
-        return {"a": operand(self.widths[0]), "b": operand(self.widths[1])}
+        return {"en": int(rng.random() < 0.7), "a": operand(self.widths[0]), "b": operand(self.widths[1])}
 
-    def clock(self, *, a, b):
-        self.products = [*self.products[1:], a * b]
+    def clock(self, *, en, a, b):
+        if en:
+            self.products = [*self.products[1:], a * b]
 
     @property
     def data(self):

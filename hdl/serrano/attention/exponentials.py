@@ -10,8 +10,17 @@ from amaranth.utils import ceil_log2
 
 from serrano.config import GROUP_TOKENS, AcceleratorConfig
 from serrano.layouts import PackedScale
+from serrano.stream.delay import waited
 from serrano.stream.pipeline import delayed
-from serrano.vector.arithmetic import ScaleProduct, Scaler, limit, round_shift, unpack_scale
+from serrano.vector.arithmetic import (
+    ScaleProduct,
+    Scaler,
+    limit,
+    multiplied,
+    product_latency,
+    round_shift,
+    unpack_scale,
+)
 from serrano.vector.maximum import LaneMaximum
 from serrano.vector.tables import Exp2
 
@@ -127,11 +136,16 @@ class Exponentials(wiring.Component):
         )
 
     @staticmethod
-    def latency_of(config: AcceleratorConfig) -> int:
+    def _weighing(registered: bool) -> int:
+        """Cycles from the power of two to its product with the scale of V."""
+        return product_latency(18, 17, registered=registered)
+
+    @classmethod
+    def latency_of(cls, config: AcceleratorConfig) -> int:
         """Latency for a configuration: with registers there is one more in front of the product."""
         registered = config.registered
         score = ScaleProduct.latency_of(registered) + Scaler.latency_of(registered)
-        return int(registered) + score + Exp2.latency_of(registered) + 2
+        return int(registered) + score + Exp2.latency_of(registered) + cls._weighing(registered) + 1
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -209,23 +223,29 @@ class Exponentials(wiring.Component):
             exp2.enable.eq(one),
             exp2.operand.eq(scaler.result),
         ]
-        before = self.latency - 2
-        late_scale = delayed(m, v_scale, before, enable=one, name=f"v_scale_{lane}")
+        weighing = self._weighing(registered)
+        before = self.latency - 1 - weighing
+        wait = waited if registered else delayed
+        late_scale = wait(m, v_scale, before, enable=one, name=f"v_scale_{lane}")
         factor = unpack_scale(late_scale)
-        full = Signal(33, name=f"full_{lane}", reset_less=True)
+        # Cycle 9: multiply.
+        full = multiplied(
+            m, exp2.mantissa, factor.mantissa, enable=one, registered=registered, name=f"full_{lane}"
+        )
         weight = Signal(TokenWeight, name=f"weight_{lane}", reset_less=True)
-        offset = delayed(m, (factor.exponent + 1)[:7], 1, enable=one, name=f"offset_{lane}")
+        offset = delayed(m, (factor.exponent + 1)[:7], weighing, enable=one, name=f"offset_{lane}")
         valid = Signal(name=f"valid_{lane}")
         place = delayed(m, Cat(Const(lane, ceil_log2(config.lanes)), word), name=f"word_{lane}", **late)
         m.d.comb += valid.eq(place < delayed(m, reach, name=f"reach_{lane}", **late))
         m.d.sync += [
-            # Cycle 9: multiply. Cycle 10: round.
-            full.eq(exp2.mantissa * factor.mantissa),
-            weight.mantissa.eq(delayed(m, exp2.mantissa, 1, enable=one, name=f"mantissa_{lane}")),
-            weight.exponent.eq(delayed(m, exp2.exponent, 1, enable=one, name=f"exponent_{lane}")),
+            # Cycle 10: round.
+            weight.mantissa.eq(delayed(m, exp2.mantissa, weighing, enable=one, name=f"mantissa_{lane}")),
+            weight.exponent.eq(delayed(m, exp2.exponent, weighing, enable=one, name=f"exponent_{lane}")),
             weight.weight.eq(round_shift(full, 16)),
             weight.offset.eq(offset),
-            weight.valid.eq(delayed(m, valid, before + 1 - late["cycles"], enable=one, name=f"valid_{lane}")),
+            weight.valid.eq(
+                delayed(m, valid, self.latency - 1 - late["cycles"], enable=one, name=f"valid_{lane}")
+            ),
         ]
         return weight
 
@@ -251,7 +271,8 @@ class Exponentials(wiring.Component):
             m.d.comb += [tree.enable.eq(one), latest[field].eq(tree.maximum)]
         stages = Signal(self.latency + between + tree.latency)
         m.d.sync += stages.eq(Cat(taken, stages))
-        placed = delayed(m, Cat(place, flags), self.latency, enable=one, name="place")
+        wait = waited if self.config.registered else delayed
+        placed = wait(m, Cat(place, flags), self.latency, enable=one, name="place")
         late = delayed(m, placed, between + tree.latency, enable=one, name="late_place")
         first_part, last_part, complete = Signal(), Signal(), Signal()
         word = Signal.like(write.word)

@@ -30,7 +30,9 @@ LOW_BITS = DSP_WIDTH - 1
 """Bits of a wide operand that go to the first block, as a positive number."""
 
 
-def dsp_multiplier(a: Value, b: Value, p: Value, *, b_en: Value | int = 1, pipeline: bool = True) -> Module:
+def dsp_multiplier(
+    a: Value, b: Value, p: Value, *, en: Value | int = 1, b_en: Value | None = None, pipeline: bool = True
+) -> Module:
     """A ``MULT18X18D``, signed, with registers for operands and output: the only way in which it is fast.
 
     Parameters
@@ -38,9 +40,11 @@ def dsp_multiplier(a: Value, b: Value, p: Value, *, b_en: Value | int = 1, pipel
     a, b : signed :class:`~amaranth.hdl.Value`
         Operands of up to 18 bits.
     p : :class:`~amaranth.hdl.Value`
-        Product, three cycles later.
+        Product, three enabled cycles later.
+    en : :class:`~amaranth.hdl.Value`
+        Clock enable of the registers.
     b_en : :class:`~amaranth.hdl.Value`
-        Clock enable of the register of ``b``.
+        Clock enable of the register of ``b``, if that has its own.
     pipeline : :class:`bool`
         Also with the register in the middle; without, the product comes a cycle earlier.
 
@@ -54,9 +58,12 @@ def dsp_multiplier(a: Value, b: Value, p: Value, *, b_en: Value | int = 1, pipel
             raise ValueError(f"{name} must have at most {DSP_WIDTH} bits, not {len(operand)!r}")
     product = Signal(2 * DSP_WIDTH)
     registers = {}
-    for name, enable in (("INPUTA", "CE0"), ("INPUTB", "CE1"), ("PIPELINE", "CE0"), ("OUTPUT", "CE0")):
+    for name in ("INPUTA", "INPUTB", "PIPELINE", "OUTPUT"):
         clock = "NONE" if name == "PIPELINE" and not pipeline else "CLK0"
+        enable = "CE1" if name == "INPUTB" and b_en is not None else "CE0"
         registers |= {f"p_REG_{name}_CLK": clock, f"p_REG_{name}_CE": enable, f"p_REG_{name}_RST": "RST0"}
+    # Four multipliers that lie together share four enables: one that is not used must not take any.
+    enables = {"i_CE0": en} if b_en is None else {"i_CE0": en, "i_CE1": b_en}
     operands = {}
     for name, operand in (("A", a), ("B", b), ("C", Const(0, signed(DSP_WIDTH)))):
         wide = Signal(signed(DSP_WIDTH), name=f"operand_{name}")
@@ -74,10 +81,7 @@ def dsp_multiplier(a: Value, b: Value, p: Value, *, b_en: Value | int = 1, pipel
         p_SOURCEB_MODE="B_SHIFT",
         i_CLK0=ClockSignal(),
         **{f"i_CLK{index}": Const(0, 1) for index in range(1, 4)},
-        i_CE0=Const(1, 1),
-        i_CE1=b_en,
-        i_CE2=Const(1, 1),
-        i_CE3=Const(1, 1),
+        **enables,
         **{f"i_RST{index}": Const(0, 1) for index in range(4)},
         i_SIGNEDA=Const(1, 1),
         i_SIGNEDB=Const(1, 1),
@@ -102,8 +106,8 @@ def memory_blocks(memory: OnChipMemory) -> int:
     )
 
 
-def wide_multiplier(a: Value, b: Value, p: Value) -> Module:
-    """Two blocks for the two parts of ``b``, and an adder behind: ``p`` is ``a * b`` of three cycles ago.
+def wide_multiplier(a: Value, b: Value, p: Value, *, en: Value | int = 1) -> Module:
+    """Two blocks for the two parts of ``b``, and an adder behind: ``p`` is ``a * b`` three enabled cycles on.
 
     Parameters
     ----------
@@ -113,6 +117,8 @@ def wide_multiplier(a: Value, b: Value, p: Value) -> Module:
         Operand of 19 to 35 bits.
     p : :class:`~amaranth.hdl.Value`
         Product.
+    en : :class:`~amaranth.hdl.Value`
+        Clock enable of the registers.
     """
     m = Module()
     high = b[LOW_BITS:].as_signed()
@@ -120,12 +126,14 @@ def wide_multiplier(a: Value, b: Value, p: Value) -> Module:
     m.submodules.high = upper = Multiplier(len(a), len(high), latency=DSP_LATENCY - 1)
     total = Signal.like(p, reset_less=True)
     m.d.comb += [low.a.eq(a), low.b.eq(b[:LOW_BITS]), upper.a.eq(a), upper.b.eq(high), p.eq(total)]
-    m.d.sync += total.eq(Cat(low.p[:LOW_BITS], upper.p + low.p[LOW_BITS:].as_signed()))
+    m.d.comb += [low.en.eq(en), upper.en.eq(en)]
+    with m.If(en):
+        m.d.sync += total.eq(Cat(low.p[:LOW_BITS], upper.p + low.p[LOW_BITS:].as_signed()))
     return m
 
 
 class ECP5Blocks:
-    """Mixed into a platform, or used as one: multipliers of the array become DSP blocks.
+    """Mixed into a platform, or used as one: multipliers become DSP blocks.
 
     Multipliers with other latencies than a block has with its registers, or wider ones than two blocks make,
     stay what they are, and the tools make of them what they can. So do memories; but one that would take
@@ -148,9 +156,10 @@ class ECP5Blocks:
         latency, (narrow, wide) = multiplier.latency, sorted((multiplier.a, multiplier.b), key=len)
         if latency in (DSP_LATENCY - 1, DSP_LATENCY) and len(wide) <= DSP_WIDTH:
             pipeline = latency == DSP_LATENCY
-            return dsp_multiplier(multiplier.a, multiplier.b, multiplier.p, pipeline=pipeline)
+            operands = (multiplier.a, multiplier.b, multiplier.p)
+            return dsp_multiplier(*operands, en=multiplier.en, pipeline=pipeline)
         if latency == DSP_LATENCY and len(narrow) <= DSP_WIDTH and len(wide) <= DSP_WIDTH + LOW_BITS:
-            return wide_multiplier(narrow, wide, multiplier.p)
+            return wide_multiplier(narrow, wide, multiplier.p, en=multiplier.en)
         return multiplier.describe()
 
     def get_held_multiplier(self, multiplier: HeldMultiplier) -> Any:

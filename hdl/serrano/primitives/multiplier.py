@@ -22,8 +22,9 @@ def checked(name: str, value: Any, least: int) -> int:
 class Multiplier(wiring.Component):
     """Signed product with a declared latency: the wrapper around every multiplier that a target may replace.
 
-    ``p[t + latency] = a[t] * b[t]``, exact; a new pair of operands every cycle. The pipeline always runs: it
-    has neither enable nor reset, so what comes out in the first ``latency`` cycles is undefined.
+    ``p[t + latency] = a[t] * b[t]``, exact, where ``t`` counts cycles with ``en``; a new pair of operands in
+    each of them. In other cycles all registers keep what they have, the product stays with them. There is no
+    reset, so what comes out in the first ``latency`` enabled cycles is undefined.
 
     For a platform that has a method ``get_multiplier(multiplier)``, elaboration is what that method returns;
     a target uses this to supply its DSP block with internal registers, and :mod:`serrano.verilog` to refer to
@@ -40,12 +41,14 @@ class Multiplier(wiring.Component):
 
     Members
     -------
+    en : ``In(1)``
+        Registers load. If it is left unconnected, they always do.
     a : ``In(signed(a_width))``
         First operand.
     b : ``In(signed(b_width))``
         Second operand.
     p : ``Out(signed(a_width + b_width))``
-        Product of the operands of ``latency`` cycles ago.
+        Product of the operands of ``latency`` enabled cycles ago.
 
     Raises
     ------
@@ -61,6 +64,7 @@ class Multiplier(wiring.Component):
         self.latency = checked("Latency", latency, 1)
         super().__init__(
             {
+                "en": In(1, init=1),
                 "a": In(signed(a_width)),
                 "b": In(signed(b_width)),
                 "p": Out(signed(a_width + b_width)),
@@ -78,7 +82,8 @@ class Multiplier(wiring.Component):
         product = self.a * self.b
         for stage in range(self.latency):
             register = Signal(self.p.shape(), name=f"stage_{stage}", reset_less=True)
-            m.d.sync += register.eq(product)
+            with m.If(self.en):
+                m.d.sync += register.eq(product)
             product = register
         m.d.comb += self.p.eq(product)
         return m

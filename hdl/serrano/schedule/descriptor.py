@@ -13,6 +13,7 @@ from serrano.faults import FaultCode
 from serrano.layouts import PackedScale
 from serrano.stream.gearbox import Gearbox
 from serrano.tape.crc import crc32_step
+from serrano.vector.arithmetic import multiplied
 
 __all__ = ["DescriptorLoader", "ModelInfo"]
 
@@ -219,10 +220,11 @@ class DescriptorLoader(wiring.Component):
                         m.d.sync += large.eq(1)
 
     def _build_limits(self, m: Module) -> Value:
-        """Whether a field is over its limit, three cycles after the last of them has come."""
+        """Whether a field is over its limit, four cycles after the last of them has come."""
         model, config = self.model, self.config
-        kv_width, width = (Signal(24, name=name, reset_less=True) for name in ("kv_width", "width"))
-        m.d.sync += [kv_width.eq(model.kv_heads * model.head_pad), width.eq(model.heads * model.head_pad)]
+        always = {"enable": Const(1), "registered": config.registered}
+        kv_width = multiplied(m, model.kv_heads, model.head_pad, name="kv_width", **always)
+        width = multiplied(m, model.heads, model.head_pad, name="width", **always)
         conditions = Cat(
             model.dim > config.dim_max,
             model.ffn > config.ffn_max,

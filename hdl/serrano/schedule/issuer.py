@@ -15,6 +15,7 @@ from serrano.schedule.recovery import PacketFault
 from serrano.stream import StreamFIFO
 from serrano.tape.packets import WITH_PAYLOAD, Header, Opcode
 from serrano.tape.unpacker import UnpackCommand
+from serrano.vector.arithmetic import multiplied
 
 __all__ = ["Issuer"]
 
@@ -78,14 +79,14 @@ class Issuer(wiring.Component):
         self._domain = m.d.sync if self.judging else m.d.comb
         judged = self._build_judging(m)
         # The model stays: what follows from it is kept, so that the products are on no path.
-        self._width, self._kv_width = Signal(24, reset_less=True), Signal(24, reset_less=True)
+        self._width, k_width = (
+            multiplied(
+                m, heads, self.model.head_pad, enable=Const(1), registered=bool(self.judging), name=name
+            )
+            for name, heads in (("width", self.model.heads), ("kv_width", self.model.kv_heads))
+        )
         self._qkv_width = Signal(26, reset_less=True)
-        k_width = self._kv_width
-        m.d.sync += [
-            self._width.eq(self.model.heads * self.model.head_pad),
-            k_width.eq(self.model.kv_heads * self.model.head_pad),
-            self._qkv_width.eq(self._width + (k_width << 1)),
-        ]
+        m.d.sync += self._qkv_width.eq(self._width + (k_width << 1))
         fits = self._fits()
         self._domain += [
             carries.eq(Cat(header.opcode == opcode.value for opcode in WITH_PAYLOAD).any()),

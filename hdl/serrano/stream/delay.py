@@ -10,7 +10,12 @@ from amaranth.utils import ceil_log2
 
 from serrano.primitives.memory import OnChipMemory
 
-__all__ = ["DelayLine"]
+from .pipeline import delayed
+
+__all__ = ["DelayLine", "waited"]
+
+WORDS = 16
+"""Words of the small memories that FPGAs make of logic cells."""
 
 
 class DelayLine(wiring.Component):
@@ -65,3 +70,17 @@ class DelayLine(wiring.Component):
         with m.If(self.enable):
             m.d.sync += pointer.eq(Mux(pointer == depth - 1, 0, pointer + 1))
         return m
+
+
+def waited(m: Module, value: Any, cycles: int, *, enable: Any, name: str) -> Any:
+    """As :func:`delayed`, through a :class:`DelayLine` as far as a small memory goes, and registers in front.
+
+    Raises
+    ------
+    ValueError
+        If ``cycles`` is below 3.
+    """
+    m.submodules[f"{name}_line"] = line = DelayLine(value.shape(), min(cycles, WORDS + 1))
+    early = delayed(m, value, cycles - line.latency, enable=enable, name=name)
+    m.d.comb += [line.enable.eq(enable), Value.cast(line.i).eq(Value.cast(early))]
+    return line.o

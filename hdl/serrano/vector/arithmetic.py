@@ -15,6 +15,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from serrano.layouts import PackedScale, Scale
+from serrano.primitives.multiplier import Multiplier
 from serrano.stream.pipeline import delayed
 
 __all__ = [
@@ -39,6 +40,9 @@ __all__ = [
 
 BLOCK_BITS = 18
 """Width of a signed operand of the multipliers that FPGAs have."""
+
+BLOCK_LATENCY = 2
+"""Cycles through such a multiplier: registers for the operands, and one for the product."""
 
 FINE_BITS = 4
 """Bits of an amount by which the second half of a shift in two cycles shifts."""
@@ -195,24 +199,31 @@ def _signed_bits(x: Value) -> int:
 
 def product_latency(a_bits: int, b_bits: int, *, registered: bool) -> int:
     """Cycles that :func:`multiplied` takes for factors of so many bits, with a sign bit in each."""
-    if not registered or max(a_bits, b_bits) <= BLOCK_BITS:
+    if not registered:
         return 1
+    if max(a_bits, b_bits) <= BLOCK_BITS:
+        return BLOCK_LATENCY
     return 1 + product_latency(max(a_bits, b_bits) - (BLOCK_BITS - 1), min(a_bits, b_bits), registered=True)
 
 
 def multiplied(m: Module, a: Value, b: Value, *, enable: Any, registered: bool, name: str) -> Value:
     """``a * b``, :func:`product_latency` enabled cycles later.
 
-    With ``registered`` the wider factor is split until both fit a multiplier; a cycle multiplies, each of the
-    others adds.
+    With ``registered`` the product is that of a :class:`Multiplier`, whose registers are those of a DSP block
+    where there is one: registers in front of the factors are not needed. The wider factor is split until both
+    fit; two cycles multiply, each of the others adds.
     """
     if _signed_bits(a) < _signed_bits(b):
         a, b = b, a
     cycles = product_latency(_signed_bits(a), _signed_bits(b), registered=registered)
     product = Signal((a * b).shape(), name=name, reset_less=True)
-    if cycles == 1:
+    if not registered:
         with m.If(enable):
             m.d.sync += product.eq(a * b)
+        return product
+    if cycles == BLOCK_LATENCY:
+        m.submodules[name] = block = Multiplier(_signed_bits(a), _signed_bits(b), latency=BLOCK_LATENCY)
+        m.d.comb += [block.en.eq(enable), block.a.eq(a), block.b.eq(b), product.eq(block.p)]
         return product
     low, high = a[: BLOCK_BITS - 1], a[BLOCK_BITS - 1 :]
     if a.shape().signed:
@@ -293,7 +304,7 @@ class ScaleProduct(wiring.Component):
     Parameters
     ----------
     registered : :class:`bool`
-        One register more, behind the rounding.
+        Two registers more, in front of the product and behind the rounding.
 
     Members
     -------
@@ -302,7 +313,7 @@ class ScaleProduct(wiring.Component):
     a, b : ``In(Scale)``
         Factors.
     product : ``Out(Scale)``
-        Product of the factors of ``latency`` (2, with ``registered`` 3) enabled cycles ago.
+        Product of the factors of ``latency`` (2, with ``registered`` 4) enabled cycles ago.
     """
 
     enable: In(1)
@@ -320,11 +331,12 @@ class ScaleProduct(wiring.Component):
     @staticmethod
     def latency_of(registered: bool) -> int:
         """Latency with, and without, more registers."""
-        return 2 + int(registered)
+        return product_latency(17, 17, registered=registered) + 1 + int(registered)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        full = Signal(32, reset_less=True)
+        factors = {"enable": self.enable, "registered": self.registered}
+        full = multiplied(m, self.a.mantissa, self.b.mantissa, name="full", **factors)
         exponent = Signal(signed(9), reset_less=True)
         raised = Signal(signed(10))
         rounded = Signal(17)
@@ -335,11 +347,14 @@ class ScaleProduct(wiring.Component):
             raised.eq(exponent + full[31]),
             self.product.eq(product),
         ]
+        exponents = [
+            delayed(m, scale.exponent, name=f"exponent_{name}", **more)
+            for name, scale in (("a", self.a), ("b", self.b))
+        ]
         with m.If(self.enable):
             # Cycle 1: multiply. Cycle 2: bring the mantissa back to 16 bits.
             m.d.sync += [
-                full.eq(self.a.mantissa * self.b.mantissa),
-                exponent.eq(self.a.exponent + self.b.exponent),
+                exponent.eq(exponents[0] + exponents[1]),
                 product.eq(
                     normalized(
                         delayed(m, rounded, name="rounded", **more), delayed(m, raised, name="raised", **more)
@@ -347,11 +362,6 @@ class ScaleProduct(wiring.Component):
                 ),
             ]
         return m
-
-
-def _multiply_latency(width: int, factor_width: int) -> int:
-    """Cycles for the product, of which the amount of the shift takes two."""
-    return max(2, product_latency(width, factor_width + 1, registered=True))
 
 
 class ShiftedProduct(wiring.Component):
@@ -413,7 +423,7 @@ class ShiftedProduct(wiring.Component):
     @staticmethod
     def latency_of(registered: bool, width: int = 32, factor_width: int = 16) -> int:
         """Latency with, and without, more registers, for factors of these widths."""
-        return 5 + _multiply_latency(width, factor_width) if registered else 3
+        return product_latency(width, factor_width + 1, registered=registered) + 2 + 3 * int(registered)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -423,10 +433,8 @@ class ShiftedProduct(wiring.Component):
         high = min(SHIFT_MAX, bits)
         factors = {"enable": enable, "registered": registered}
         product = multiplied(m, self.value, self.factor, name="product", **factors)
-        # As many cycles for the product as for the amount, whatever the widths.
-        multiply = _multiply_latency(self.width, self.factor_width) if registered else 1
-        taken = product_latency(self.width, self.factor_width + 1, registered=registered)
-        product = delayed(m, product, multiply - taken, enable=enable, name="product")
+        # The amount is there with the product.
+        multiply = product_latency(self.width, self.factor_width + 1, registered=registered)
         shift = delayed(m, self.shift, multiply - 1, enable=enable, name="shift")
         amount = Signal(range(high - SHIFT_MIN + 1), reset_less=True)
         kept = Signal(signed(33), reset_less=True)

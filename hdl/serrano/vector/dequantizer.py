@@ -11,6 +11,7 @@ from amaranth.utils import ceil_log2
 from serrano.config import AcceleratorConfig
 from serrano.layouts import ACCUMULATOR_BITS, EpilogueBeat, PackedScale, Scale
 from serrano.stream import StreamRegister
+from serrano.stream.delay import waited
 from serrano.stream.pipeline import PipelineControl, delayed
 from serrano.tape.packets import BlockScales
 
@@ -25,7 +26,7 @@ class Dequantizer(wiring.Component):
 
     ``y = dequantize(acc, mul(s_x[row], s_w[channel]))``, rounded once, Q16. A result of ``n`` channels leaves
     as ``n / lanes`` beats, one per cycle without stalls, the first ``latency`` (5, with
-    ``config.registered`` 12) cycles after the result came. Only the low 32 bits of a result count.
+    ``config.registered`` 14) cycles after the result came. Only the low 32 bits of a result count.
 
     The scales of a block stay at the input until its last result has been taken; ``row_scales`` must not
     change while a command runs.
@@ -167,8 +168,12 @@ class Dequantizer(wiring.Component):
         def later(value: Any, name: str, cycles: int) -> Any:
             return delayed(m, value, cycles, enable=enable, name=name)
 
-        place = later(Cat(chosen.row, chosen.column, chosen.last), "place", control.latency)
-        m.d.comb += Cat(beat.row, beat.column, beat.last).eq(place)
+        wait = waited if registered else delayed
+        place, wanted = (
+            Cat(one.row, one.column, one.last, *(one.kmeans[lane] for lane in range(lanes)))
+            for one in (chosen, beat)
+        )
+        m.d.comb += wanted.eq(wait(m, place, control.latency, enable=enable, name="place"))
         # With registers the row's scale is chosen a cycle after its place.
         after = int(registered)
         row_scale = Signal(Scale)
@@ -189,5 +194,4 @@ class Dequantizer(wiring.Component):
                 scaler.scale.eq(product.product),
                 scaler.value.eq(later(chosen.sums[lane], f"sum_{lane}", after + product.latency)),
                 beat.values[lane].eq(scaler.result),
-                beat.kmeans[lane].eq(later(chosen.kmeans[lane], f"kmean_{lane}", control.latency)),
             ]

@@ -23,7 +23,7 @@ class GateUp(wiring.Component):
     """SiLU of the even lanes times the odd lanes, as h16 codes: section 8 of ``docs/numerics.md``.
 
     One beat per cycle; a beat of ``lanes`` outputs becomes a half beat of ``lanes / 2`` codes, ``latency``
-    (19, with ``config.registered`` 32) cycles later. With one lane the gate waits for its up, and both become
+    (19, with ``config.registered`` 35) cycles later. With one lane the gate waits for its up, and both become
     a whole beat of one code.
 
     Parameters

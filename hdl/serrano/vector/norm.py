@@ -9,13 +9,28 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from serrano.layouts import PackedScale, Scale
+from serrano.stream.delay import waited
 from serrano.stream.pipeline import delayed
 
-from .arithmetic import FINE_BITS, HighestBit, ScaleProduct, limit, normalized, shift_right, unpack_scale
+from .arithmetic import (
+    FINE_BITS,
+    HighestBit,
+    ScaleProduct,
+    limit,
+    multiplied,
+    normalized,
+    product_latency,
+    shift_right,
+    unpack_scale,
+)
 from .quantizer import NORMALIZED_BITS, Factors
 from .tables import Rsqrt
 
 __all__ = ["NormScale", "SquareSum"]
+
+
+def _squaring(registered: bool) -> int:
+    return product_latency(NORMALIZED_BITS, NORMALIZED_BITS, registered=registered)
 
 
 class SquareSum(wiring.Component):
@@ -25,6 +40,8 @@ class SquareSum(wiring.Component):
     ----------
     lanes : :class:`int`
         Elements per cycle, a power of two.
+    registered : :class:`bool`
+        A register more, in front of the squares.
 
     Members
     -------
@@ -40,9 +57,10 @@ class SquareSum(wiring.Component):
         ``total`` is that of the vector whose last elements came ``latency`` cycles ago.
     """
 
-    def __init__(self, lanes: int):
+    def __init__(self, lanes: int, *, registered: bool = False):
         self.lanes = lanes
-        self.latency = self.latency_of(lanes)
+        self.registered = registered
+        self.latency = self.latency_of(lanes, registered)
         super().__init__(
             {
                 "values": In(data.ArrayLayout(signed(NORMALIZED_BITS), lanes)),
@@ -54,16 +72,19 @@ class SquareSum(wiring.Component):
         )
 
     @staticmethod
-    def latency_of(lanes: int) -> int:
+    def latency_of(lanes: int, registered: bool = False) -> int:
         """Latency with so many lanes: squares, the levels of the tree, and the accumulation."""
-        return 2 + ceil_log2(lanes)
+        return _squaring(registered) + ceil_log2(lanes) + 1
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         # Cycle 1: squares. Then one cycle for each level of the tree, and one to accumulate.
-        level = [Signal(33, name=f"square_{lane}", reset_less=True) for lane in range(self.lanes)]
-        m.d.sync += [square.eq(self.values[lane] * self.values[lane]) for lane, square in enumerate(level)]
-        depth = 1
+        always = {"enable": Const(1), "registered": self.registered}
+        level = [
+            multiplied(m, self.values[lane], self.values[lane], name=f"square_{lane}", **always)[:33]
+            for lane in range(self.lanes)
+        ]
+        depth, stages = 1, self.latency - 1
         while len(level) > 1:
             sums = [
                 Signal(33 + depth, name=f"sum_{depth}_{index}", reset_less=True)
@@ -73,7 +94,7 @@ class SquareSum(wiring.Component):
                 following.eq(level[2 * index] + level[2 * index + 1]) for index, following in enumerate(sums)
             ]
             level, depth = sums, depth + 1
-        valid, last = Signal(depth), Signal(depth)
+        valid, last = Signal(stages), Signal(stages)
         total = Signal(64, reset_less=True)
         fresh = Signal(init=1)
         m.d.sync += [
@@ -127,8 +148,7 @@ class NormScale(wiring.Component):
     def latency_of(registered: bool) -> int:
         """Latency with, and without, more registers: to ``S``, to ``k``, to ``w``, and to the scale."""
         before = 3 + 3 * int(registered) + HighestBit.latency_of(registered) + 1 + 2 * int(registered)
-        behind = int(registered) + ScaleProduct.latency_of(registered)
-        return before + Rsqrt.latency_of(registered) + behind
+        return before + Rsqrt.latency_of(registered) + ScaleProduct.latency_of(registered)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -149,7 +169,8 @@ class NormScale(wiring.Component):
         again, even, left = Signal(64), Signal(5), Signal(6)
         coarse = Signal(63)
         near, _ = shift_right(m, again.shift_left(1), left, 20, name="near", later=later)
-        squares = delayed(m, self.squares, 2 + 3 * int(registered), enable=enable, name="squares")
+        wait = waited if registered else delayed
+        squares = wait(m, self.squares, 2 + 3 * int(registered), enable=enable, name="squares")
         with m.If(enable):
             m.d.sync += [
                 # Cycle 1: eps' is m_eps << t. From t = -17 down nothing is left.
@@ -169,7 +190,7 @@ class NormScale(wiring.Component):
             even.eq(highest.position[1:]),
             left.eq(Cat(Const(0, 1), even - 8)),
         ]
-        top = delayed(m, self.factors.top, self.latency - product.latency, enable=enable, name="top")
+        top = wait(m, self.factors.top, self.latency - product.latency, enable=enable, name="top")
         half = delayed(m, even, 1 + 2 * int(registered) + rsqrt.latency, enable=enable, name="half")
         root = Signal(Scale)
         m.d.comb += [
@@ -181,7 +202,7 @@ class NormScale(wiring.Component):
             root.eq(normalized(rsqrt.result, -1 - half)),
             product.enable.eq(enable),
             product.a.eq(normalized(top, Const(15))),
-            product.b.eq(later(root, "root")),
+            product.b.eq(root),
             self.scale.eq(product.product),
         ]
         return m

@@ -13,7 +13,16 @@ from serrano.layouts import Scale
 from serrano.stream import StreamRegister
 from serrano.stream.pipeline import PipelineControl, delayed
 
-from .arithmetic import ZERO_SCALE, HighestBit, limit, normalized, round_shift, shift_right
+from .arithmetic import (
+    ZERO_SCALE,
+    HighestBit,
+    limit,
+    multiplied,
+    normalized,
+    product_latency,
+    round_shift,
+    shift_right,
+)
 from .tables import Recip
 
 __all__ = [
@@ -141,7 +150,7 @@ class LaneQuantizer(wiring.Component):
     lanes : :class:`int`
         Elements per cycle.
     registered : :class:`bool`
-        More registers: in the shift and behind the rounding.
+        More registers: in the shift, in front of the product and behind the rounding.
 
     Members
     -------
@@ -156,7 +165,7 @@ class LaneQuantizer(wiring.Component):
     normalized : ``Out(ArrayLayout(signed(18), lanes))``
         ``v``, ``normalized_latency`` (2, with ``registered`` 3) enabled cycles later.
     codes : ``Out(ArrayLayout(signed(8), lanes))``
-        Codes, ``latency`` (4, with ``registered`` 6) enabled cycles later.
+        Codes, ``latency`` (4, with ``registered`` 7) enabled cycles later.
     """
 
     def __init__(self, lanes: int, *, registered: bool = False):
@@ -183,15 +192,18 @@ class LaneQuantizer(wiring.Component):
     @classmethod
     def latency_of(cls, registered: bool) -> int:
         """Latency with, and without, more registers."""
-        return cls.normalized_latency_of(registered) + 2 + int(registered)
+        product = product_latency(NORMALIZED_BITS, 17, registered=registered)
+        return cls.normalized_latency_of(registered) + product + 1 + int(registered)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         factor = delayed(m, self.factor, self.normalized_latency, enable=self.enable, name="factor")
+        factors = {"enable": self.enable, "registered": self.registered}
         for lane in range(self.lanes):
             kept = Signal(signed(NORMALIZED_BITS + 1), name=f"kept_{lane}", reset_less=True)
             value = Signal(signed(NORMALIZED_BITS), name=f"value_{lane}", reset_less=True)
-            product = Signal(signed(NORMALIZED_BITS + 16), name=f"product_{lane}", reset_less=True)
+            # Cycle 3: multiply.
+            product = multiplied(m, value, factor, name=f"product_{lane}", **factors)
             rounded = Signal(signed(11), name=f"rounded_{lane}")
             code = Signal(signed(8), name=f"code_{lane}", reset_less=True)
             wide, name = self.values[lane].shift_left(16), f"shifted_{lane}"
@@ -203,8 +215,7 @@ class LaneQuantizer(wiring.Component):
                     # Cycle 1: shift by n = p - 15, one bit kept for rounding. Cycle 2: round.
                     kept.eq(shifted),
                     value.eq((kept + 1) >> 1),
-                    # Cycle 3: multiply. Cycle 4: round and limit.
-                    product.eq(value * factor),
+                    # Cycle 4: round and limit.
                     code.eq(limit(self._later(m, rounded, f"rounded_{lane}"), -CODE_MAX, CODE_MAX)),
                 ]
             m.d.comb += [
@@ -246,7 +257,7 @@ class VectorQuantizer(wiring.Component):
     """Reads vectors word by word and quantizes them with the factors of their known maxima.
 
     One word per cycle, without pause between vectors whose jobs came early enough: the first codes leave
-    ``latency`` (14) cycles after the job came, with ``config.registered`` 23.
+    ``latency`` (14) cycles after the job came, with ``config.registered`` 24.
 
     Parameters
     ----------

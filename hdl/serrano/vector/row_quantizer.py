@@ -26,7 +26,7 @@ class RowQuantizer(wiring.Component):
 
     Codes come row after row, ``lanes`` per cycle without stalls, from one row to the next without pause; from
     ``length`` up to the next multiple of ``n`` they are zero. The first leave ``latency`` (15, with
-    ``config.registered`` 27) cycles after the command was taken. A row's scale is set after its elements were
+    ``config.registered`` 28) cycles after the command was taken. A row's scale is set after its elements were
     read, ``scale_latency`` cycles later.
 
     Parameters
@@ -63,7 +63,7 @@ class RowQuantizer(wiring.Component):
         self.scale_latency = (
             VectorQuantizer.read_latency_of(config)
             + LaneQuantizer.normalized_latency_of(config.registered)
-            + SquareSum.latency_of(config.lanes)
+            + SquareSum.latency_of(config.lanes, config.registered)
             + NormScale.latency_of(config.registered)
             + 1
         )
@@ -200,7 +200,7 @@ class RowQuantizer(wiring.Component):
 
     def _build_scales(self, m: Module, quantizer: VectorQuantizer, todo: Any) -> Signal:
         """Sets the scales; the number of rows for which that has been done."""
-        m.submodules.squares = squares = SquareSum(self.config.lanes)
+        m.submodules.squares = squares = SquareSum(self.config.lanes, registered=self.config.registered)
         m.submodules.norm = norm = NormScale(registered=self.config.registered)
         row = delayed(m, quantizer.normalized_tag, squares.latency, enable=1, name="square_row")
         factors = Signal(Factors)

@@ -38,7 +38,7 @@ class SiluUp(wiring.Component):
     gate, up : ``In(signed(32))``
         ``g`` and ``u``.
     result : ``Out(signed(32))``
-        ``h`` of the operands of ``latency`` (16, with ``registered`` 26) enabled cycles ago.
+        ``h`` of the operands of ``latency`` (16, with ``registered`` 29) enabled cycles ago.
     """
 
     enable: In(1)
@@ -77,10 +77,9 @@ class SiluUp(wiring.Component):
             return delayed(m, value, int(registered), enable=enable, name=name)
 
         def line(name: str, value: Value, cycles: int) -> Value:
-            """Through a memory, and a register behind it if there are to be some."""
-            m.submodules[name] = one = DelayLine(signed(32), cycles - int(registered))
+            m.submodules[name] = one = DelayLine(signed(32), cycles)
             m.d.comb += [one.enable.eq(enable), one.i.eq(value)]
-            return later(one.o, name)
+            return one.o
 
         to_sigmoid = self._sigmoid_latency(registered)
         to_silu = to_sigmoid + product_latency(32, 18, registered=registered) + 1

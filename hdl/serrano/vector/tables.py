@@ -16,7 +16,7 @@ from amaranth.lib.wiring import In, Out
 
 from serrano.stream.pipeline import delayed
 
-from .arithmetic import round_shift
+from .arithmetic import multiplied, product_latency, round_shift
 
 __all__ = ["EXP2_TABLE", "RECIP_TABLE", "RSQRT_TABLE", "Exp2", "Interpolator", "Recip", "Rsqrt"]
 
@@ -40,7 +40,7 @@ class Interpolator(wiring.Component):
     fraction_bits : :class:`int`
         Position of the binary point in ``offset``.
     registered : :class:`bool`
-        More registers: in front of the table and behind it.
+        More registers: in front of the table, and within the product.
 
     Members
     -------
@@ -83,7 +83,7 @@ class Interpolator(wiring.Component):
     @staticmethod
     def latency_of(registered: bool) -> int:
         """Latency with, and without, more registers."""
-        return 3 + 2 * int(registered)
+        return 1 + int(registered) + product_latency(9, 9, registered=registered) + 1
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -104,7 +104,9 @@ class Interpolator(wiring.Component):
         fraction = Signal(self.fraction_bits, reset_less=True)
         step = Signal(step_width, reset_less=True)
         base, start = (Signal(value_width, name=name, reset_less=True) for name in ("base", "start"))
-        product = Signal(step_width + self.fraction_bits, reset_less=True)
+        # Cycle 2: multiply.
+        factors = {"enable": self.enable, "registered": self.registered}
+        product = multiplied(m, step, fraction, name="product", **factors)
         part = round_shift(product, self.fraction_bits)
         result = Signal.like(self.result, reset_less=True)
         m.d.comb += self.result.eq(result)
@@ -113,9 +115,7 @@ class Interpolator(wiring.Component):
                 # Cycle 1: look up.
                 Cat(base, step).eq(word),
                 fraction.eq(offset[: self.fraction_bits]),
-                # Cycle 2: multiply.
                 start.eq(later(base, "base")),
-                product.eq(later(step, "step") * later(fraction, "fraction")),
                 # Cycle 3: add.
                 result.eq(start + part if self.rising else start - part),
             ]

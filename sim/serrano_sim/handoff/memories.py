@@ -20,8 +20,8 @@ CONTRACT = {
 """What a module that takes the place of the memories' wrapper has to do."""
 
 MULTIPLIERS = {
-    "serrano_mul": "p = a * b, signed, latency cycles after the operands; a pair of operands in every cycle;"
-    " no enable, no reset",
+    "serrano_mul": "p = a * b, signed, latency cycles with en after the operands; a pair of operands in each"
+    " of them, in others all stays as it is; no reset",
     "serrano_mul_held": "p = a * b, signed, latency cycles after a; b as it was in the last cycle with b_en;"
     " an operand in every cycle; no enable, no reset",
 }
