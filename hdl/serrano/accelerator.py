@@ -21,6 +21,7 @@ from serrano.schedule.descriptor import DescriptorLoader
 from serrano.schedule.recovery import Recovery
 from serrano.schedule.rings import CompletionRing, SubmissionRing
 from serrano.schedule.scheduler import Scheduler
+from serrano.stream.slices import later
 from serrano.trace import ActivityWord, TraceBeat, Tracer
 from serrano.vector.arithmetic import multiplied
 
@@ -290,7 +291,9 @@ class Accelerator(wiring.Component):
                 & scheduler.completions.ready
                 & scheduler.completions.payload.ended
             ),
-            registers.irq_set[IRQ_FAULT].eq(self._recovery.recorded.valid),
+            registers.irq_set[IRQ_FAULT].eq(
+                later(m, self._recovery.recorded.valid, registered=self.config.registered, name="recorded")
+            ),
             registers.irq_set[IRQ_LOADED].eq(loader.done),
         ]
 

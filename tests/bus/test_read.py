@@ -138,6 +138,8 @@ def test_stop_drains_and_flush_forgets(config) -> None:
         await send(ctx, dut.ports[0].request, [{"address": 0, "bytes": 4096}])
         await ctx.tick().repeat(10)
         ctx.set(dut.stop, 1)
+        if config.registered:
+            await ctx.tick().repeat(2)
         await ctx.tick().until(dut.idle)
         fetched = len(model.bursts)
         ctx.set(dut.flush, 1)
@@ -187,11 +189,15 @@ def test_a_client_apart_goes_on(config, stall: float) -> None:
             await send(ctx, dut.ports[0].request, [{"address": 0, "bytes": 2048}], 0.0)
             await ctx.tick().repeat(pauses.randrange(1, 60))
             ctx.set(dut.stop, 1)
+            if config.registered:
+                await ctx.tick().repeat(2)
             await ctx.tick().until(dut.idle)
             ctx.set(dut.flush, 1)
             await ctx.tick().repeat(8)
             ctx.set(dut.flush, 0)
             ctx.set(dut.stop, 0)
+            if config.registered:
+                await ctx.tick()
             assert not ctx.get(dut.ports[0].data.valid)
         # Nothing of the past is given to the one that was flushed.
         await send(ctx, dut.ports[0].request, [{"address": 8192, "bytes": 512}])

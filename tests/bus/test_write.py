@@ -61,6 +61,8 @@ def test_error_and_stop(config) -> None:
         for address in (0x10, 0x20, 0x30):
             await send(ctx, dut.ports[1].request, [{"address": address, "bytes": [1] * 4, "strobe": 15}])
         ctx.set(dut.stop, 1)
+        if config.registered:
+            await ctx.tick()
         ctx.set(dut.ports[0].request.valid, 1)
         await ctx.tick().until(dut.idle)
         assert not ctx.get(dut.ports[0].request.ready)
@@ -125,6 +127,8 @@ def test_a_client_apart_goes_on(config, stall: float) -> None:
         port = dut.ports[0].request
         await send(ctx, port, [{"address": 4 * i, "strobe": 15, "bytes": [1] * 4} for i in range(8)])
         ctx.set(dut.stop, 1)
+        if config.registered:
+            await ctx.tick()
         ctx.set(port.payload, {"address": 0x100, "strobe": 15, "bytes": [9] * 4})
         ctx.set(port.valid, 1)
         await ctx.tick().until(dut.idle)

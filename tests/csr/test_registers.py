@@ -15,8 +15,6 @@ from serrano.csr.table import COUNTER_BASE, COUNTERS, REGISTERS, Access
 from support.axi import lite_read, lite_write
 from support.streams import STALLS, simulate
 
-CONFIG = preset("tiny")
-
 
 @pytest.mark.parametrize("name", ["tiny", "ulx3s", "base"])
 def test_constants_tell_the_configuration(name: str) -> None:
@@ -51,8 +49,52 @@ def test_read_write_and_strobes(name: str) -> None:
     simulate(dut, bench)
 
 
-def test_command_is_an_event() -> None:
-    dut = ControlRegisters(CONFIG)
+@pytest.mark.parametrize("name", ["tiny", "ulx3s"])
+def test_what_the_host_writes_is_read(name: str) -> None:
+    """All of it, and 0 before; a byte alone leaves 0 beside it."""
+    dut = ControlRegisters(preset(name))
+    written = [entry for entry in REGISTERS if entry.access in (Access.READ_WRITE, Access.COMMAND)]
+    values = {entry: 0x01020304 * (2 + number) for number, entry in enumerate(written)}
+    rng = random.Random(5)
+    rng.shuffle(written)
+
+    async def bench(ctx) -> None:
+        for entry in written:
+            assert await lite_read(ctx, dut.bus, entry.offset) == 0
+            await lite_write(ctx, dut.bus, entry.offset, values[entry], strobe=0b0010)
+            assert await lite_read(ctx, dut.bus, entry.offset) == values[entry] & 0xFF00
+            assert ctx.get(getattr(dut, entry.attribute)) == values[entry] & 0xFF00
+        for entry in written:
+            await lite_write(ctx, dut.bus, entry.offset, values[entry])
+        for entry in written:
+            assert await lite_read(ctx, dut.bus, entry.offset) == values[entry]
+
+    simulate(dut, bench)
+
+
+@pytest.mark.parametrize("name", ["tiny", "ulx3s"])
+def test_a_read_and_a_write_at_once(name: str) -> None:
+    """The read gives the old value or the new one, whichever cycle the write comes in."""
+    dut = ControlRegisters(preset(name))
+    offset = register("WATCHDOG").offset
+    seen = []
+
+    async def read(ctx) -> None:
+        for _ in range(12):
+            seen.append(await lite_read(ctx, dut.bus, offset))
+
+    async def write(ctx) -> None:
+        for number in range(8):
+            await ctx.tick().repeat(1 + number)
+            await lite_write(ctx, dut.bus, offset, number)
+
+    simulate(dut, read, write)
+    assert seen == sorted(seen) and set(seen) <= set(range(8)) and len(set(seen)) > 2
+
+
+@pytest.mark.parametrize("name", ["tiny", "ulx3s"])
+def test_command_is_an_event(name: str) -> None:
+    dut = ControlRegisters(preset(name))
     events = []
 
     async def bench(ctx) -> None:
@@ -69,8 +111,9 @@ def test_command_is_an_event() -> None:
     assert events == [5, 5, 6]
 
 
-def test_write_one_to_clear() -> None:
-    dut = ControlRegisters(CONFIG)
+@pytest.mark.parametrize("name", ["tiny", "ulx3s"])
+def test_write_one_to_clear(name: str) -> None:
+    dut = ControlRegisters(preset(name))
     offset = register("IRQ").offset
 
     async def bench(ctx) -> None:
@@ -83,6 +126,10 @@ def test_write_one_to_clear() -> None:
         ctx.set(dut.irq_set, 0b010)
         await lite_write(ctx, dut.bus, offset, 0b010)
         assert ctx.get(dut.irq) == 0b010
+        # Bits that mean nothing stay 0.
+        ctx.set(dut.irq_set, 0xFFFFFFFF)
+        await ctx.tick()
+        assert ctx.get(dut.irq) == 0b111
 
     simulate(dut, bench)
 

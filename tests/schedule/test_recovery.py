@@ -5,7 +5,7 @@ import pytest
 
 from serrano.config import preset
 from serrano.faults import FaultCode
-from serrano.schedule.recovery import Recovery
+from serrano.schedule.recovery import FLUSH_CYCLES, Recovery
 from support.streams import simulate
 
 KV_READER, TAPE_CLIENT, EMBED_CLIENT = range(3)
@@ -21,6 +21,11 @@ async def settle(ctx, dut: Recovery) -> None:
     """With registers, what has come is seen a cycle later."""
     if dut.config.registered:
         await ctx.tick()
+
+
+def flush_cycles(dut: Recovery) -> int:
+    """So long, with registers, the port is to be idle before, and the data path is reset."""
+    return FLUSH_CYCLES * (1 + dut.config.registered)
 
 
 async def fail(ctx, dut: Recovery, port: str, fault: dict, **others: dict) -> None:
@@ -54,17 +59,32 @@ def test_a_step_is_given_up(dut: Recovery, port: str, fault: dict, code: FaultCo
         await ctx.tick().repeat(3)
         assert not ctx.get(dut.stop)
         await fail(ctx, dut, port, fault)
+        await settle(ctx, dut)
         for _ in range(10):
             assert ctx.get(dut.stop) and not ctx.get(dut.flush)
             await ctx.tick()
+        cycles = flush_cycles(dut)
+        if dut.config.registered:
+            # Silence that does not last does not count.
+            ctx.set(dut.idle, 1)
+            await ctx.tick().repeat(cycles - 1)
+            ctx.set(dut.idle, 0)
+            for _ in range(cycles):
+                assert ctx.get(dut.stop) and not ctx.get(dut.flush)
+                await ctx.tick()
         ctx.set(dut.idle, 1)
-        for cycle in range(8):
+        silent = cycles + 2 if dut.config.registered else 1
+        for _ in range(silent):
+            assert ctx.get(dut.stop) and not ctx.get(dut.flush)
             await ctx.tick()
+        # With registers the data path is still being reset in the cycle behind.
+        late = dut.config.registered
+        for cycle in range(cycles):
             assert ctx.get(dut.flush) and ctx.get(dut.stop)
-            assert ctx.get(dut.failed) == (cycle == 7)
+            assert ctx.get(dut.failed) == (cycle == cycles - 1 - late)
+            await ctx.tick()
         assert FaultCode(ctx.get(dut.code)) == code and ctx.get(dut.retry) == retry
-        await ctx.tick()
-        assert not ctx.get(dut.stop) and not ctx.get(dut.failed)
+        assert not ctx.get(dut.stop) and not ctx.get(dut.flush) and not ctx.get(dut.failed)
         record = ctx.get(dut.record)
         assert FaultCode(record.code) == code
         assert record.packet == fault.get("index", 9)
@@ -83,6 +103,7 @@ def test_the_record_keeps_the_first_and_counts(dut: Recovery) -> None:
     async def bench(ctx) -> None:
         for code in (FaultCode.REQUEST_EMPTY, FaultCode.REQUEST_TOKEN, FaultCode.REQUEST_LENGTH):
             await fail(ctx, dut, "refused", {"code": code})
+            await settle(ctx, dut)
             assert not ctx.get(dut.stop)
         assert FaultCode(ctx.get(dut.record.code)) == FaultCode.REQUEST_EMPTY
         assert ctx.get(dut.record.count) == 3
@@ -148,13 +169,13 @@ def test_a_client_apart_hides_no_fault_of_the_step(dut: Recovery) -> None:
         # Both are counted, and the step's is the one that is shown.
         record = ctx.get(dut.record)
         assert (FaultCode(record.code), record.address, record.count) == (FaultCode.BUS_DECERR, 0x123, 2)
+        await settle(ctx, dut)
         assert ctx.get(dut.stop)
         # More of them while the bus is drained, and while the data path is reset.
         await fail(ctx, dut, "write", apart, read=apart)
         assert ctx.get(dut.record.count) == 4
         ctx.set(dut.idle, 1)
-        await ctx.tick()
-        assert ctx.get(dut.flush)
+        await ctx.tick().until(dut.flush)
         await fail(ctx, dut, "read", {**apart, "address": 0x789})
         assert ctx.get(dut.record.count) == 5
         # Forgotten, and the next one is the first again, even in the same cycle.

@@ -15,7 +15,6 @@ from serrano.boards.frames import (
     BridgeStatus,
     FrameReceiver,
     FrameSender,
-    Request,
 )
 from serrano.boards.uart import UartReceiver, UartTransmitter
 from serrano.bus.axi import INCR, AXI4Lite, AXI4Read, AXI4Write
@@ -30,6 +29,9 @@ __all__ = ["BridgeState", "UartBridge"]
 BURST_BYTES = 64
 IDENTITY_BYTES = 28
 WRITES_MAX = 15
+
+SETTLING = 6
+"""Cycles in which a change has become known everywhere."""
 _ALL_ONES = (1 << 32) - 1
 
 
@@ -49,6 +51,10 @@ class UartBridge(wiring.Component):
     A request is carried out when all of it has come and its CRC is right. What comes meanwhile waits in a
     buffer, so a host may send several requests without an answer; writing to memory is far quicker
     than the line. Data that is read goes through a buffer, never waits for the line on the bus.
+
+    The line takes thousands of cycles for what the bridge does in some: so that its parts may lie far from
+    each other, there is a register behind each of them, and whoever changes what others look at waits until
+    they have seen it.
 
     Parameters
     ----------
@@ -80,13 +86,13 @@ class UartBridge(wiring.Component):
     state : ``In(BridgeState)``
         What responses say of the board; ``overrun`` is the bridge's own.
     pinged : ``Out(1)``
-        A PING is answered in this cycle.
+        A PING begins to be answered: set for one cycle.
     received : ``Out(1)``
-        A byte has come in this cycle.
+        A byte came in the cycle before.
     sent : ``Out(1)``
-        A byte leaves in this cycle.
+        A byte left in the cycle before.
     error : ``Out(1)``
-        A byte or a request has been dropped or refused in this cycle.
+        A byte or a request was dropped or refused in the cycle before.
 
     Raises
     ------
@@ -135,24 +141,35 @@ class UartBridge(wiring.Component):
         )
         m.submodules.frames = self._frames = FrameReceiver(self.gap)
         m.submodules.sender = self._sender = FrameSender()
-        self._request = Signal(Request)
-        # Words of the buffer: which is next, how many are left.
-        self._index, self._left = Signal(range(words + 1)), Signal(32)
+        # Stays until it is answered.
+        self._request = self._frames.o.payload
+        # Words of the buffer: which is next, how many are left, and whether that is none.
+        self._index, self._left, self._none = Signal(range(words)), Signal(32), Signal()
+        # By how much that changes, a cycle later.
+        self._advance, self._less = Signal(), Signal(range(BURST_BYTES // self.width + 1))
         self._word = Signal(8 * self.width, reset_less=True)
         self._fetched = Signal(8 * self.width, reset_less=True)
-        self._store, self._fetch, self._stored = Signal(), Signal(), Signal()
+        self._store, self._fetch = Signal(), Signal()
         self._status = Signal(BridgeStatus)
         self._length = Signal(16)
-        self._running = {command: Signal(name=f"run_{command.name.lower()}") for command in BridgeCommand}
-        self._ended = Signal()
+        self._run, self._ended, self._failed = Signal(), Signal(), Signal()
+        self._chosen = {command: Signal(name=f"is_{command.name.lower()}") for command in BridgeCommand}
         self._overrun, self._good, self._bad = Signal(), Signal(32), Signal(16)
+        # Nothing has changed for long enough.
+        since, self._touched = Signal(SETTLING), Signal()
+        self._settled = since[-1]
+        m.d.sync += since.eq(Mux(self._touched | ~self._run, 0, Cat(1, since)))
         self._build_line(m)
         self._build_buffer(m)
         self._build_control(m)
-        self._build_ping(m)
-        self._build_memory_writes(m)
-        self._build_memory_reads(m)
-        self._build_registers(m)
+        ended, failed = zip(
+            (self._build_ping(m), Const(0)),
+            self._build_memory_writes(m),
+            self._build_memory_reads(m),
+            self._build_registers(m),
+            strict=True,
+        )
+        m.d.sync += [self._ended.eq(Cat(ended).any()), self._failed.eq(Cat(failed).any())]
         return m
 
     def _build_line(self, m: Module) -> None:
@@ -165,9 +182,8 @@ class UartBridge(wiring.Component):
         wiring.connect(m, waited.o, self._frames.i)
         wiring.connect(m, self._sender.o, transmitter.i)
         refused = self._frames.o.valid & self._frames.o.ready & ~self._frames.o.payload.intact
-        m.d.comb += [
-            receiver.rx.eq(self.rx),
-            self.tx.eq(transmitter.tx),
+        m.d.comb += [receiver.rx.eq(self.rx), self.tx.eq(transmitter.tx)]
+        m.d.sync += [
             self.received.eq(receiver.o.valid & receiver.o.ready),
             self.sent.eq(transmitter.i.valid & transmitter.i.ready),
             self.error.eq(receiver.overrun | receiver.broken | refused),
@@ -180,13 +196,21 @@ class UartBridge(wiring.Component):
     def _build_buffer(self, m: Module) -> None:
         """Bytes of a request go in, those of a response out; else it belongs to what is carried out."""
         buffer, frames, sender = self._buffer, self._frames, self._sender
-        # Behind the memory, which is slow, lies a register.
+        # Before the memory and behind it, as it is slow, lie registers.
         place = sender.place[: self.shift]
-        m.d.sync += [self._store.eq(0), self._fetched.eq(buffer.r_data)]
-        m.d.comb += [
-            buffer.r_en.eq(1),
+        for _ in range(3):
+            place = _delayed(m, place)
+        m.d.comb += buffer.r_en.eq(1)
+        m.d.sync += [
+            self._store.eq(0),
+            self._advance.eq(0),
+            self._less.eq(0),
+            self._index.eq(self._index + (self._store | self._advance)),
+            self._left.eq(self._left - self._less),
+            self._none.eq(self._left == 0),
             buffer.r_addr.eq(Mux(self._fetch, self._index, sender.place[self.shift :])),
-            sender.byte.eq(self._fetched.word_select(_delayed(m, _delayed(m, place)), 8)),
+            self._fetched.eq(buffer.r_data),
+            sender.byte.eq(self._fetched.word_select(place, 8)),
             buffer.w_en.eq(Mux(self._store, ~0, frames.store << frames.place[: self.shift])),
             buffer.w_addr.eq(Mux(self._store, self._index, frames.place[self.shift :])),
             buffer.w_data.eq(Mux(self._store, self._word, frames.byte.replicate(self.width))),
@@ -196,30 +220,37 @@ class UartBridge(wiring.Component):
         frames, sender, request = self._frames, self._sender, self._request
         state, shown = Signal(BridgeState), Signal(8)
         length = Signal.like(self._length)
-        chosen = {command: Signal(name=f"is_{command.name.lower()}") for command in BridgeCommand}
+        chosen = self._chosen
         m.d.sync += [known.eq(request.command == command.value) for command, known in chosen.items()]
         m.d.comb += [
             sender.i.payload.state.eq(shown),
-            state.eq(self.state),
-            state.overrun.eq(self._overrun),
             sender.i.payload.sequence.eq(request.sequence),
             sender.i.payload.command.eq(request.command),
             sender.i.payload.status.eq(self._status),
             sender.i.payload.length.eq(length),
         ]
-        m.d.sync += length.eq(Mux(self._status == BridgeStatus.OK, self._length, 0))
+        m.d.sync += [
+            self._fetch.eq(chosen[BridgeCommand.WRITE] | chosen[BridgeCommand.WRITE_REGISTERS]),
+            state.eq(self.state),
+            state.overrun.eq(self._overrun),
+            length.eq(Mux(self._status == BridgeStatus.OK, self._length, 0)),
+            self._run.eq(0),
+            self.pinged.eq(0),
+        ]
         status = self._checked(m)
         last = Signal(8)
-        done = Signal()
-        repeated = request.flags[0] & done & (request.sequence == last)
-        writes = request.command == BridgeCommand.WRITE_REGISTERS.value
+        done, repeated = Signal(), Signal()
+        writes = chosen[BridgeCommand.WRITE_REGISTERS]
+        m.d.sync += repeated.eq(writes & request.flags[0] & done & (request.sequence == last))
         with m.FSM(name="control"):
             with m.State("WAIT"):
-                m.d.sync += [request.eq(frames.o.payload), self._index.eq(0), self._stored.eq(0)]
+                m.d.sync += self._index.eq(0)
                 with m.If(frames.o.valid):
                     m.next = "CHECK"
             with m.State("CHECK"):
-                # A cycle for the check, whose result is a register.
+                # Cycles for the check, whose result is a register.
+                m.next = "CHECKED"
+            with m.State("CHECKED"):
                 m.next = "BEGIN"
             with m.State("BEGIN"):
                 m.d.sync += [self._status.eq(status), shown.eq(Value.cast(state))]
@@ -227,18 +258,20 @@ class UartBridge(wiring.Component):
                     m.d.sync += self._good.eq(self._good + 1)
                 with m.Elif(~self._bad.all()):
                     m.d.sync += self._bad.eq(self._bad + 1)
-                with m.If((status != BridgeStatus.OK) | (writes & repeated)):
+                with m.If((status != BridgeStatus.OK) | repeated):
                     m.next = "ANSWER"
                 with m.Else():
                     with m.If(writes):
                         m.d.sync += [last.eq(request.sequence), done.eq(1)]
                     m.next = "RUN"
             with m.State("RUN"):
-                for command, running in self._running.items():
-                    m.d.comb += running.eq(chosen[command])
+                with m.If(self._failed):
+                    m.d.sync += self._status.eq(BridgeStatus.BUS_ERROR)
                 with m.If(self._ended):
-                    m.d.sync += shown.eq(Value.cast(state))
+                    m.d.sync += self.pinged.eq(chosen[BridgeCommand.PING])
                     m.next = "ANSWER"
+                with m.Else():
+                    m.d.sync += [self._run.eq(1), shown.eq(Value.cast(state))]
             with m.State("ANSWER"):
                 m.d.comb += sender.i.valid.eq(1)
                 # Until now the buffer belonged to this request.
@@ -249,11 +282,11 @@ class UartBridge(wiring.Component):
                 m.next = "WAIT"
 
     def _checked(self, m: Module) -> Signal:
-        """What is wrong with a request, one cycle after it has come; and how much it asks for."""
+        """What is wrong with a request, three cycles after it has come; and how much it asks for."""
         request, status = self._request, Signal(BridgeStatus)
-        command, length = request.command, request.length
+        length = request.length
         data_bytes = length - 4
-        wrong, known = Signal(), Signal(init=1)
+        wrong, known = Signal(), Signal()
         odd = request.first[: self.shift] != 0
         sizes = {
             BridgeCommand.PING: (length == 0, 0, IDENTITY_BYTES),
@@ -279,13 +312,12 @@ class UartBridge(wiring.Component):
                 4,
             ),
         }
-        m.d.comb += [wrong.eq(0), known.eq(0)]
-        with m.Switch(command):
-            for kind, (right, count, answer) in sizes.items():
-                with m.Case(kind.value):
-                    m.d.comb += [wrong.eq(~right), known.eq(1)]
-                    with m.If(~self._running[kind]):
-                        m.d.sync += [self._left.eq(count), self._length.eq(answer)]
+        m.d.sync += [wrong.eq(0), known.eq(Cat(self._chosen.values()).any())]
+        for kind, (right, count, answer) in sizes.items():
+            with m.If(self._chosen[kind]):
+                m.d.sync += wrong.eq(~right)
+                with m.If(~self._run):
+                    m.d.sync += [self._left.eq(count), self._length.eq(answer)]
         with m.If(~request.intact):
             m.d.sync += status.eq(BridgeStatus.BAD_CRC)
         with m.Elif(~known):
@@ -296,27 +328,43 @@ class UartBridge(wiring.Component):
             m.d.sync += status.eq(BridgeStatus.OK)
         return status
 
-    def _put(self, word: Value, index: Value) -> list:
-        """Statements that store a word in the buffer, one cycle later."""
-        return [self._store.eq(1), self._word.eq(word), self._index.eq(index)]
+    def _put(self, word: Value) -> list:
+        """Statements that store a word in the buffer, as the next one."""
+        return [self._store.eq(1), self._word.eq(word)]
 
-    def _build_ping(self, m: Module) -> None:
-        """The identity, a word at a time."""
+    def _end(self, m: Module) -> Value:
+        """In a state machine: its last state, held until the request is no longer carried out."""
+        ended = Signal()
+        with m.State("END"):
+            m.d.comb += ended.eq(1)
+            with m.If(~self._run):
+                m.next = "IDLE"
+        return ended
+
+    def _build_ping(self, m: Module) -> Value:
+        """The identity, a word at a time. Returns whether all of it is there."""
         fields = (
             int.from_bytes(b"SRNB", "little") | VERSION << 32 | (DATA_MAX + 4) << 48,
             self.identity["memory_bytes"] | self.identity["clock_hz"] << 32,
         )
         rest = self.identity["baud"] | self.width << 32
         content = Cat(*(Const(field, 64) for field in fields), Const(rest, 48), self._bad, self._good)
-        with m.If(self._running[BridgeCommand.PING]):
-            m.d.sync += self._left.eq(self._left + 1)
-            with m.If(self._left == IDENTITY_BYTES // self.width):
-                m.d.comb += [self._ended.eq(1), self.pinged.eq(1)]
-            with m.Else():
-                m.d.sync += self._put(content.word_select(self._left[:4], 8 * self.width), self._left)
+        words = IDENTITY_BYTES // self.width
+        place = Signal(range(words))
+        with m.FSM(name="ping"):
+            with m.State("IDLE"):
+                m.d.sync += place.eq(0)
+                with m.If(self._run & self._chosen[BridgeCommand.PING]):
+                    m.next = "PUT"
+            with m.State("PUT"):
+                m.d.sync += [*self._put(content.word_select(place, 8 * self.width)), place.eq(place + 1)]
+                with m.If(place == words - 1):
+                    m.next = "END"
+            return self._end(m)
 
-    def _build_memory_writes(self, m: Module) -> None:
-        """A burst of one word after another, the answers of up to 15 of which may be on their way."""
+    def _build_memory_writes(self, m: Module) -> tuple[Value, Value]:
+        """A burst of one word after another, the answers of up to 15 of which may be on their way. Returns
+        whether all have come, and whether one is bad."""
         write, width = self.write, self.width
         pending = Signal(range(WRITES_MAX + 1))
         begun, answered = Signal(), Signal()
@@ -327,11 +375,8 @@ class UartBridge(wiring.Component):
             write.wstrb.eq(~0),
             write.wlast.eq(1),
             write.bready.eq(1),
-            answered.eq(write.bvalid),
         ]
-        m.d.sync += pending.eq(pending + begun - answered)
-        with m.If(answered & write.bresp[1]):
-            m.d.sync += self._status.eq(BridgeStatus.BUS_ERROR)
+        m.d.sync += [answered.eq(write.bvalid), pending.eq(pending + begun - answered)]
         with m.If(write.awready):
             m.d.sync += write.awvalid.eq(0)
         with m.If(write.wready):
@@ -339,93 +384,100 @@ class UartBridge(wiring.Component):
         with m.FSM(name="memory_writes"):
             with m.State("IDLE"):
                 m.d.sync += write.awaddr.eq(self._request.first)
-                with m.If(self._running[BridgeCommand.WRITE]):
+                with m.If(self._run & self._chosen[BridgeCommand.WRITE]):
                     m.next = "FETCH"
             with m.State("FETCH"):
-                free = (~write.awvalid | write.awready) & (~write.wvalid | write.wready)
-                with m.If(self._left == 0):
-                    m.d.comb += self._ended.eq((pending == 0) & ~write.awvalid & ~write.wvalid)
-                    with m.If(self._ended):
-                        m.next = "IDLE"
-                with m.Elif(free & (pending != WRITES_MAX)):
+                with m.If(self._settled & self._none):
+                    m.next = "WAIT"
+                with m.Elif(self._settled & (pending != WRITES_MAX)):
                     m.next = "SEND"
             with m.State("SEND"):
-                m.d.comb += begun.eq(1)
+                m.d.comb += [begun.eq(1), self._touched.eq(1)]
                 m.d.sync += [
                     write.awvalid.eq(1),
                     write.wvalid.eq(1),
                     write.wdata.eq(self._fetched),
-                    self._index.eq(self._index + 1),
-                    self._left.eq(self._left - 1),
+                    self._advance.eq(1),
+                    self._less.eq(1),
                 ]
                 m.next = "NEXT"
             with m.State("NEXT"):
-                with m.If(~write.awvalid | write.awready):
+                with m.If(~write.awvalid & ~write.wvalid):
                     m.d.sync += write.awaddr.eq(write.awaddr + width)
                     m.next = "FETCH"
+            with m.State("WAIT"):
+                with m.If(pending == 0):
+                    m.next = "END"
+            return self._end(m), write.bvalid & write.bresp[1]
 
-    def _build_memory_reads(self, m: Module) -> None:
-        """Bursts of up to 64 bytes, into the buffer or through a CRC."""
+    def _build_memory_reads(self, m: Module) -> tuple[Value, Value]:
+        """Bursts of up to 64 bytes, into the buffer or through a CRC. Returns whether all is there, and
+        whether something is bad."""
         read, width = self.read, self.width
         burst = BURST_BYTES // width
-        checking = self._running[BridgeCommand.CHECK]
-        place, crc, fresh = Signal(range(DATA_MAX // width + 1)), Signal(32), Signal()
-        arrived = Signal()
-        beats, to_end = Signal(range(burst + 1)), Signal(range(burst + 1))
+        checking = self._chosen[BridgeCommand.CHECK]
+        words = 4 // width
+        place, crc, fresh = Signal(range(words + 1)), Signal(32), Signal()
+        word, arrived, ended = Signal(8 * width, reset_less=True), Signal(), Signal()
+        beats, to_end, few = Signal(range(burst + 1)), Signal(range(burst + 1)), Signal()
         m.d.comb += [
             read.arsize.eq(self.shift),
             read.arburst.eq(INCR),
             read.arcache.eq(0b0011),
             read.rready.eq(1),
-            read.arlen.eq(beats - 1),
-            to_end.eq(burst - read.araddr[self.shift : exact_log2(BURST_BYTES)]),
-            arrived.eq(read.rvalid),
         ]
-        m.d.sync += fresh.eq(arrived)
+        m.d.sync += [
+            to_end.eq(burst - read.araddr[self.shift : exact_log2(BURST_BYTES)]),
+            few.eq(self._left < to_end),
+            read.arlen.eq(beats - 1),
+            word.eq(read.rdata),
+            arrived.eq(read.rvalid),
+            ended.eq(read.rvalid & read.rlast),
+            fresh.eq(arrived),
+        ]
         with m.If(fresh):
             m.d.sync += crc.eq(crc32_step(crc, self._word, width))
         with m.If(arrived):
-            m.d.sync += [*self._put(read.rdata, place), self._store.eq(~checking), place.eq(place + 1)]
-            with m.If(read.rresp[1]):
-                m.d.sync += self._status.eq(BridgeStatus.BUS_ERROR)
+            m.d.sync += [*self._put(word), self._store.eq(~checking)]
         with m.If(read.arready):
             m.d.sync += read.arvalid.eq(0)
         with m.FSM(name="memory_reads"):
             with m.State("IDLE"):
                 m.d.sync += [read.araddr.eq(self._request.first), place.eq(0), crc.eq(_ALL_ONES)]
-                with m.If(self._running[BridgeCommand.READ] | checking):
+                with m.If(self._run & (self._chosen[BridgeCommand.READ] | checking)):
                     m.next = "MEASURE"
             with m.State("MEASURE"):
-                m.d.sync += beats.eq(Mux(self._left < to_end, self._left, to_end))
-                with m.If(self._left == 0):
-                    m.d.sync += place.eq(0)
+                m.d.sync += beats.eq(Mux(few, self._left, to_end))
+                with m.If(self._settled & self._none):
                     m.next = "FINISH"
-                with m.Else():
+                with m.Elif(self._settled):
                     m.next = "ASK"
             with m.State("ASK"):
-                m.d.sync += [read.arvalid.eq(1), self._left.eq(self._left - beats)]
+                m.d.sync += [read.arvalid.eq(1), self._less.eq(beats)]
                 m.next = "DATA"
             with m.State("DATA"):
-                with m.If(arrived & read.rlast):
+                with m.If(ended):
+                    m.d.comb += self._touched.eq(1)
                     m.d.sync += read.araddr.eq(read.araddr + (beats << self.shift))
                     m.next = "MEASURE"
             with m.State("FINISH"):
-                with m.If(checking & (place != 4 // width)):
+                with m.If(checking & (place != words)):
                     checked = (~crc).word_select(place[:1], 8 * width) if width == 2 else ~crc
-                    m.d.sync += [*self._put(checked, place), place.eq(place + 1)]
+                    m.d.sync += [*self._put(checked), place.eq(place + 1)]
                 with m.Else():
-                    m.d.comb += self._ended.eq(1)
-                    m.next = "IDLE"
+                    m.next = "END"
+            return self._end(m), read.rvalid & read.rresp[1]
 
-    def _build_registers(self, m: Module) -> None:
-        """Word after word, each after the answer to the one before."""
+    def _build_registers(self, m: Module) -> tuple[Value, Value]:
+        """Word after word, each after the answer to the one before. Returns whether that was the last, and
+        whether one is bad."""
         bus, width = self.registers, self.width
-        writing = self._running[BridgeCommand.WRITE_REGISTERS]
+        writing = self._chosen[BridgeCommand.WRITE_REGISTERS]
         parts = 4 // width
         part, value = Signal(range(parts + 1)), Signal(32)
         offset = Signal(ADDRESS_BITS)
+        written, read = Signal(), Signal()
         m.d.comb += [
-            self._fetch.eq(writing | self._running[BridgeCommand.WRITE]),
             bus.awaddr.eq(offset),
             bus.araddr.eq(offset),
             bus.wdata.eq(value),
@@ -433,63 +485,58 @@ class UartBridge(wiring.Component):
             bus.bready.eq(1),
             bus.rready.eq(1),
         ]
+        m.d.sync += [written.eq(bus.bvalid), read.eq(bus.rvalid)]
         with m.If(bus.awready):
             m.d.sync += bus.awvalid.eq(0)
         with m.If(bus.wready):
             m.d.sync += bus.wvalid.eq(0)
         with m.If(bus.arready):
             m.d.sync += bus.arvalid.eq(0)
-        with m.If((bus.bvalid & bus.bresp[1]) | (bus.rvalid & bus.rresp[1])):
-            m.d.sync += self._status.eq(BridgeStatus.BUS_ERROR)
         with m.FSM(name="registers"):
             with m.State("IDLE"):
                 m.d.sync += offset.eq(self._request.first)
-                with m.If(writing | self._running[BridgeCommand.READ_REGISTERS]):
+                with m.If(self._run & (writing | self._chosen[BridgeCommand.READ_REGISTERS])):
                     m.next = "NEXT"
             with m.State("NEXT"):
-                m.d.sync += [part.eq(0), self._left.eq(self._left - 1)]
-                with m.If(self._left == 0):
-                    m.d.comb += self._ended.eq(1)
-                    m.next = "IDLE"
-                with m.Elif(writing):
-                    m.next = "FETCH"
-                with m.Else():
-                    m.d.sync += bus.arvalid.eq(1)
+                m.d.sync += part.eq(0)
+                with m.If(self._settled):
+                    m.d.comb += self._touched.eq(1)
+                    m.d.sync += [self._less.eq(1), bus.arvalid.eq(~writing & ~self._none)]
                     m.next = "READ"
-            with m.State("FETCH"):
-                # The buffer takes two cycles.
-                m.next = "FETCHED"
-            with m.State("FETCHED"):
-                m.next = "TAKE"
+                    with m.If(writing):
+                        m.next = "TAKE"
+                    with m.If(self._none):
+                        m.next = "END"
             with m.State("TAKE"):
-                m.d.sync += [
-                    value.eq(Cat(value, self._fetched)[8 * width :]),
-                    self._index.eq(self._index + 1),
-                    part.eq(part + 1),
-                ]
-                with m.If(part == parts - 1):
-                    m.d.sync += [bus.awvalid.eq(1), bus.wvalid.eq(1)]
-                    m.next = "WRITE"
-                with m.Else():
-                    m.next = "FETCH"
+                with m.If(self._settled):
+                    m.d.comb += self._touched.eq(1)
+                    m.d.sync += [
+                        value.eq(Cat(value, self._fetched)[8 * width :]),
+                        self._advance.eq(1),
+                        part.eq(part + 1),
+                    ]
+                    with m.If(part == parts - 1):
+                        m.d.sync += [bus.awvalid.eq(1), bus.wvalid.eq(1)]
+                        m.next = "WRITE"
             with m.State("WRITE"):
-                with m.If(bus.bvalid):
+                with m.If(written):
                     m.d.sync += offset.eq(offset + 4)
                     m.next = "NEXT"
             with m.State("READ"):
-                m.d.sync += value.eq(bus.rdata)
                 with m.If(bus.rvalid):
+                    m.d.sync += value.eq(bus.rdata)
+                with m.If(read):
                     m.d.sync += offset.eq(offset + 4)
                     m.next = "PUT"
             with m.State("PUT"):
                 m.d.sync += [
-                    *self._put(value[: 8 * width], self._index + self._stored),
+                    *self._put(value[: 8 * width]),
                     value.eq(value >> 8 * width),
-                    self._stored.eq(1),
                     part.eq(part + 1),
                 ]
                 with m.If(part == parts - 1):
                     m.next = "NEXT"
+            return self._end(m), (bus.bvalid & bus.bresp[1]) | (bus.rvalid & bus.rresp[1])
 
 
 def _delayed(m: Module, value: Value) -> Signal:

@@ -26,8 +26,9 @@ SYNC = b"\xa5\x5e"
 DATA_MAX = 1024
 """Bytes of a payload behind its first four."""
 
-BUFFER_LATENCY = 3
+BUFFER_LATENCY = 5
 _HEADER = 6
+_ARGUMENTS = 8
 _ALL_ONES = (1 << 32) - 1
 
 
@@ -78,7 +79,8 @@ class Response(data.Struct):
 class FrameReceiver(wiring.Component):
     """Finds frames among bytes.
 
-    It waits for the two bytes of SYNC; then come header, payload and CRC. Frames that are too long are
+    It takes a byte in every second cycle. It waits for the two bytes of SYNC; then come header, payload and
+    CRC. Frames that are too long are
     none: it waits for SYNC again, as it does if nothing comes for ``gap`` cycles in the middle of one. While
     a request waits to be taken no bytes are: what was stored stays.
 
@@ -115,82 +117,101 @@ class FrameReceiver(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        request, byte = self.o.payload, self.i.payload
-        header = Signal(8 * _HEADER, reset_less=True)
-        arguments = Signal(64, reset_less=True)
-        count, crc, received = Signal(11), Signal(32), Signal(32, reset_less=True)
-        quiet, silent = Signal(range(self.gap + 1)), Signal()
-        taken, hunting, counted, measuring = (Signal() for _ in range(4))
+        request = self.o.payload
+        self._header = Signal(8 * _HEADER, reset_less=True)
+        arguments = Signal(data.ArrayLayout(unsigned(8), _ARGUMENTS), reset_less=True)
+        self._count, self._crc, self._received = Signal(11), Signal(32), Signal(32, reset_less=True)
+        quiet, self._silent = Signal(range(self.gap + 1)), Signal()
+        # A byte is looked at in the cycle after it was taken; the next one is taken in the cycle behind that.
+        self._byte, self._taken, self._last = Signal(8, reset_less=True), Signal(), Signal()
+        self._hunting, self._counted, self._measuring = (Signal() for _ in range(3))
+        self._argument = Signal(_ARGUMENTS)
         m.d.comb += [
-            taken.eq(self.i.valid & self.i.ready),
-            self.i.ready.eq(~self.o.valid & ~measuring),
-            self.byte.eq(byte),
-            self.place.eq(count - 4),
-            Cat(request.sequence, request.command, request.flags).eq(header[:24]),
-            request.length.eq(header[32:]),
+            self.i.ready.eq(~self._taken & ~self.o.valid & ~self._measuring),
+            Cat(request.sequence, request.command, request.flags).eq(self._header[:24]),
+            request.length.eq(self._header[32:]),
             Cat(request.first, request.second).eq(arguments),
-            request.intact.eq(received == ~crc),
         ]
-        with m.If(taken | hunting):
-            m.d.sync += [quiet.eq(self.gap), silent.eq(0)]
-        with m.Elif(~silent):
-            m.d.sync += [quiet.eq(quiet - 1), silent.eq(quiet == 1)]
-        with m.If(taken & counted):
-            m.d.sync += crc.eq(crc32_step(crc, byte, 1))
-        with m.If(taken):
-            m.d.sync += count.eq(count + 1)
+        m.d.sync += [
+            self._taken.eq(self.i.valid & self.i.ready),
+            self._byte.eq(self.i.payload),
+            self._last.eq(self._count + 1 == request.length),
+            self.byte.eq(self._byte),
+            self.place.eq(self._count - 4),
+            self.store.eq(0),
+            self._argument.eq(0),
+        ]
+        for place in range(_ARGUMENTS):
+            with m.If(self._argument[place]):
+                m.d.sync += arguments[place].eq(self.byte)
+        with m.If(self._taken | self._hunting):
+            m.d.sync += [quiet.eq(self.gap), self._silent.eq(0)]
+        with m.Elif(~self._silent):
+            m.d.sync += [quiet.eq(quiet - 1), self._silent.eq(quiet == 1)]
+        with m.If(self._taken & self._counted):
+            m.d.sync += self._crc.eq(crc32_step(self._crc, self._byte, 1))
+        with m.If(self._taken):
+            m.d.sync += self._count.eq(self._count + 1)
+        self._build_states(m)
+        return m
+
+    def _build_states(self, m: Module) -> None:
+        """Where in a frame we are."""
         with m.FSM():
             with m.State("SYNC"):
-                m.d.comb += hunting.eq(1)
-                with m.If(taken & (byte == SYNC[0])):
+                m.d.comb += self._hunting.eq(1)
+                with m.If(self._taken & (self._byte == SYNC[0])):
                     m.next = "SECOND"
             with m.State("SECOND"):
-                m.d.sync += [crc.eq(_ALL_ONES), count.eq(0)]
-                with m.If(taken & (byte == SYNC[1])):
+                m.d.sync += [self._crc.eq(_ALL_ONES), self._count.eq(0)]
+                with m.If(self._taken & (self._byte == SYNC[1])):
                     m.next = "HEADER"
-                with m.Elif((taken & (byte != SYNC[0])) | silent):
+                with m.Elif((self._taken & (self._byte != SYNC[0])) | self._silent):
                     m.next = "SYNC"
             with m.State("HEADER"):
-                m.d.comb += counted.eq(1)
-                with m.If(taken):
-                    m.d.sync += header.eq(Cat(header[8:], byte))
-                    with m.If(count == _HEADER - 1):
-                        m.d.sync += count.eq(0)
+                m.d.comb += self._counted.eq(1)
+                with m.If(self._taken):
+                    m.d.sync += self._header.eq(Cat(self._header[8:], self._byte))
+                    with m.If(self._count == _HEADER - 1):
+                        m.d.sync += self._count.eq(0)
                         m.next = "LENGTH"
-                with m.Elif(silent):
+                with m.Elif(self._silent):
                     m.next = "SYNC"
             with m.State("LENGTH"):
-                m.d.comb += measuring.eq(1)
-                with m.If(request.length > DATA_MAX + 4):
+                m.d.comb += self._measuring.eq(1)
+                with m.If(self.o.payload.length > DATA_MAX + 4):
                     m.next = "SYNC"
-                with m.Elif(request.length == 0):
+                with m.Elif(self.o.payload.length == 0):
                     m.next = "CRC"
                 with m.Else():
                     m.next = "PAYLOAD"
             with m.State("PAYLOAD"):
-                m.d.comb += [counted.eq(1), self.store.eq(taken & (count >= 4))]
-                with m.If(taken):
-                    with m.If(count < 8):
-                        m.d.sync += arguments.word_select(count[:3], 8).eq(byte)
-                    with m.If(count == request.length - 1):
-                        m.d.sync += count.eq(0)
+                m.d.comb += self._counted.eq(1)
+                with m.If(self._taken):
+                    m.d.sync += self.store.eq(self._count >= 4)
+                    with m.If(self._count < _ARGUMENTS):
+                        m.d.sync += self._argument.eq(1 << self._count[:3])
+                    with m.If(self._last):
+                        m.d.sync += self._count.eq(0)
                         m.next = "CRC"
-                with m.Elif(silent):
+                with m.Elif(self._silent):
                     m.next = "SYNC"
             with m.State("CRC"):
-                with m.If(taken):
-                    m.d.sync += received.eq(Cat(received[8:], byte))
-                    with m.If(count == 3):
-                        m.d.sync += self.o.valid.eq(1)
-                        m.next = "GIVE"
-                with m.Elif(silent):
+                with m.If(self._taken):
+                    m.d.sync += self._received.eq(Cat(self._received[8:], self._byte))
+                    with m.If(self._count == 3):
+                        m.next = "COMPARE"
+                with m.Elif(self._silent):
                     m.next = "SYNC"
+            with m.State("COMPARE"):
+                m.d.comb += self._measuring.eq(1)
+                m.d.sync += [self.o.payload.intact.eq(self._received == ~self._crc), self.o.valid.eq(1)]
+                m.next = "GIVE"
             with m.State("GIVE"):
-                m.d.comb += hunting.eq(1)
+                m.d.comb += self._hunting.eq(1)
                 with m.If(self.o.ready):
                     m.d.sync += self.o.valid.eq(0)
                     m.next = "SYNC"
-        return m
 
 
 class FrameSender(wiring.Component):
@@ -201,7 +222,7 @@ class FrameSender(wiring.Component):
     i : ``In(stream.Signature(Response))``
         Responses; taken when the last byte has been given out.
     place : ``Out(range(1024))``
-        Byte of the buffer that is wanted three cycles later.
+        Byte of the buffer that is wanted four cycles later.
     byte : ``In(8)``
         The byte.
     o : ``Out(stream.Signature(8))``
@@ -238,7 +259,7 @@ class FrameSender(wiring.Component):
         }
         names = list(parts)
         following = dict(zip(names, [*names[1:], "DONE"], strict=True))
-        after = Signal(2)
+        after = Signal(range(BUFFER_LATENCY))
         with m.FSM():
             with m.State("IDLE"):
                 m.d.sync += [count.eq(0), crc.eq(_ALL_ONES)]
@@ -246,7 +267,7 @@ class FrameSender(wiring.Component):
                     m.next = "SYNC-WAIT"
             for name, (byte, length, counted) in parts.items():
                 with m.State(f"{name}-WAIT"):
-                    # The buffer takes three cycles.
+                    # The buffer takes four cycles, and its byte is taken in the next one.
                     m.d.sync += after.eq(Mux(after == BUFFER_LATENCY - 1, 0, after + 1))
                     with m.If(count == length):
                         m.d.sync += [count.eq(0), after.eq(0)]

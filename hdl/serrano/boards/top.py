@@ -188,7 +188,10 @@ class BoardTop(wiring.Component):
                 m.d.sync += left.eq(left - 1)
             return left.any()
 
-        m.d.sync += self.leds.eq(
+        # LEDs lie where they please: a cycle more to get there.
+        lamps = Signal.like(self.leds)
+        m.d.sync += self.leds.eq(lamps)
+        m.d.sync += lamps.eq(
             Cat(
                 heartbeat,
                 controller.ready,

@@ -50,9 +50,9 @@ class UartReceiver(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        line = Signal(3, init=0b111)
+        line = Signal(4, init=0b1111)
         m.d.sync += line.eq(Cat(self.rx, line))
-        rx = line[2]
+        rx = line[-1]
         timer = Signal(range(self.divisor))
         bits, count, running = Signal(9, reset_less=True), Signal(range(10)), Signal()
         # The timer is at 0.

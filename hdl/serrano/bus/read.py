@@ -17,6 +17,7 @@ from serrano.bus.faults import BusFault, client_bits
 from serrano.config import AcceleratorConfig
 from serrano.layouts import ReadRequest, tag_bits
 from serrano.stream import ForwardRegister, StreamFIFO, StreamRegister
+from serrano.stream.slices import later
 
 __all__ = ["BurstSplitter", "ReadArbiter", "ReadBeat", "ReadClient", "ReadPort"]
 
@@ -232,7 +233,9 @@ class ReadArbiter(wiring.Component):
     if nothing happened.
 
     With ``config.registered`` a burst is chosen from what was known a cycle ago and issued in the next cycle,
-    at most one in three cycles; beats and faults are told a cycle later, words given out three cycles later.
+    at most one in three cycles; beats and faults are told a cycle later, words given out four cycles later.
+    ``stop`` and ``flush`` work a cycle later, and ``idle`` is told a cycle later: it holds from the third
+    cycle with ``stop`` on.
 
     Parameters
     ----------
@@ -296,6 +299,7 @@ class ReadArbiter(wiring.Component):
             }
         )
         m.submodules.order = order_fifo = StreamFIFO(order, OUTSTANDING)
+        self._stopped, self._flushed = self._late(m, self.stop), self._late(m, self.flush)
         beat = self._build_arrival(m, order_fifo)
         issue = Signal(len(self.clients))
         # Beats on their way, for all clients.
@@ -310,11 +314,17 @@ class ReadArbiter(wiring.Component):
             in_flight.eq(in_flight + entered - (beat.ended & ~beat.apart)),
             self._coming.eq(self._coming + issued.beats - beat.clients.any()),
         ]
+        idle = Signal()
         m.d.comb += [
-            self.idle.eq((in_flight == 0) & ~picked & ~(entered & int(self.config.registered))),
+            idle.eq((in_flight == 0) & ~picked & ~(entered & int(self.config.registered))),
+            self.idle.eq(self._late(m, idle)),
             self.beats.eq(beat.clients),
         ]
         return m
+
+    def _late(self, m: Module, value: Any) -> Any:
+        """The value, with registers that of the cycle before."""
+        return later(m, value, registered=self.config.registered, name="late")
 
     def _build_arrival(self, m: Module, order_fifo: StreamFIFO) -> Any:
         """The beat of this cycle, with registers that of the last one, and its fault."""
@@ -350,7 +360,7 @@ class ReadArbiter(wiring.Component):
 
     def _build_client(self, m: Module, index: int, beat: Any, issue: Signal) -> tuple:
         client, port = self.clients[index], self.ports[index]
-        flush = Const(0) if client.apart else self.flush
+        flush = Const(0) if client.apart else self._flushed
         reset = ResetInserter(flush)
         splitter = BurstSplitter(self.config, client.burst_beats)
         word = ReadBeat(self.config, client.word_beats)
@@ -371,27 +381,31 @@ class ReadArbiter(wiring.Component):
         claimed = Signal(range(client.fifo_beats + 1))
         left = Signal()
         burst = splitter.burst
+        # The buffers lie far apart: their beats come a cycle later, each in a register of its own.
+        arrived = Signal(data.StructLayout({"mine": 1, "bytes": beat.bytes.shape(), "last": 1, "error": 1}))
         m.d.comb += [
-            fifo.i.payload.last.eq(beat.last),
+            arrived.mine.eq(beat.clients[index]),
+            arrived.bytes.eq(beat.bytes),
+            arrived.last.eq(beat.last),
+            arrived.error.eq(beat.error),
             left.eq(fifo.o.valid & fifo.o.ready),
             room.eq(claimed + burst.payload.beats <= client.fifo_beats),
             burst.ready.eq(issue[index]),
         ]
         given = Mux(left, client.word_beats, 0)
         m.d.sync += claimed.eq(claimed + Mux(issue[index], burst.payload.beats, 0) - given)
-        self._build_words(m, client, beat, beat.clients[index], fifo, flush)
+        self._build_words(m, client, self._late(m, arrived), fifo, flush)
         with m.If(flush):
             m.d.sync += claimed.eq(0)
         wanting = Signal(name=f"{client.name}_wanting")
         m.d.comb += wanting.eq(port.request.valid | ~splitter.request.ready | burst.valid)
         return burst, room, wanting
 
-    def _build_words(
-        self, m: Module, client: ReadClient, beat: Any, mine: Value, fifo: StreamFIFO, flush: Value
-    ) -> None:
+    def _build_words(self, m: Module, client: ReadClient, beat: Any, fifo: StreamFIFO, flush: Value) -> None:
         """A client's beats become words of its buffer."""
         width, beats = 8 * self.config.port_bytes, client.word_beats
-        word = fifo.i.payload
+        word, mine = fifo.i.payload, beat.mine
+        m.d.comb += word.last.eq(beat.last)
         if beats == 1:
             m.d.comb += [fifo.i.valid.eq(mine), word.bytes.eq(beat.bytes), word.error.eq(beat.error)]
             return
@@ -441,7 +455,7 @@ class ReadArbiter(wiring.Component):
         for index, (burst, room, wanting) in enumerate(bursts):
             client = self.clients[index]
             few = Const(1) if client.queue_beats is None else coming < client.queue_beats
-            known = settled & ~(self.flush & int(not client.apart)) if registered else Const(1)
+            known = settled & ~(self._flushed & int(not client.apart)) if registered else Const(1)
             m.d.comb += waiting[index].eq(burst.valid & ~room)
             domain += [
                 able[index].eq(burst.valid & room & few & known),
@@ -480,7 +494,7 @@ class ReadArbiter(wiring.Component):
         choice = Signal(len(self.clients))
         before, waited_for = Const(0), Const(0)
         for index, client in enumerate(self.clients):
-            may = able[index] if client.apart else able[index] & ~self.stop & ~waited_for
+            may = able[index] if client.apart else able[index] & ~self._stopped & ~waited_for
             m.d.comb += choice[index].eq(may & ~before)
             before = before | may
             if not client.apart:

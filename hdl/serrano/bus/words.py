@@ -21,7 +21,8 @@ RECORD_BYTES = 16
 class WordReader(wiring.Component):
     """Reads runs of 32-bit words.
 
-    A command's address is a multiple of 4. Whole words of the port are read.
+    A command's address is a multiple of 4. Whole words of the port are read. With ``config.registered`` a
+    command is taken a cycle later.
 
     Parameters
     ----------
@@ -76,13 +77,18 @@ class WordReader(wiring.Component):
         with m.If(beat.valid & beat.ready & beat.payload.error):
             m.d.sync += error.eq(1)
         with m.FSM():
-            with m.State("IDLE"):
+            asks = "IDLE"
+            if self.config.registered:
+                asks = "ASK"
+                with m.State("IDLE"), m.If(self.command.valid):
+                    m.next = "ASK"
+            with m.State(asks):
                 m.d.comb += [
-                    request.valid.eq(self.command.valid),
+                    request.valid.eq(self.command.valid | int(self.config.registered)),
                     self.command.ready.eq(request.ready),
                 ]
                 m.d.sync += [skip.eq(lead), left.eq(words), error.eq(0)]
-                with m.If(self.command.valid & self.command.ready):
+                with m.If(request.valid & request.ready):
                     m.next = "READ"
             with m.State("READ"):
                 with m.If((skip != 0) | (left == 0)):

@@ -14,6 +14,7 @@ from serrano.bus.faults import BusFault, client_bits
 from serrano.config import AcceleratorConfig
 from serrano.layouts import tag_bits
 from serrano.stream import StreamFIFO, StreamRegister
+from serrano.stream.slices import later
 
 __all__ = ["WriteArbiter", "WritePort", "WriteRequest"]
 
@@ -65,8 +66,8 @@ class WriteArbiter(wiring.Component):
     was taken is always completed. While ``stop`` is set none is taken of clients that are not ``apart``, and
     ``idle`` tells that none of theirs is in flight; those apart go on as if nothing happened.
 
-    With ``config.registered`` there is a register slice behind each client, errors are told a cycle later,
-    and ``pending`` falls two cycles later. As before, one write may be taken per cycle.
+    With ``config.registered`` there is a register slice behind each client, ``stop`` works and errors are
+    told a cycle later, and ``pending`` falls two cycles later. As before, one write may be taken per cycle.
 
     Parameters
     ----------
@@ -135,6 +136,7 @@ class WriteArbiter(wiring.Component):
         m.d.comb += [order_fifo.i.valid.eq(issued.valid), order_fifo.i.payload.eq(issued.order)]
         busy = Signal(len(self.clients))
         answer = self._build_answers(m, order_fifo)
+        stopped = later(m, self.stop, registered=self.config.registered, name="stopped")
         m.d.comb += [
             self.beats.eq(axi.wvalid & axi.wready),
             self.idle.eq(~busy.any()),
@@ -156,7 +158,7 @@ class WriteArbiter(wiring.Component):
         chosen = Const(0)
         for index, (name, port) in enumerate(zip(self.clients, self.ports, strict=True)):
             apart = name in self.apart
-            go = Const(1) if apart else ~self.stop
+            go = Const(1) if apart else ~stopped
             request, entered = self._build_entrance(m, name, port.request, go)
             take, mine, ended = Signal(), Signal(), Signal()
             m.d.comb += [take.eq(request.valid & request.ready), request.ready.eq(free & ~chosen)]

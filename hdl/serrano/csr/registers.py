@@ -11,7 +11,8 @@ from amaranth.utils import exact_log2
 from serrano.bus import AXI4Lite
 from serrano.config import AcceleratorConfig
 from serrano.csr.counters import CounterReadPort
-from serrano.csr.table import COUNTER_BASE, COUNTERS, IDENTITY, REGISTERS, VERSION, Access
+from serrano.csr.table import COUNTER_BASE, COUNTERS, IDENTITY, REGISTERS, VERSION, Access, Register
+from serrano.primitives.memory import OnChipMemory
 
 __all__ = ["ControlRegisters", "constants"]
 
@@ -41,7 +42,10 @@ class ControlRegisters(wiring.Component):
     Every register but the counters is a port named as in the table, in lower case. Reads of addresses without
     a register
     give 0, writes to them are ignored, both with the response OKAY; strobes select bytes. One access at a
-    time. An answer comes a cycle after its address, with ``config.registered`` three.
+    time. An answer comes a cycle after its address, with ``config.registered`` two (writes) or four (reads).
+
+    With ``config.registered`` what the host has written is read from a copy in a memory, so that only what
+    the accelerator itself tells needs wires to this place.
 
     Parameters
     ----------
@@ -84,47 +88,54 @@ class ControlRegisters(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        write, address, word, strobe = self._build_write_channel(m)
-        mask = Cat(bit.replicate(8) for bit in strobe)
+        self._write = Signal()
+        chosen = self._build_write_channel(m)
+        word, mask = self.bus.wdata, Cat(bit.replicate(8) for bit in self.bus.wstrb)
         for entry in REGISTERS:
             if entry.access in (Access.CONSTANT, Access.READ_ONLY):
                 continue
-            value, chosen = getattr(self, entry.attribute), Signal(name=f"{entry.attribute}_chosen")
-            m.d.comb += chosen.eq(write & (address == entry.offset >> 2))
+            value, mine = getattr(self, entry.attribute), chosen[entry]
             if entry.access is Access.CLEAR:
-                cleared = Mux(chosen, word & mask, 0)
-                m.d.sync += value.eq(value & ~cleared | getattr(self, f"{entry.attribute}_set"))
+                bits = max(low + width for _, low, width, _ in entry.fields)
+                cleared = Mux(mine, word & mask, 0)
+                kept = value & ~cleared | getattr(self, f"{entry.attribute}_set")
+                m.d.sync += value[:bits].eq(kept)
                 continue
-            with m.If(chosen):
+            with m.If(mine):
                 m.d.sync += value.eq(value & ~mask | word & mask)
             if entry.access is Access.COMMAND:
-                m.d.sync += getattr(self, f"{entry.attribute}_write").eq(chosen)
-        self._build_read_channel(m)
+                m.d.sync += getattr(self, f"{entry.attribute}_write").eq(mine)
+        self._build_read_channel(m, chosen)
         return m
 
-    def _build_write_channel(self, m: Module) -> tuple[Signal, Signal, Signal, Signal]:
+    def _build_write_channel(self, m: Module) -> dict[Register, Signal]:
+        """Whether a register is written in this cycle. Address and data are taken together, when both are
+        there; with registers in the next cycle."""
         bus = self.bus
-        write, address = Signal(), Signal(ADDRESS_BITS - 2)
-        word, strobe = Signal(32), Signal(4)
+        domain = m.d.sync if self.config.registered else m.d.comb
+        free = ~bus.bvalid & ~self._write if self.config.registered else ~bus.bvalid | bus.bready
+        begin, chosen = Signal(), {}
         m.d.comb += [
-            # Address and data are taken together, when both are there.
-            write.eq(bus.awvalid & bus.wvalid & (~bus.bvalid | bus.bready)),
-            bus.awready.eq(write),
-            bus.wready.eq(write),
-            address.eq(bus.awaddr[2:]),
-            word.eq(bus.wdata),
-            strobe.eq(bus.wstrb),
+            begin.eq(bus.awvalid & bus.wvalid & free),
+            bus.awready.eq(self._write),
+            bus.wready.eq(self._write),
         ]
+        domain += self._write.eq(begin)
+        for entry in REGISTERS:
+            if entry.access not in (Access.CONSTANT, Access.READ_ONLY):
+                mine = chosen[entry] = Signal(name=f"{entry.attribute}_chosen")
+                domain += mine.eq(begin & (bus.awaddr[2:] == entry.offset >> 2))
         with m.If(bus.bready):
             m.d.sync += bus.bvalid.eq(0)
-        with m.If(write):
+        with m.If(self._write):
             m.d.sync += bus.bvalid.eq(1)
-        return write, address, word, strobe
+        return chosen
 
-    def _build_read_channel(self, m: Module) -> None:
+    def _build_read_channel(self, m: Module, written: dict[Register, Signal]) -> None:
         bus, counters = self.bus, self.counters
         address, taken = Signal(ADDRESS_BITS - 2), Signal()
         value, counter, upper = Signal(32), Signal(), Signal()
+        counted = counters.value.word_select(upper, 32)
         if not self.config.registered:
             # The answer is chosen with the address.
             m.d.comb += [
@@ -137,18 +148,29 @@ class ControlRegisters(wiring.Component):
                 m.d.sync += [bus.rvalid.eq(bus.arvalid), value.eq(chosen)]
             with m.Elif(bus.rready):
                 m.d.sync += bus.rvalid.eq(0)
-            m.d.comb += bus.rdata.eq(Mux(counter, counters.value.word_select(upper, 32), value))
+            m.d.comb += bus.rdata.eq(Mux(counter, counted, value))
         else:
-            # Cycle 1: the address. Cycle 2: a register of each group. Cycle 3: that of one group.
+            # Cycle 1: the address. Cycle 2: a register of each group, and what lies in memories. Cycle 3:
+            # that of one group, and of one memory. Cycle 4: one of the two.
             cycle = Signal(2)
             chosen = self._build_choice(m, m.d.sync, address)
-            m.d.comb += [bus.arready.eq((cycle == 0) & ~bus.rvalid & ~counters.busy), taken.eq(cycle == 1)]
-            m.d.sync += cycle.eq(Mux(cycle == 2, 0, cycle + (cycle.any() | (bus.arvalid & bus.arready))))
+            copied, copy = self._build_copy(m, written, address)
+            in_memory, remembered = Signal(), Signal(32)
+            m.d.comb += [
+                bus.arready.eq((cycle == 0) & ~bus.rvalid & ~counters.busy),
+                # Not while the copy changes.
+                taken.eq((cycle == 1) & ~self._write),
+            ]
+            m.d.sync += [
+                cycle.eq(cycle + Mux(cycle == 0, bus.arvalid & bus.arready, (cycle != 1) | taken)),
+                value.eq(chosen),
+                in_memory.eq(counter | copied),
+                remembered.eq(Mux(counter, counted, copy)),
+            ]
             with m.If(bus.arready):
                 m.d.sync += address.eq(bus.araddr[2:])
-            with m.If(cycle == 2):
-                found = Mux(counter, counters.value.word_select(upper, 32), chosen)
-                m.d.sync += [bus.rvalid.eq(1), bus.rdata.eq(found)]
+            with m.If(cycle == 3):
+                m.d.sync += [bus.rvalid.eq(1), bus.rdata.eq(Mux(in_memory, remembered, value))]
             with m.Elif(bus.rready):
                 m.d.sync += bus.rvalid.eq(0)
         index_bits = len(counters.index)
@@ -158,11 +180,42 @@ class ControlRegisters(wiring.Component):
             among = (address[1 + index_bits :] == base) & (counters.index < len(COUNTERS))
             m.d.sync += [counter.eq(among), upper.eq(address[0])]
 
+    def _build_copy(
+        self, m: Module, written: dict[Register, Signal], address: Signal
+    ) -> tuple[Signal, Signal]:
+        """What the host has written: whether anything to this address, and what, a cycle later."""
+        bus, places = self.bus, COUNTER_BASE >> 2
+        m.submodules.copy = memory = OnChipMemory(
+            unsigned(32), places, granularity=8, transparent=False, collides=False
+        )
+        known, copied, mine = Signal(places), Signal(), Signal()
+        kept = {entry: now for entry, now in written.items() if self._is_copied(entry)}
+        place = bus.awaddr[2:][: exact_log2(places)]
+        m.d.comb += [
+            mine.eq(Cat(kept.values()).any()),
+            memory.w_addr.eq(place),
+            # What has never been written is 0.
+            memory.w_en.eq(Mux(mine, bus.wstrb | (~known.bit_select(place, 1)).replicate(4), 0)),
+            memory.w_data.eq(bus.wdata & Cat(bit.replicate(8) for bit in bus.wstrb)),
+            memory.r_en.eq(1),
+            memory.r_addr.eq(address),
+        ]
+        for entry, now in kept.items():
+            with m.If(now):
+                m.d.sync += known[entry.offset >> 2].eq(1)
+        inside = address[exact_log2(places) :] == 0
+        m.d.sync += copied.eq(inside & known.bit_select(address[: exact_log2(places)], 1))
+        return copied, memory.r_data
+
+    def _is_copied(self, entry: Register) -> bool:
+        """It is read from the copy of what was written."""
+        return self.config.registered and entry.access in (Access.READ_WRITE, Access.COMMAND)
+
     def _build_choice(self, m: Module, domain: Any, address: Value) -> Value:
         """The register at an address: one of each group in ``domain``, and of these one."""
         fixed, groups = constants(self.config), {}
         for entry in REGISTERS:
-            if entry.offset >= COUNTER_BASE:
+            if entry.offset >= COUNTER_BASE or self._is_copied(entry):
                 continue
             number, place = divmod(entry.offset >> 2, GROUP)
             known = fixed[entry.name] if entry.access is Access.CONSTANT else getattr(self, entry.attribute)

@@ -52,7 +52,7 @@ class WriteCombiner(wiring.Component):
 
     A piece longer than a word takes several cycles. Each of the two streams has a word that waits for more;
     it leaves when a piece for another word comes, or with ``flush``. With ``config.registered`` a cycle finds
-    the word of a piece, and another one joins it.
+    the word of a piece, another one joins it, and one takes it to the port.
 
     Parameters
     ----------
@@ -87,7 +87,9 @@ class WriteCombiner(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        request = self.memory.request
+        request = stream.Signature(WriteRequest(self.config)).create(path=("joined",))
+        leaving = sliced(m, "leaving", request, registered=self.config.registered)
+        wiring.connect(m, leaving, wiring.flipped(self.memory.request))
         words = stream.Signature(_Word(self.config)).create(path=("found",))
         self._build_words(m, words)
         words = sliced(m, "words", words, registered=self.config.registered)
@@ -123,7 +125,9 @@ class WriteCombiner(wiring.Component):
         m.d.comb += [
             take.eq((mine & open_).any()),
             words.ready.eq(take),
-            self.waiting.eq(full.any() | request.valid | (words.valid if self.config.registered else 0)),
+            self.waiting.eq(
+                full.any() | request.valid | leaving.valid | words.valid & self.config.registered
+            ),
             self.pending.eq(self.waiting | self.memory.pending),
         ]
         return m

@@ -4,7 +4,7 @@
 from typing import Any
 
 from amaranth import *
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
@@ -12,6 +12,7 @@ from serrano.bus import ReadPort, WritePort
 from serrano.config import AcceleratorConfig
 from serrano.primitives.multiplier import Multiplier
 from serrano.stream import StreamFIFO
+from serrano.stream.slices import later
 
 from .commands import Status
 from .mask import RecordMask, RecordTask
@@ -51,7 +52,7 @@ class BlockMover(wiring.Component):
     ``b`` cycles, the latencies of a read and a write, and about 15.
 
     Geometry and buffer are those of the cycle in which the command is taken, so that a model loaded meanwhile
-    does not bend a move that is under way.
+    does not bend a move that is under way. With ``config.registered`` a move begins two cycles later.
 
     Parameters
     ----------
@@ -90,37 +91,33 @@ class BlockMover(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config, moves = self.config, self.moves
-        width_bits = exact_log2(config.port_bytes)
         self._command = command = Signal(MoveCommand(config))
         self._geometry = geometry = Signal(KVGeometry(config))
         # Next run to be read, next word to be written.
         self._source, self._target = Signal(config.address_bits), Signal(config.address_bits)
         # Records to be asked for, records to come, words to be written.
         self._unread, self._unseen = Signal(RECORD_BITS + 1), Signal(RECORD_BITS + 1)
-        self._left = Signal(len(geometry.block_bytes) - width_bits)
+        self._left = Signal(len(geometry.block_bytes) - exact_log2(config.port_bytes))
         self._failed, self._moving = Signal(), Signal()
         # Whether they are not 0, as registers.
         self._asking, self._reading, self._writing = Signal(), Signal(), Signal()
 
-        asked, now = moves.command.payload, self.geometry
-        to_host = asked.kind == MoveKind.GATHER
-        records = Mux(to_host, 1, Mux(asked.kind == MoveKind.COPY, now.records, 0))
-        size = Mux(to_host, record_bytes(now.head_dim), now.block_bytes)
-        base = Mux(to_host, self.buffer & ~(BUFFER_ALIGN - 1), now.base)
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += [self.idle.eq(1), moves.command.ready.eq(1)]
                 m.d.sync += [
-                    command.eq(asked),
-                    geometry.eq(now),
-                    self._source.eq(now.base),
-                    self._target.eq(base),
-                    self._unread.eq(records),
-                    self._unseen.eq(records),
-                    self._left.eq(size >> width_bits),
+                    command.eq(moves.command.payload),
+                    geometry.eq(self.geometry),
+                    self._target.eq(self.buffer & ~(BUFFER_ALIGN - 1)),
                     self._failed.eq(0),
                 ]
                 with m.If(moves.command.valid):
+                    m.next = "BEGIN" if config.registered else "ADDRESS"
+                if not config.registered:
+                    self._build_begin(m, moves.command.payload, self.geometry)
+            if config.registered:
+                with m.State("BEGIN"):
+                    self._build_begin(m, command, geometry)
                     m.next = "ADDRESS"
             with m.State("ADDRESS"):
                 m.d.sync += [
@@ -141,26 +138,45 @@ class BlockMover(wiring.Component):
         self._build_transfer(m)
         return m
 
+    def _build_begin(self, m: Module, command: Any, geometry: Any) -> None:
+        """Where a move begins, and how much is to be done."""
+        to_host = command.kind == MoveKind.GATHER
+        records = Mux(to_host, 1, Mux(command.kind == MoveKind.COPY, geometry.records, 0))
+        size = Mux(to_host, record_bytes(geometry.head_dim), geometry.block_bytes)
+        m.d.sync += [
+            self._source.eq(geometry.base),
+            self._unread.eq(records),
+            self._unseen.eq(records),
+            self._left.eq(size >> exact_log2(self.config.port_bytes)),
+        ]
+        with m.If(~to_host):
+            m.d.sync += self._target.eq(geometry.base)
+
     def _build_addresses(self, m: Module) -> Value:
         """In state ADDRESS: three products one after the other, added up. True in the last cycle of it."""
         config, command, geometry = self.config, self._command, self._geometry
+        registered = config.registered
         latency = config.multiplier_latency
         bits = max(block_bits(config), entry_bits(config), RECORD_BITS)
         m.submodules.product = product = Multiplier(bits + 1, len(geometry.block_bytes) + 1, latency=latency)
+        operands = Signal(data.StructLayout({"a": product.a.shape(), "b": product.b.shape()}))
+        given = later(m, operands, registered=registered, name="given")
+        m.d.comb += [product.a.eq(given.a), product.b.eq(given.b)]
+        latency += registered
         term = Signal(range(3 + latency))
         to_host = command.kind == MoveKind.GATHER
         with m.Switch(term):
             with m.Case(0):
-                m.d.comb += [product.a.eq(command.source), product.b.eq(geometry.block_bytes)]
+                m.d.comb += [operands.a.eq(command.source), operands.b.eq(geometry.block_bytes)]
             with m.Case(1):
                 m.d.comb += [
-                    product.a.eq(Mux(to_host, command.record, 0)),
-                    product.b.eq(record_bytes(geometry.head_dim)),
+                    operands.a.eq(Mux(to_host, command.record, 0)),
+                    operands.b.eq(record_bytes(geometry.head_dim)),
                 ]
             with m.Case(2):
                 m.d.comb += [
-                    product.a.eq(Mux(to_host, command.index, command.destination)),
-                    product.b.eq(Mux(to_host, record_bytes(geometry.head_dim), geometry.block_bytes)),
+                    operands.a.eq(Mux(to_host, command.index, command.destination)),
+                    operands.b.eq(Mux(to_host, record_bytes(geometry.head_dim), geometry.block_bytes)),
                 ]
         m.d.sync += term.eq(term + 1)
         with m.If((term == latency) | (term == latency + 1)):

@@ -17,7 +17,8 @@ from serrano.stream.slices import later
 __all__ = ["FaultRecord", "PacketFault", "Recovery"]
 
 FLUSH_CYCLES = 8
-"""Longer than any look-up on its way between a block that is reset and one that is not."""
+"""Longer than any look-up on its way between a block that is reset and one that is not; twice that with
+registers."""
 
 WRITE = 0x80
 """Bit of a fault's detail that says that the client is one of the write port."""
@@ -63,7 +64,9 @@ class Recovery(wiring.Component):
     client, so that what it is doing and what happens to steps do not touch each other. The watchdog is a
     fault of its own: ``watchdog`` cycles, if not 0, in which ``progress`` was not set.
 
-    With ``config.registered`` all of this begins a cycle after the fault has come.
+    With ``config.registered`` all of this begins a cycle after the fault has come, ``stop`` and ``flush``
+    come and go another cycle later, and the memory port counts as idle when it has been so for as many cycles
+    as ``flush`` takes.
 
     Parameters
     ----------
@@ -139,38 +142,44 @@ class Recovery(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        found, of_tape, of_sequence, outside, failures = (
-            self._taken(m, value) for value in (*self._build_found(m), *self._build_outside(m))
-        )
-        fault = Signal()
-        flushed, final = Signal(range(FLUSH_CYCLES)), Signal()
+        registered = self.config.registered
+        cycles = FLUSH_CYCLES * (1 + registered)
+        cycle, final = Signal(range(cycles)), Signal()
+        watching, fault, stop, flush = (Signal() for _ in range(4))
+        bus, packet = self._build_bus_fault(m, watching), self._build_packet_fault(m)
+        first, of_tape, of_sequence = self._build_first(m, bus, packet, watching, fault)
+        idle = self._taken(m, self.idle)
+        m.d.comb += [self.stop.eq(self._taken(m, stop)), self.flush.eq(self._taken(m, flush))]
         with m.FSM():
             with m.State("WATCH"):
-                m.d.comb += fault.eq(found.code != FaultCode.NONE)
+                m.d.comb += watching.eq(1)
                 with m.If(fault):
                     m.d.sync += [
-                        self.code.eq(found.code),
+                        self.code.eq(first.code),
                         self.retry.eq(of_tape),
                         self.own.eq(of_sequence),
-                        self.own_sequence.eq(found.sequence),
+                        self.own_sequence.eq(first.sequence),
                     ]
                     with m.If(self.running):
                         m.next = "STOP"
             with m.State("STOP"):
-                m.d.comb += self.stop.eq(1)
-                with m.If(self.idle):
+                m.d.comb += stop.eq(1)
+                if registered:
+                    m.d.sync += cycle.eq(Mux(idle, cycle + 1, 0))
+                with m.If(idle & (cycle == (cycles - 1) * registered)):
                     m.next = "FLUSH"
             with m.State("FLUSH"):
-                m.d.comb += [self.stop.eq(1), self.flush.eq(1)]
-                m.d.sync += [flushed.eq(flushed + 1), final.eq(flushed == FLUSH_CYCLES - 2)]
+                m.d.comb += [stop.eq(1), flush.eq(1)]
+                m.d.sync += [cycle.eq(cycle + 1), final.eq(cycle == cycles - 2)]
                 with m.If(final):
-                    m.d.sync += flushed.eq(0)
+                    m.d.sync += cycle.eq(0)
                     m.d.comb += self.failed.eq(1)
                     m.next = "WATCH"
+        self._build_record(m, first, fault, bus.failures)
+        return m
 
-        first = Signal(FaultRecord(self.config))
+    def _build_record(self, m: Module, first: Any, fault: Signal, failures: Signal) -> None:
         m.d.comb += [
-            first.eq(Mux(fault, Value.cast(found), Value.cast(outside))),
             self.recorded.valid.eq(fault | (failures != 0)),
             self.recorded.code.eq(first.code),
         ]
@@ -184,48 +193,80 @@ class Recovery(wiring.Component):
             with m.If(empty | self.clear):
                 m.d.sync += self.record.eq(first)
             m.d.sync += self.record.count.eq(counted + fault + failures)
-        return m
 
-    def _build_found(self, m: Module) -> tuple[Any, Signal, Signal]:
-        """What went wrong with the step, or between steps, and whether it concerns the tape, or the KV cache
-        of a sequence."""
-        found = Signal(FaultRecord(self.config))
+    def _build_first(
+        self, m: Module, bus: Any, packet: Any, watching: Signal, fault: Signal
+    ) -> tuple[Any, Signal, Signal]:
+        """What is wrong: with the step or between steps if that is a ``fault``, otherwise with a client
+        apart. Also whether it concerns the tape, or the KV cache of a sequence."""
+        first = Signal(FaultRecord(self.config))
         expired = self._build_watchdog(m)
         of_tape, of_sequence = Signal(), Signal()
-        read_tape = Cat(self.read.client == client for client in self.tape_clients).any()
-        m.d.comb += [found.packet.eq(self.packet), found.sequence.eq(self.sequence)]
-        with m.If(self.read.valid & ~self.read.apart):
-            self._take_bus_fault(m, found, self.read)
-            m.d.comb += [of_tape.eq(read_tape), of_sequence.eq(self.read.client == self.kv_reader)]
-            with m.If(of_sequence):
-                m.d.comb += found.sequence.eq(self.read.tag)
-        with m.Elif(self.write.valid & ~self.write.apart):
-            self._take_bus_fault(m, found, self.write, WRITE)
-            m.d.comb += of_sequence.eq(self.write.client == self.kv_writer)
-            with m.If(of_sequence):
-                m.d.comb += found.sequence.eq(self.write.tag)
-        with m.Elif(self.tape.valid):
-            self._take_packet_fault(m, found, self.tape)
-            m.d.comb += of_tape.eq(1)
-        with m.Elif(self.execution.valid):
-            self._take_packet_fault(m, found, self.execution)
-        with m.Elif(self.refused.valid):
-            self._take_packet_fault(m, found, self.refused)
-        with m.Elif(expired):
-            m.d.comb += found.code.eq(FaultCode.WATCHDOG)
-        return found, of_tape, of_sequence
+        m.d.comb += [
+            fault.eq(watching & (bus.step | packet.valid | expired)),
+            first.packet.eq(Mux(fault, self.packet, 0)),
+            first.sequence.eq(Mux(fault, self.sequence, 0)),
+        ]
+        with m.If(bus.step | ~fault):
+            m.d.comb += [
+                first.code.eq(bus.code),
+                first.detail.eq(bus.detail),
+                first.address.eq(bus.address),
+                of_tape.eq(bus.of_tape),
+                of_sequence.eq(bus.of_sequence),
+            ]
+            with m.If(bus.of_sequence):
+                m.d.comb += first.sequence.eq(bus.tag)
+        with m.Elif(packet.valid):
+            m.d.comb += [
+                first.code.eq(packet.code),
+                first.packet.eq(packet.index),
+                first.detail.eq(packet.detail),
+                of_tape.eq(packet.of_tape),
+            ]
+        with m.Else():
+            m.d.comb += first.code.eq(FaultCode.WATCHDOG)
+        return first, of_tape, of_sequence
 
-    def _build_outside(self, m: Module) -> tuple[Any, Signal]:
-        """The error that a client apart from steps got, if any, and how many got one."""
-        outside = Signal(FaultRecord(self.config))
-        read, write = self.read.valid & self.read.apart, self.write.valid & self.write.apart
-        failures = Signal(2)
-        m.d.comb += failures.eq(read + write)
-        with m.If(read):
-            self._take_bus_fault(m, outside, self.read)
-        with m.Elif(write):
-            self._take_bus_fault(m, outside, self.write, WRITE)
-        return outside, failures
+    def _build_bus_fault(self, m: Module, watching: Signal) -> Any:
+        """An error of the memory, that of a step before that of a client apart; how many are of those."""
+        layout = {"step": 1, "of_tape": 1, "of_sequence": 1, "failures": 2, "code": FaultCode, "detail": 8}
+        layout |= {"address": self.config.address_bits, "tag": tag_bits(self.config)}
+        found = Signal(data.StructLayout(layout))
+        ports = ((self.read, 0, self.kv_reader, self.tape_clients), (self.write, WRITE, self.kv_writer, ()))
+        apart = [port.valid & port.apart for port, *_ in ports]
+        m.d.comb += [found.failures.eq(sum(apart)), found.step.eq(0)]
+        # The last one wins.
+        for (port, number, *_), theirs in reversed(tuple(zip(ports, apart, strict=True))):
+            with m.If(theirs):
+                self._take_bus_fault(m, found, port, number)
+        for port, number, kv_client, tape_clients in reversed(ports):
+            with m.If(port.valid & ~port.apart & watching):
+                self._take_bus_fault(m, found, port, number)
+                m.d.comb += [
+                    found.step.eq(1),
+                    found.of_tape.eq(Cat(port.client == client for client in tape_clients).any()),
+                    found.of_sequence.eq(port.client == kv_client),
+                ]
+        return self._taken(m, found)
+
+    def _build_packet_fault(self, m: Module) -> Any:
+        """What was found in the tape, during execution, or by the scheduler."""
+        layout = {"valid": 1, "of_tape": 1, "code": FaultCode, "index": 32, "detail": 8}
+        found = Signal(data.StructLayout(layout))
+        m.d.comb += [
+            found.valid.eq(self.tape.valid | self.execution.valid | self.refused.valid),
+            found.of_tape.eq(self.tape.valid),
+        ]
+        chosen = Mux(self.execution.valid, Value.cast(self.execution), Value.cast(self.refused))
+        fault = Signal(PacketFault)
+        m.d.comb += [
+            fault.eq(Mux(self.tape.valid, Value.cast(self.tape), chosen)),
+            found.code.eq(fault.code),
+            found.index.eq(fault.index),
+            found.detail.eq(fault.detail),
+        ]
+        return self._taken(m, found)
 
     def _build_watchdog(self, m: Module) -> Signal:
         waited, expired, moved = Signal(32), Signal(), Signal()
@@ -241,16 +282,10 @@ class Recovery(wiring.Component):
         """The value, with registers that of the cycle before."""
         return later(m, value, registered=self.config.registered, name="late")
 
-    def _take_bus_fault(self, m: Module, found: Any, fault: Any, port: int = 0) -> None:
+    def _take_bus_fault(self, m: Module, found: Any, fault: Any, port: int) -> None:
         m.d.comb += [
             found.code.eq(Mux(fault.decode, FaultCode.BUS_DECERR.value, FaultCode.BUS_SLVERR.value)),
             found.detail.eq(port | fault.client),
             found.address.eq(fault.address),
-        ]
-
-    def _take_packet_fault(self, m: Module, found: Any, fault: Any) -> None:
-        m.d.comb += [
-            found.code.eq(fault.code),
-            found.packet.eq(fault.index),
-            found.detail.eq(fault.detail),
+            found.tag.eq(fault.tag),
         ]
