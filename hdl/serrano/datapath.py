@@ -23,7 +23,7 @@ from serrano.schedule.issuer import Issuer
 from serrano.schedule.recovery import PacketFault
 from serrano.schedule.sequencer import Route, Sequencer
 from serrano.schedule.spans import Span, StepCommand
-from serrano.stream import Fork, StreamFIFO, StreamRegister
+from serrano.stream import Fork, ForwardRegister, StreamFIFO, StreamRegister
 from serrano.stream.slices import later, sliced
 from serrano.tape.packets import BlockScales
 from serrano.tape.reader import TapeReader
@@ -164,8 +164,11 @@ class Datapath(wiring.Component):
         m.submodules.argmax = self._argmax = Argmax(config)
         m.submodules.attention = self._attention = Attention(config)
         # Nothing of an ATTEND comes in its first cycle, and nothing of what follows it in theirs.
+        # With registers each of those who choose by that has one for itself, a cycle after the one before.
         self._attending = Signal()
         m.d.sync += self._attending.eq(self._sequencer.attending)
+        self._rows_attending = self._later(m, self._attending)
+        self._staged_attending = self._later(m, self._rows_attending)
         self._build_tape(m)
         self._build_embedding(m)
         self._build_rows(m)
@@ -181,7 +184,7 @@ class Datapath(wiring.Component):
         m.submodules.reader = reader = TapeReader(config)
         m.submodules.issuer = issuer = Issuer(config)
         m.submodules.unpacker = unpacker = Unpacker(config)
-        m.submodules.scales = scales = StreamFIFO(BlockScales(config), SCALES_AHEAD)
+        m.submodules.scales = scales = StreamFIFO(BlockScales(config), SCALES_AHEAD, paused=config.registered)
         # Both runs of a step are handed over at once, though the first one takes as long as the step.
         m.submodules.runs = runs = StreamFIFO(ReadRequest(config), 2)
         wiring.connect(m, sequencer.runs, runs.i)
@@ -199,7 +202,7 @@ class Datapath(wiring.Component):
             m.d.sync += from_kv.eq(0)
         with m.Elif(attention.command.valid & attention.command.ready):
             m.d.sync += from_kv.eq(1)
-        tiles = self._sliced(m, "tiles", self._engine.tiles)
+        tiles = self._sliced(m, "tiles", self._engine.tiles, ForwardRegister)
         self._select(m, from_kv, attention.tiles, unpacker.tiles, tiles)
         m.d.comb += [
             reader.start.eq(sequencer.reader_start),
@@ -256,7 +259,7 @@ class Datapath(wiring.Component):
         wiring.connect(m, sequencer.feed, feeder.command)
         wiring.connect(m, sequencer.quantize, quantizer.command)
         rows = self._sliced(m, "rows", self._engine.rows)
-        self._select(m, self._attending, self._attention.rows, feeder.rows, rows)
+        self._select(m, self._rows_attending, self._attention.rows, feeder.rows, rows)
         m.d.comb += [
             quantizer.residual_maxima.eq(self._residual.maxima),
             quantizer.staged_maxima.eq(self._staging.maxima),
@@ -269,7 +272,7 @@ class Datapath(wiring.Component):
         m.submodules.gate_up = gate_up = GateUp(config)
         self._route(
             m,
-            self._slice(m, "results", self._engine.results),
+            self._engine.results,
             {0: dequantizer.results, 1: self._attention.results},
             self._attending,
         )
@@ -285,7 +288,8 @@ class Datapath(wiring.Component):
             },
             sequencer.route,
         )
-        self._select(m, self._attending, self._attention.staged, gate_up.staged, self._staging.writes)
+        staged = self._attention.staged, gate_up.staged
+        self._select(m, self._staged_attending, *staged, self._staging.writes)
         wiring.connect(m, sequencer.dequantize, dequantizer.command)
         wiring.connect(m, sequencer.heads, self._heads.command)
         wiring.connect(m, sequencer.argmax, self._argmax.command)
@@ -377,7 +381,7 @@ class Datapath(wiring.Component):
             sequencer.sampled.eq(sampled),
             sequencer.residual_idle.eq(self._residual.idle),
             sequencer.staging_idle.eq(self._staging.idle),
-            sequencer.writes_pending.eq(self._appender.pending),
+            sequencer.writes_pending.eq(self._later(m, self._appender.pending)),
             self.done.eq(sequencer.done),
             self.packet.eq(sequencer.packet),
             self.activity.active.eq(engine.active),
@@ -419,11 +423,11 @@ class Datapath(wiring.Component):
         """The stream behind a register slice, in a configuration with registers."""
         return sliced(m, f"{name}_slice", source, registered=self.config.registered)
 
-    def _sliced(self, m: Module, name: str, target: Any) -> Any:
+    def _sliced(self, m: Module, name: str, target: Any, kind: Any = StreamRegister) -> Any:
         """What to drive instead of ``target``: a register slice, in a configuration with registers."""
         if not self.config.registered:
             return target
-        m.submodules[f"{name}_slice"] = register = StreamRegister(target.payload.shape())
+        m.submodules[f"{name}_slice"] = register = kind(target.payload.shape())
         wiring.connect(m, register.o, target)
         return register.i
 

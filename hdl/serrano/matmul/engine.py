@@ -11,6 +11,7 @@ from serrano.config import AcceleratorConfig
 from serrano.layouts import ACCUMULATOR_BITS, Half, RowTag
 from serrano.stream.delay import DelayLine
 from serrano.stream.pipeline import delayed
+from serrano.stream.slices import later
 
 from .accumulator import AccumulatorColumn, ColumnTag, results_depth
 from .array import SystolicArray
@@ -42,7 +43,8 @@ class Engine(wiring.Component):
     rows : ``In(stream.Signature(RowBeat(config)))``
         Rows of the tiles, in order.
     results : ``Out(stream.Signature(ArrayLayout(signed(40), n)))``
-        Emitted values; ``latency`` cycles after their row was taken, at the earliest.
+        Emitted values; ``latency`` cycles after their row was taken, at the earliest. One in each cycle, or
+        in two with ``config.registered``: whoever handles a result takes as long.
     active, wait_tile, wait_results : ``Out(1)``
         A row is taken; a row waits for its tile; for room among the results, or for an accumulator. All of
         it a cycle ago with ``config.registered``.
@@ -182,7 +184,8 @@ class Engine(wiring.Component):
         head = Signal(range(depth))
         fetch, leave, emits, free = Signal(), Signal(), Signal(), Signal()
         column_tag = edge
-        results = self.results
+        # With registers nothing goes from `ready` to all of a result: it is fetched when the place is free.
+        results, paused = self.results, int(self.config.registered)
         for index in range(self.config.n):
             column = AccumulatorColumn(self.config)
             m.submodules[f"column_{index}"] = column
@@ -195,8 +198,8 @@ class Engine(wiring.Component):
             ]
             column_tag = column.tag_o
         m.d.comb += [
-            fetch.eq((stored != 0) & (~results.valid | results.ready)),
-            leave.eq(self.results.valid & self.results.ready),
+            fetch.eq((stored != 0) & (~results.valid | (results.ready & ~paused))),
+            leave.eq(results.valid & results.ready),
             emits.eq(tag.emit & (tag.half != Half.HIGH)),
             room.eq(free | ~emits),
         ]
@@ -205,9 +208,10 @@ class Engine(wiring.Component):
             m.d.sync += free.eq(claimed < depth - 1)
         else:
             m.d.comb += free.eq(claimed != depth)
+        left = later(m, leave, registered=self.config.registered, name="left")
         m.d.sync += [
             stored.eq(stored + column.written - fetch),
-            claimed.eq(claimed + (taken & emits) - leave),
+            claimed.eq(claimed + (taken & emits) - left),
             head.eq(head + fetch),
             results.valid.eq(fetch | (results.valid & ~results.ready)),
         ]
