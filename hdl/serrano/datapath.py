@@ -23,7 +23,7 @@ from serrano.schedule.issuer import Issuer
 from serrano.schedule.recovery import PacketFault
 from serrano.schedule.sequencer import Route, Sequencer
 from serrano.schedule.spans import Span, StepCommand
-from serrano.stream import Fork, ForwardRegister, StreamFIFO, StreamRegister
+from serrano.stream import Fork, ForwardRegister, HalfRegister, StreamFIFO, StreamRegister
 from serrano.stream.slices import later, sliced
 from serrano.tape.packets import BlockScales
 from serrano.tape.reader import TapeReader
@@ -230,7 +230,8 @@ class Datapath(wiring.Component):
         config, sequencer = self.config, self._sequencer
         m.submodules.embedder = embedder = Embedder(config)
         m.submodules.rows = rows = Fork(EmbedCommand(config), 2)
-        wiring.connect(m, wiring.flipped(self.embed), rows.i)
+        embed = self._slice(m, "embed", wiring.flipped(self.embed), HalfRegister)
+        wiring.connect(m, embed, rows.i)
         wiring.connect(m, rows.o[0], embedder.command)
         self._places = rows.o[1]
         wiring.connect(m, embedder.memory, wiring.flipped(self.embed_memory))
@@ -239,7 +240,7 @@ class Datapath(wiring.Component):
         missing = Signal(range(config.rows_max + 1))
         with m.If(self.step.valid & self.step.ready):
             m.d.sync += [missing.eq(self.step.payload.rows)]
-        with m.Elif(self.embed.valid & self.embed.ready):
+        with m.Elif(embed.valid & embed.ready):
             m.d.sync += missing.eq(missing - 1)
         m.d.comb += [
             embedder.model.eq(self.model),
@@ -361,7 +362,7 @@ class Datapath(wiring.Component):
     def _build_sequencing(self, m: Module) -> None:
         sequencer, engine = self._sequencer, self._engine
         beats, staged, scales = self._beats, self._staging.writes, self._heads.scales
-        wiring.connect(m, wiring.flipped(self.span), sequencer.span)
+        wiring.connect(m, self._slice(m, "span", wiring.flipped(self.span), HalfRegister), sequencer.span)
         wiring.connect(m, wiring.flipped(self.step), sequencer.step)
         # The last of the rows that are sampled.
         sampled, last_row = Signal(), Signal.like(self.tokens.payload.row)
@@ -419,9 +420,9 @@ class Datapath(wiring.Component):
         """The event, a cycle later in a configuration with registers."""
         return later(m, event, registered=self.config.registered, name=f"late_{event.name}")
 
-    def _slice(self, m: Module, name: str, source: Any) -> Any:
+    def _slice(self, m: Module, name: str, source: Any, kind: Any = StreamRegister) -> Any:
         """The stream behind a register slice, in a configuration with registers."""
-        return sliced(m, f"{name}_slice", source, registered=self.config.registered)
+        return sliced(m, f"{name}_slice", source, registered=self.config.registered, kind=kind)
 
     def _sliced(self, m: Module, name: str, target: Any, kind: Any = StreamRegister) -> Any:
         """What to drive instead of ``target``: a register slice, in a configuration with registers."""
