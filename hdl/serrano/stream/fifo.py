@@ -72,12 +72,13 @@ class StreamFIFO(wiring.Component):
         def following(index: Signal) -> Value:
             return Mux(index == self.depth - 1, 0, index + 1)
 
-        write, fetch, leave = Signal(), Signal(), Signal()
+        write, fetch, leave, pause = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             self.i.ready.eq(self.level != self.depth),
             write.eq(self.i.valid & self.i.ready),
             leave.eq(self.o.valid & self.o.ready),
-            fetch.eq((stored != 0) & (~self.o.valid | (self.o.ready & (not self.paused)))),
+            fetch.eq((stored != 0) & (~self.o.valid | self.o.ready) & ~pause),
+            pause.eq(self.o.valid if self.paused else 0),
             memory.w_en.eq(write),
             memory.w_addr.eq(tail),
             memory.w_data.eq(self.i.payload),
