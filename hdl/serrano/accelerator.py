@@ -276,11 +276,13 @@ class Accelerator(wiring.Component):
             m.d.sync += [wanted.eq(0), loading.eq(1)]
         with m.If(loader.done):
             m.d.sync += loading.eq(0)
+        quiet = wanted & ~loading & ~scheduler.busy
         failed = loader.done & (loader.code != FaultCode.NONE)
         with m.If(failed):
             m.d.comb += [self._recovery.refused.valid.eq(1), self._recovery.refused.code.eq(loader.code)]
         m.d.comb += [
-            loader.start.eq(wanted & ~loading & ~scheduler.busy),
+            # Once a request is paused for it, nothing begins any more.
+            loader.start.eq(later(m, quiet, registered=self.config.registered, name="quiet") & ~loading),
             scheduler.pause.eq(wanted | loading),
             loader.address.eq(self._address("tape_address")),
             self._controller.initialize.eq(loader.start),

@@ -23,7 +23,7 @@ from serrano.schedule.issuer import Issuer
 from serrano.schedule.recovery import PacketFault
 from serrano.schedule.sequencer import Route, Sequencer
 from serrano.schedule.spans import Span, StepCommand
-from serrano.stream import Fork, StreamFIFO, StreamRegister
+from serrano.stream import Fork, ForwardRegister, HalfRegister, StreamFIFO, StreamRegister
 from serrano.stream.slices import later, sliced
 from serrano.tape.packets import BlockScales
 from serrano.tape.reader import TapeReader
@@ -164,8 +164,11 @@ class Datapath(wiring.Component):
         m.submodules.argmax = self._argmax = Argmax(config)
         m.submodules.attention = self._attention = Attention(config)
         # Nothing of an ATTEND comes in its first cycle, and nothing of what follows it in theirs.
+        # With registers each of those who choose by that has one for itself, a cycle after the one before.
         self._attending = Signal()
         m.d.sync += self._attending.eq(self._sequencer.attending)
+        self._rows_attending = self._later(m, self._attending)
+        self._staged_attending = self._later(m, self._rows_attending)
         self._build_tape(m)
         self._build_embedding(m)
         self._build_rows(m)
@@ -181,7 +184,7 @@ class Datapath(wiring.Component):
         m.submodules.reader = reader = TapeReader(config)
         m.submodules.issuer = issuer = Issuer(config)
         m.submodules.unpacker = unpacker = Unpacker(config)
-        m.submodules.scales = scales = StreamFIFO(BlockScales(config), SCALES_AHEAD)
+        m.submodules.scales = scales = StreamFIFO(BlockScales(config), SCALES_AHEAD, paused=config.registered)
         # Both runs of a step are handed over at once, though the first one takes as long as the step.
         m.submodules.runs = runs = StreamFIFO(ReadRequest(config), 2)
         wiring.connect(m, sequencer.runs, runs.i)
@@ -199,7 +202,7 @@ class Datapath(wiring.Component):
             m.d.sync += from_kv.eq(0)
         with m.Elif(attention.command.valid & attention.command.ready):
             m.d.sync += from_kv.eq(1)
-        tiles = self._sliced(m, "tiles", self._engine.tiles)
+        tiles = self._sliced(m, "tiles", self._engine.tiles, ForwardRegister)
         self._select(m, from_kv, attention.tiles, unpacker.tiles, tiles)
         m.d.comb += [
             reader.start.eq(sequencer.reader_start),
@@ -227,7 +230,8 @@ class Datapath(wiring.Component):
         config, sequencer = self.config, self._sequencer
         m.submodules.embedder = embedder = Embedder(config)
         m.submodules.rows = rows = Fork(EmbedCommand(config), 2)
-        wiring.connect(m, wiring.flipped(self.embed), rows.i)
+        embed = self._slice(m, "embed", wiring.flipped(self.embed), HalfRegister)
+        wiring.connect(m, embed, rows.i)
         wiring.connect(m, rows.o[0], embedder.command)
         self._places = rows.o[1]
         wiring.connect(m, embedder.memory, wiring.flipped(self.embed_memory))
@@ -236,7 +240,7 @@ class Datapath(wiring.Component):
         missing = Signal(range(config.rows_max + 1))
         with m.If(self.step.valid & self.step.ready):
             m.d.sync += [missing.eq(self.step.payload.rows)]
-        with m.Elif(self.embed.valid & self.embed.ready):
+        with m.Elif(embed.valid & embed.ready):
             m.d.sync += missing.eq(missing - 1)
         m.d.comb += [
             embedder.model.eq(self.model),
@@ -256,7 +260,7 @@ class Datapath(wiring.Component):
         wiring.connect(m, sequencer.feed, feeder.command)
         wiring.connect(m, sequencer.quantize, quantizer.command)
         rows = self._sliced(m, "rows", self._engine.rows)
-        self._select(m, self._attending, self._attention.rows, feeder.rows, rows)
+        self._select(m, self._rows_attending, self._attention.rows, feeder.rows, rows)
         m.d.comb += [
             quantizer.residual_maxima.eq(self._residual.maxima),
             quantizer.staged_maxima.eq(self._staging.maxima),
@@ -269,7 +273,7 @@ class Datapath(wiring.Component):
         m.submodules.gate_up = gate_up = GateUp(config)
         self._route(
             m,
-            self._slice(m, "results", self._engine.results),
+            self._engine.results,
             {0: dequantizer.results, 1: self._attention.results},
             self._attending,
         )
@@ -285,7 +289,8 @@ class Datapath(wiring.Component):
             },
             sequencer.route,
         )
-        self._select(m, self._attending, self._attention.staged, gate_up.staged, self._staging.writes)
+        staged = self._attention.staged, gate_up.staged
+        self._select(m, self._staged_attending, *staged, self._staging.writes)
         wiring.connect(m, sequencer.dequantize, dequantizer.command)
         wiring.connect(m, sequencer.heads, self._heads.command)
         wiring.connect(m, sequencer.argmax, self._argmax.command)
@@ -357,7 +362,7 @@ class Datapath(wiring.Component):
     def _build_sequencing(self, m: Module) -> None:
         sequencer, engine = self._sequencer, self._engine
         beats, staged, scales = self._beats, self._staging.writes, self._heads.scales
-        wiring.connect(m, wiring.flipped(self.span), sequencer.span)
+        wiring.connect(m, self._slice(m, "span", wiring.flipped(self.span), HalfRegister), sequencer.span)
         wiring.connect(m, wiring.flipped(self.step), sequencer.step)
         # The last of the rows that are sampled.
         sampled, last_row = Signal(), Signal.like(self.tokens.payload.row)
@@ -377,7 +382,7 @@ class Datapath(wiring.Component):
             sequencer.sampled.eq(sampled),
             sequencer.residual_idle.eq(self._residual.idle),
             sequencer.staging_idle.eq(self._staging.idle),
-            sequencer.writes_pending.eq(self._appender.pending),
+            sequencer.writes_pending.eq(self._later(m, self._appender.pending)),
             self.done.eq(sequencer.done),
             self.packet.eq(sequencer.packet),
             self.activity.active.eq(engine.active),
@@ -415,15 +420,15 @@ class Datapath(wiring.Component):
         """The event, a cycle later in a configuration with registers."""
         return later(m, event, registered=self.config.registered, name=f"late_{event.name}")
 
-    def _slice(self, m: Module, name: str, source: Any) -> Any:
+    def _slice(self, m: Module, name: str, source: Any, kind: Any = StreamRegister) -> Any:
         """The stream behind a register slice, in a configuration with registers."""
-        return sliced(m, f"{name}_slice", source, registered=self.config.registered)
+        return sliced(m, f"{name}_slice", source, registered=self.config.registered, kind=kind)
 
-    def _sliced(self, m: Module, name: str, target: Any) -> Any:
+    def _sliced(self, m: Module, name: str, target: Any, kind: Any = StreamRegister) -> Any:
         """What to drive instead of ``target``: a register slice, in a configuration with registers."""
         if not self.config.registered:
             return target
-        m.submodules[f"{name}_slice"] = register = StreamRegister(target.payload.shape())
+        m.submodules[f"{name}_slice"] = register = kind(target.payload.shape())
         wiring.connect(m, register.o, target)
         return register.i
 

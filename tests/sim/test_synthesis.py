@@ -28,6 +28,12 @@ CELLS = {
     "g": {"type": "DP16KD"},
     "h": {"type": "PFUMX"},
 }
+for _cell in CELLS.values():
+    _cell |= {
+        "parameters": {"DATA_WIDTH_A": 18, "DATA_WIDTH_B": 18},
+        "connections": {},
+        "port_directions": {},
+    }
 YOSYS = "#!/bin/sh\ncat > netlist.json <<END\n{netlist}\nEND\necho some text\nexit {code}\n"
 NEXTPNR = """#!/bin/sh
 for argument; do test "$last" = --report && report=$argument; last=$argument; done

@@ -58,8 +58,9 @@ def test_multiplier_with_and_without_registers(registers: str, expected: float) 
 
 
 @pytest.mark.parametrize(("mode", "expected"), [("NOREG", 5.73), ("OUTREG", 0.8)])
-def test_block_ram(mode: str, expected: float) -> None:
-    memory = cell("DP16KD", {"ADA0": 3, "CLKA": 1}, {"DOA0": 7}, REGMODE_A=mode)
+@pytest.mark.parametrize("port", ["A", "B"])
+def test_block_ram(mode: str, expected: float, port: str) -> None:
+    memory = cell("DP16KD", {"ADA0": 3, "CLKA": 1}, {f"DO{port}0": 7}, **{f"REGMODE_{port}": mode})
     paths = list(Timing(module(a=register(2, 3), memory=memory, end=register(7, 8)), 1.0).paths())
     ends = {path.end: path.time for path in paths}
     assert ends["end"] == pytest.approx(expected + 1.0 + SETUP)

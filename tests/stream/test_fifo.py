@@ -62,6 +62,30 @@ def test_latency_and_rate() -> None:
     assert seen == [(cycle, cycle - dut.latency) for cycle in range(dut.latency, 20)]
 
 
+@pytest.mark.parametrize("stall", STALLS)
+def test_paused(stall: float) -> None:
+    """The payload changes only while there is none."""
+    dut = StreamFIFO(8, 4, paused=True)
+    items, cycles = [(31 * k) & 0xFF for k in range(100)], []
+
+    async def feed(ctx) -> None:
+        await send(ctx, dut.i, items, stall, 1)
+
+    async def drain(ctx) -> None:
+        assert await collect(ctx, dut.o, len(items), stall, 2) == items
+
+    async def watch(ctx) -> None:
+        valid = 0
+        async for _, _, now in ctx.tick().sample(dut.o.valid):
+            cycles.append((valid, now))
+            valid = now
+
+    simulate(dut, feed, drain, background=[watch])
+    if not stall:
+        assert sum(now for _, now in cycles) == len(items)
+        assert (1, 1) not in cycles
+
+
 def test_refused() -> None:
     with pytest.raises(ValueError, match=f"^{re.escape('Depth must be at least 2, not 1')}$"):
         StreamFIFO(8, 1)

@@ -24,7 +24,7 @@ def results_depth(config: AcceleratorConfig) -> int:
     """Results that a column keeps: more than are on their way when every row emits at full rate."""
     on_their_way = SystolicArray.latency_of(config) + config.n + AccumulatorColumn.latency_of(config) + 2
     if config.registered:
-        # The registers before and behind, and one place that is not used.
+        # The register before, one less behind, and one place that is not used.
         on_their_way += 3
     return max(64, 1 << ceil_log2(on_their_way))
 
@@ -55,7 +55,7 @@ class AccumulatorColumn(wiring.Component):
     sum : ``In(signed(16 + log2(n)))``
         Sum.
     written : ``Out(1)``
-        A result is being written, ``latency`` (2, with ``config.registered`` 4) cycles after its sum.
+        A result is being written, ``latency`` (2, with ``config.registered`` 5) cycles after its sum.
     fetch : ``In(1)``
         Read the result at ``fetch_address``.
     fetch_address : ``In(range(results_depth(config)))``
@@ -82,8 +82,9 @@ class AccumulatorColumn(wiring.Component):
 
     @staticmethod
     def latency_of(config: AcceleratorConfig) -> int:
-        """Read, shift; with more registers there is one behind the memory, and one within the shift."""
-        return 4 if config.registered else 2
+        """Read, shift; with more registers there is one behind the memory, one within the shift, and one
+        in front of both memories."""
+        return 5 if config.registered else 2
 
     @classmethod
     def interval_of(cls, config: AcceleratorConfig) -> int:
@@ -104,8 +105,9 @@ class AccumulatorColumn(wiring.Component):
         is_high = tag.half == Half.HIGH
         accumulates = self.tag_i.valid & ~is_high
 
-        # Cycle 0: read.
-        m.d.comb += [accumulators.r_en.eq(accumulates), accumulators.r_addr.eq(tag.address)]
+        # Cycle 0: read. What nobody asked for does no harm where everything moves on in every cycle.
+        between = int(self.config.registered)
+        m.d.comb += [accumulators.r_en.eq(accumulates | between), accumulators.r_addr.eq(tag.address)]
         with m.If(self.tag_i.valid & is_high):
             m.d.sync += high.eq(self.sum << 8)
         addend = Signal(signed(len(high) + 1), reset_less=True)
@@ -117,8 +119,7 @@ class AccumulatorColumn(wiring.Component):
             stages[0].valid.eq(accumulates),
             *(after.eq(before) for before, after in itertools.pairwise(stages)),
         ]
-        # Cycle 1: shift, one bit kept for rounding. Cycle 2: add, round and write.
-        between = int(self.config.registered)
+        # Cycle 1: shift, one bit kept for rounding. Cycle 2: add, round and write; with registers, in two.
 
         def later(value: Value, name: str) -> Value:
             return delayed(m, value, between, enable=1, name=name)
@@ -140,7 +141,7 @@ class AccumulatorColumn(wiring.Component):
             + Cat(shifted[0], delayed(m, addend, 1 + 2 * between, enable=1, name="addend")).as_signed()
         )
         m.d.comb += [
-            total.eq(summed >> 1),
+            total.eq(later((summed >> 1)[:ACCUMULATOR_BITS].as_signed(), "total")),
             accumulators.w_en.eq(final.valid),
             accumulators.w_addr.eq(final.tag.address),
             accumulators.w_data.eq(total),

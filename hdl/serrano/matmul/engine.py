@@ -9,7 +9,9 @@ from amaranth.lib.wiring import In, Out
 
 from serrano.config import AcceleratorConfig
 from serrano.layouts import ACCUMULATOR_BITS, Half, RowTag
-from serrano.stream import ForwardRegister
+from serrano.stream.delay import DelayLine
+from serrano.stream.pipeline import delayed
+from serrano.stream.slices import later
 
 from .accumulator import AccumulatorColumn, ColumnTag, results_depth
 from .array import SystolicArray
@@ -41,7 +43,8 @@ class Engine(wiring.Component):
     rows : ``In(stream.Signature(RowBeat(config)))``
         Rows of the tiles, in order.
     results : ``Out(stream.Signature(ArrayLayout(signed(40), n)))``
-        Emitted values; ``latency`` cycles after their row was taken, at the earliest.
+        Emitted values; ``latency`` cycles after their row was taken, at the earliest. One in each cycle, or
+        in two with ``config.registered``: whoever handles a result takes as long.
     active, wait_tile, wait_results : ``Out(1)``
         A row is taken; a row waits for its tile; for room among the results, or for an accumulator. All of
         it a cycle ago with ``config.registered``.
@@ -55,9 +58,9 @@ class Engine(wiring.Component):
     def __init__(self, config: AcceleratorConfig):
         self.config = config
         # The last column's sum, accumulation, and the way through the results' memory; with registers there
-        # is one for the row to come, and one behind that memory.
+        # is one for the row to come.
         array = SystolicArray.latency_of(config) + config.n - 1
-        self.latency = array + AccumulatorColumn.latency_of(config) + 2 + 2 * int(config.registered)
+        self.latency = array + AccumulatorColumn.latency_of(config) + 2 + int(config.registered)
         super().__init__(
             {
                 "tiles": In(stream.Signature(TileUnit(config))),
@@ -94,21 +97,26 @@ class Engine(wiring.Component):
         ]
         if not self.config.registered:
             m.d.comb += self.rows.ready.eq(may)
-        tag, valid = row.tag, taken
-        for cycle in range(array.latency):
-            next_tag = Signal(RowTag(self.config), name=f"tag_{cycle + 1}", reset_less=True)
-            next_valid = Signal(name=f"valid_{cycle + 1}")
-            m.d.sync += [next_tag.eq(tag), next_valid.eq(valid)]
-            tag, valid = next_tag, next_valid
-        edge = Signal(ColumnTag(self.config))
-        m.d.comb += [edge.tag.eq(tag), edge.valid.eq(valid)]
-        self._build_columns(m, array, edge, row.tag, taken, room)
+        self._build_columns(m, array, self._build_edge(m, array, row.tag, taken), row.tag, taken, room)
         return m
+
+    def _build_edge(self, m: Module, array: SystolicArray, tag: Any, taken: Signal) -> Any:
+        """The row's tag when its sums come to the bottom edge; with registers the way there is a memory."""
+        edge, valid = Signal(ColumnTag(self.config)), Signal(array.latency)
+        m.d.sync += valid.eq(Cat(taken, valid))
+        m.d.comb += edge.valid.eq(valid[-1])
+        if self.config.registered:
+            m.submodules.tags = tags = DelayLine(RowTag(self.config), array.latency)
+            m.d.comb += [tags.enable.eq(1), tags.i.eq(tag), edge.tag.eq(tags.o)]
+        else:
+            m.d.comb += edge.tag.eq(delayed(m, tag, array.latency, enable=1, name="tag"))
+        return edge
 
     def _build_loader(self, m: Module, array: SystolicArray, last: Signal, taken: Signal) -> Any:
         """The loader that suits the array's elements, and what passes between both."""
         if self.config.held_weights:
-            loader = HeldLoader(self.config, array.reload)
+            # With registers, whether a place is free does not depend on what is taken in the same cycle.
+            loader = HeldLoader(self.config, max(array.reload, int(self.config.registered)))
             m.d.comb += [array.swap.eq(loader.swap), loader.taken.eq(taken), loader.last.eq(last)]
         else:
             loader = TileLoader(self.config, array.reload)
@@ -144,19 +152,27 @@ class Engine(wiring.Component):
         m.d.comb += spaced.eq(~conflict | tag.first | (tag.half == Half.HIGH))
 
     def _build_head(self, m: Module, valid: Signal, row: Signal, taken: Signal, spaced: Signal) -> None:
-        """Keeps the row to come, and for how long it waits: bit ``k`` is for a use ``k + 1`` cycles ago."""
+        """Keeps the row to come, and for how long it waits.
+
+        Bit ``k`` is for uses up to ``k + 1`` cycles ago; the last bit counts.
+        """
         following = self.rows.payload.tag
+        # The row is taken, if there is one, when the next one comes.
         uses = self._uses(m, row.tag, taken)[:-1]
-        conflicts = Signal(len(uses))
-        found = Cat(used & (recent == following.address) for used, recent in uses)
+        uses[0] = (valid & (row.tag.half != Half.HIGH), row.tag.address)
+        conflicts, found = Signal(len(uses)), Const(0)
         needs = ~following.first & (following.half != Half.HIGH)
-        m.d.comb += [self.rows.ready.eq(~valid | taken), spaced.eq(~conflicts.any())]
+        m.d.comb += [self.rows.ready.eq(~valid | taken), spaced.eq(~conflicts[-1])]
         m.d.sync += conflicts.eq(conflicts << 1)
+        waits = []
+        for used, recent in uses:
+            found = found | (used & (recent == following.address))
+            waits.append(found)
         with m.If(self.rows.ready):
             m.d.sync += [
                 valid.eq(self.rows.valid),
                 row.eq(self.rows.payload),
-                conflicts.eq(Mux(needs, found, 0)),
+                conflicts.eq(Mux(needs, Cat(waits), 0)),
             ]
 
     def _build_columns(
@@ -168,7 +184,8 @@ class Engine(wiring.Component):
         head = Signal(range(depth))
         fetch, leave, emits, free = Signal(), Signal(), Signal(), Signal()
         column_tag = edge
-        results = self._build_output(m)
+        # With registers nothing goes from `ready` to all of a result: it is fetched when the place is free.
+        results, paused = self.results, int(self.config.registered)
         for index in range(self.config.n):
             column = AccumulatorColumn(self.config)
             m.submodules[f"column_{index}"] = column
@@ -181,8 +198,8 @@ class Engine(wiring.Component):
             ]
             column_tag = column.tag_o
         m.d.comb += [
-            fetch.eq((stored != 0) & (~results.valid | results.ready)),
-            leave.eq(self.results.valid & self.results.ready),
+            fetch.eq((stored != 0) & (~results.valid | (results.ready & ~paused))),
+            leave.eq(results.valid & results.ready),
             emits.eq(tag.emit & (tag.half != Half.HIGH)),
             room.eq(free | ~emits),
         ]
@@ -191,17 +208,10 @@ class Engine(wiring.Component):
             m.d.sync += free.eq(claimed < depth - 1)
         else:
             m.d.comb += free.eq(claimed != depth)
+        left = later(m, leave, registered=self.config.registered, name="left")
         m.d.sync += [
             stored.eq(stored + column.written - fetch),
-            claimed.eq(claimed + (taken & emits) - leave),
+            claimed.eq(claimed + (taken & emits) - left),
             head.eq(head + fetch),
             results.valid.eq(fetch | (results.valid & ~results.ready)),
         ]
-
-    def _build_output(self, m: Module) -> Any:
-        """Where the results leave their memory."""
-        if not self.config.registered:
-            return self.results
-        m.submodules.output = output = ForwardRegister(self.results.payload.shape())
-        wiring.connect(m, output.o, wiring.flipped(self.results))
-        return output.i

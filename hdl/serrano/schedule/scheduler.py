@@ -272,6 +272,9 @@ class Scheduler(wiring.Component):
         with m.If(given.valid):
             m.d.sync += known.eq(1)
         formation, slots = self._formation, self._slots
+        told = Signal(data.StructLayout({"valid": 1, "row": EmbedCommand(config)}))
+        m.d.comb += [told.valid.eq(formation.row_en), told.row.eq(formation.row)]
+        told = settled(m, config, told, "told_row")
         # What is in hand is read in every cycle. The spans that are sampled come first: one token of each.
         m.d.comb += [
             slots.r_en.eq(1),
@@ -292,9 +295,9 @@ class Scheduler(wiring.Component):
             self._spans.w_data.eq(formation.span.payload),
             self._rows.r_en.eq(1),
             self._rows.r_addr.eq(self._index),
-            self._rows.w_en.eq(formation.row_en),
-            self._rows.w_addr.eq(formation.row.row),
-            self._rows.w_data.eq(formation.row),
+            self._rows.w_en.eq(told.valid),
+            self._rows.w_addr.eq(told.row.row),
+            self._rows.w_data.eq(told.row),
             self._sampled.r_en.eq(1),
             self._sampled.r_addr.eq(self._index),
             self._sampled.w_en.eq(self.tokens.valid & self.tokens.ready),

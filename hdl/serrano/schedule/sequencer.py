@@ -15,7 +15,8 @@ from serrano.layouts import ReadRequest
 from serrano.schedule.descriptor import ModelInfo
 from serrano.schedule.issuer import TO_LOGITS
 from serrano.schedule.spans import PartIterator, Span, StepCommand
-from serrano.stream import StreamRegister
+from serrano.stream import HalfRegister
+from serrano.stream.slices import sliced
 from serrano.tape.packets import Header, Opcode
 from serrano.vector.arithmetic import unpack_scale
 from serrano.vector.payloads import (
@@ -149,7 +150,13 @@ class Sequencer(wiring.Component):
         self._record = Signal(16)
         self._build_reports(m)
         self._build_spans(m)
-        self._gathers, self._attends = self._sliced(m, "gather"), self._sliced(m, "attend")
+        self._gathers, self._attends, self._append, self._quantize = (
+            self._sliced(m, name) for name in ("gather", "attend", "append", "quantize")
+        )
+        self._feed, self._dequantize, self._heads, self._argmax = (
+            self._sliced(m, name) for name in ("feed", "dequantize", "heads", "argmax")
+        )
+        self._build_runs(m)
         self._build_commands(m)
         self._build_gathers(m)
         m.d.comb += self.packet.eq(self._header.index)
@@ -178,9 +185,21 @@ class Sequencer(wiring.Component):
         target = getattr(self, name)
         if not self.config.registered:
             return target
-        m.submodules[f"{name}_slice"] = register = StreamRegister(target.payload.shape())
+        m.submodules[f"{name}_slice"] = register = HalfRegister(target.payload.shape())
         wiring.connect(m, register.o, wiring.flipped(target))
         return register.i
+
+    def _build_runs(self, m: Module) -> None:
+        """Runs from where in the tape to where; their addresses and lengths are behind the slice."""
+        offsets = data.StructLayout({"begin": 32, "end": 32})
+        self._runs = stream.Signature(offsets).create(path=("parts",))
+        chosen = sliced(m, "runs_slice", self._runs, registered=self.config.registered, kind=HalfRegister)
+        m.d.comb += [
+            self.runs.valid.eq(chosen.valid),
+            chosen.ready.eq(self.runs.ready),
+            self.runs.payload.address.eq(self.tape + chosen.payload.begin),
+            self.runs.payload.bytes.eq(chosen.payload.end - chosen.payload.begin),
+        ]
 
     def _build_spans(self, m: Module) -> None:
         """The spans of the step, once for the records that are asked for and once for attention."""
@@ -204,22 +223,22 @@ class Sequencer(wiring.Component):
         with m.If(self.route == Route.LOGITS):
             m.d.comb += [projected.eq(step.sampled), last.eq(step.last)]
         m.d.comb += [
-            self.feed.payload.rows.eq(projected),
-            self.feed.payload.last.eq(last),
-            self.feed.payload.tiles.eq((header.k + (n - 1)) >> exact_log2(n)),
-            self.feed.payload.blocks.eq(blocks),
-            self.dequantize.payload.rows.eq(projected),
-            self.dequantize.payload.last.eq(last),
-            self.dequantize.payload.blocks.eq(blocks),
-            self.heads.payload.rows.eq(rows),
-            self.heads.payload.kv_heads.eq(model.kv_heads),
-            self.heads.payload.heads.eq(model.heads),
-            self.heads.payload.head_pad.eq(model.head_pad),
-            self.heads.payload.score.eq(unpack_scale(model.s_score)),
-            self.argmax.payload.rows.eq(step.sampled),
-            self.argmax.payload.vocab.eq(model.vocab),
-            self.quantize.payload.rows.eq(rows),
-            self.quantize.payload.eps.eq(model.s_eps),
+            self._feed.payload.rows.eq(projected),
+            self._feed.payload.last.eq(last),
+            self._feed.payload.tiles.eq((header.k + (n - 1)) >> exact_log2(n)),
+            self._feed.payload.blocks.eq(blocks),
+            self._dequantize.payload.rows.eq(projected),
+            self._dequantize.payload.last.eq(last),
+            self._dequantize.payload.blocks.eq(blocks),
+            self._heads.payload.rows.eq(rows),
+            self._heads.payload.kv_heads.eq(model.kv_heads),
+            self._heads.payload.heads.eq(model.heads),
+            self._heads.payload.head_pad.eq(model.head_pad),
+            self._heads.payload.score.eq(unpack_scale(model.s_score)),
+            self._argmax.payload.rows.eq(step.sampled),
+            self._argmax.payload.vocab.eq(model.vocab),
+            self._quantize.payload.rows.eq(rows),
+            self._quantize.payload.eps.eq(model.s_eps),
             self._attends.payload.row.eq(part.span.row),
             self._attends.payload.skip.eq(part.skip),
             self._attends.payload.rows.eq(part.rows),
@@ -244,7 +263,7 @@ class Sequencer(wiring.Component):
             m.next = following
 
     def _build_step(self, m: Module) -> None:
-        model, runs = self.model, self.runs
+        model, runs = self.model, self._runs
         with m.State("IDLE"):
             m.d.comb += [
                 self.step.ready.eq(1),
@@ -258,11 +277,10 @@ class Sequencer(wiring.Component):
                 m.d.sync += self._header.index.eq(0)
                 m.next = "PROGRAM"
         with m.State("PROGRAM"):
-            end = Mux(self._current.sampled != 0, model.program_end, model.head_offset)
             m.d.comb += [
                 runs.valid.eq(1),
-                runs.payload.address.eq(self.tape + model.program_offset),
-                runs.payload.bytes.eq(end - model.program_offset),
+                runs.payload.begin.eq(model.program_offset),
+                runs.payload.end.eq(Mux(self._current.sampled != 0, model.program_end, model.head_offset)),
             ]
             with m.If(runs.ready):
                 m.next = "PACKET"
@@ -271,8 +289,8 @@ class Sequencer(wiring.Component):
         with m.State("PROGRAM_END"):
             m.d.comb += [
                 runs.valid.eq(1),
-                runs.payload.address.eq(self.tape + model.end_offset),
-                runs.payload.bytes.eq(model.program_end - model.end_offset),
+                runs.payload.begin.eq(model.end_offset),
+                runs.payload.end.eq(model.program_end),
             ]
             with m.If(runs.ready):
                 m.next = "PACKET"
@@ -293,15 +311,15 @@ class Sequencer(wiring.Component):
                 m.next = "PACKET"
         with m.State("NORM"):
             m.d.comb += [
-                self.quantize.payload.norm.eq(1),
-                self.quantize.payload.length.eq(self.model.dim),
+                self._quantize.payload.norm.eq(1),
+                self._quantize.payload.length.eq(self.model.dim),
             ]
-            self._issue(m, [self.quantize], "QUANTIZING")
+            self._issue(m, [self._quantize], "QUANTIZING")
         with m.State("STAGED"):
             # What ATTEND or GATE_UP has staged becomes codes.
             m.d.comb += [
-                self.quantize.payload.staging.eq(1),
-                self.quantize.payload.length.eq(
+                self._quantize.payload.staging.eq(1),
+                self._quantize.payload.length.eq(
                     Mux(
                         self._header.opcode == Opcode.ATTEND.value,
                         self._header.n_out,
@@ -309,13 +327,13 @@ class Sequencer(wiring.Component):
                     )
                 ),
             ]
-            self._issue(m, [self.quantize], "QUANTIZING")
+            self._issue(m, [self._quantize], "QUANTIZING")
         with m.State("QUANTIZING"):
             with m.If(self._now.quantized):
                 m.next = "PACKET"
 
     def _build_projection(self, m: Module) -> None:
-        common = [self.feed, self.dequantize]
+        common = [self._feed, self._dequantize]
         with m.State("MATMUL"):
             with m.If(self._header.flags & TO_LOGITS):
                 m.d.sync += self.route.eq(Route.LOGITS)
@@ -331,7 +349,7 @@ class Sequencer(wiring.Component):
             with m.If(self._ended & self._now.residual_idle):
                 m.next = "PACKET"
         with m.State("LOGITS"):
-            self._issue(m, [*common, self.argmax], "SCORING")
+            self._issue(m, [*common, self._argmax], "SCORING")
         with m.State("SCORING"):
             with m.If(self._now.beat_last):
                 m.next = "PACKET"
@@ -374,13 +392,13 @@ class Sequencer(wiring.Component):
         # Commands whose last result has not been staged.
         under_way = Signal(range(self.config.rows_max + 1))
         taken = self._attends.valid & self._attends.ready
-        m.d.comb += self.append.payload.record.eq(self._record)
+        m.d.comb += self._append.payload.record.eq(self._record)
         with m.State("QKV"):
             m.d.sync += self.route.eq(Route.HEADS)
             m.d.comb += self._gathered.start.eq(1)
             m.next = "HEADS"
         with m.State("HEADS"):
-            self._issue(m, [self.feed, self.dequantize, self.heads, self.append], "PROJECTING")
+            self._issue(m, [self._feed, self._dequantize, self._heads, self._append], "PROJECTING")
         with m.State("PROJECTING"):
             m.d.sync += self._ended.eq(self._ended | self._now.head_last)
             with m.If(self._ended):

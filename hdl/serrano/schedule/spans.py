@@ -119,7 +119,10 @@ class PartIterator(wiring.Component):
             Span(config), max(2, 1 << ceil_log2(config.rows_max)), transparent=False
         )
         count, index = Signal(range(config.rows_max + 1)), Signal(range(config.rows_max + 1))
-        fetch, last_part, last_span = Signal(), Signal(), Signal()
+        fetch, present, changes = Signal(), Signal(), Signal()
+        # What follows from the part: with registers there is none in the cycle after it has changed.
+        known = Signal(data.StructLayout({"last_part": 1, "last_span": 1, "rows": part.rows.shape()}))
+        following = Signal.like(known)
         left, limit, skip = Signal.like(part.rows), Signal.like(part.rows), Signal.like(part.skip)
         most = config.attention_rows_max
         limits = [config.rows_max] + [min(config.rows_max, most // group) for group in range(1, most + 1)]
@@ -133,14 +136,19 @@ class PartIterator(wiring.Component):
             spans.r_addr.eq(index),
             limit.eq(settled(m, config, most_rows, "limit_before")),
             left.eq(part.span.rows - skip),
-            last_part.eq(left <= limit),
-            last_span.eq(index + 1 == count),
+            known.last_part.eq(left <= limit),
+            known.last_span.eq(index + 1 == count),
+            known.rows.eq(Mux(known.last_part, left, limit)),
+            following.eq(settled(m, config, known, "known_before")),
             part.span.eq(spans.r_data),
             part.skip.eq(skip),
-            part.rows.eq(Mux(last_part, left, limit)),
-            part.final.eq(last_part & last_span),
-            self.active.eq(self.valid | fetch),
+            part.rows.eq(following.rows),
+            part.final.eq(following.last_part & following.last_span),
+            self.valid.eq(present & ~settled(m, config, changes, "changed")),
+            self.active.eq(present | fetch),
         ]
+        if config.registered:
+            m.d.comb += changes.eq(fetch | self.step)
         with m.If(self.clear):
             m.d.sync += count.eq(0)
         with m.Elif(self.w_en):
@@ -148,9 +156,13 @@ class PartIterator(wiring.Component):
         with m.If(self.start):
             m.d.sync += [index.eq(0), fetch.eq(count != 0)]
         with m.Elif(fetch):
-            m.d.sync += [fetch.eq(0), self.valid.eq(1), skip.eq(0)]
+            m.d.sync += [fetch.eq(0), present.eq(1), skip.eq(0)]
         with m.Elif(self.step):
             m.d.sync += skip.eq(skip + part.rows)
-            with m.If(last_part):
-                m.d.sync += [self.valid.eq(0), fetch.eq(~last_span), index.eq(index + 1)]
+            with m.If(following.last_part):
+                m.d.sync += [
+                    present.eq(0),
+                    fetch.eq(~following.last_span),
+                    index.eq(index + 1),
+                ]
         return m

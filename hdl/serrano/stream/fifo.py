@@ -16,8 +16,9 @@ __all__ = ["StreamFIFO"]
 class StreamFIFO(wiring.Component):
     """Keeps up to ``depth`` payloads, in order, in an on-chip memory.
 
-    Takes and gives one payload per cycle. A payload that enters an empty buffer leaves two cycles later
-    (``latency`` 2). ``ready`` does not depend on the output, nor ``valid`` on the input.
+    Takes one payload per cycle and, unless ``paused``, gives one. A payload that enters an empty buffer
+    leaves two cycles later (``latency`` 2). ``ready`` does not depend on the output, nor ``valid`` on the
+    input.
 
     Parameters
     ----------
@@ -25,6 +26,8 @@ class StreamFIFO(wiring.Component):
         Shape of the payload.
     depth : :class:`int`
         Capacity, at least 2.
+    paused : :class:`bool`
+        Give a payload in every other cycle at most: nothing goes from the output's ``ready`` to the payload.
 
     Members
     -------
@@ -43,11 +46,12 @@ class StreamFIFO(wiring.Component):
 
     latency = 2
 
-    def __init__(self, shape: Any, depth: int):
+    def __init__(self, shape: Any, depth: int, *, paused: bool = False):
         if depth < 2:
             raise ValueError(f"Depth must be at least 2, not {depth!r}")
         self.shape = shape
         self.depth = depth
+        self.paused = paused
         super().__init__(
             {
                 "i": In(stream.Signature(shape)),
@@ -68,12 +72,13 @@ class StreamFIFO(wiring.Component):
         def following(index: Signal) -> Value:
             return Mux(index == self.depth - 1, 0, index + 1)
 
-        write, fetch, leave = Signal(), Signal(), Signal()
+        write, fetch, leave, pause = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             self.i.ready.eq(self.level != self.depth),
             write.eq(self.i.valid & self.i.ready),
             leave.eq(self.o.valid & self.o.ready),
-            fetch.eq((stored != 0) & (~self.o.valid | self.o.ready)),
+            fetch.eq((stored != 0) & (~self.o.valid | self.o.ready) & ~pause),
+            pause.eq(self.o.valid if self.paused else 0),
             memory.w_en.eq(write),
             memory.w_addr.eq(tail),
             memory.w_data.eq(self.i.payload),

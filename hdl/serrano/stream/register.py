@@ -7,7 +7,7 @@ from amaranth import *
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["ForwardRegister", "StreamRegister"]
+__all__ = ["ForwardRegister", "HalfRegister", "StreamRegister"]
 
 
 class ForwardRegister(wiring.Component):
@@ -40,6 +40,42 @@ class ForwardRegister(wiring.Component):
         m.d.comb += self.i.ready.eq(self.o.ready | ~self.o.valid)
         with m.If(self.i.ready):
             m.d.sync += [self.o.valid.eq(self.i.valid), self.o.payload.eq(self.i.payload)]
+        return m
+
+
+class HalfRegister(wiring.Component):
+    """Cuts every combinational path between two streams, for what comes seldom.
+
+    Passes payloads on, one in two cycles; ``valid``, ``payload`` and ``ready`` are registered (``latency``
+    1). It has one place, half of what a :class:`StreamRegister` has.
+
+    Parameters
+    ----------
+    shape : :class:`~amaranth.hdl.ShapeLike`
+        Shape of the payload.
+
+    Members
+    -------
+    i : ``In(stream.Signature(shape))``
+        Input.
+    o : ``Out(stream.Signature(shape))``
+        Output.
+    """
+
+    latency = 1
+
+    def __init__(self, shape: Any):
+        self.shape = shape
+        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.d.comb += self.i.ready.eq(~self.o.valid)
+        # Whether there is a payload shows late in the cycle, so it is taken in any case.
+        with m.If(self.i.ready):
+            m.d.sync += [self.o.valid.eq(self.i.valid), self.o.payload.eq(self.i.payload)]
+        with m.Elif(self.o.ready):
+            m.d.sync += self.o.valid.eq(0)
         return m
 
 

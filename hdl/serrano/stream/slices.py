@@ -11,11 +11,11 @@ from .register import StreamRegister
 __all__ = ["later", "sliced"]
 
 
-def sliced(m: Module, name: str, source: Any, *, registered: bool) -> Any:
-    """The stream ``source``, with ``registered`` behind a :class:`StreamRegister`, submodule ``name``."""
+def sliced(m: Module, name: str, source: Any, *, registered: bool, kind: Any = StreamRegister) -> Any:
+    """The stream ``source``, with ``registered`` behind a register slice of that kind, submodule ``name``."""
     if not registered:
         return source
-    m.submodules[name] = register = StreamRegister(source.payload.shape())
+    m.submodules[name] = register = kind(source.payload.shape())
     wiring.connect(m, source, register.i)
     return register.o
 

@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 from serrano.bus import ReadBeat
 from serrano.config import AcceleratorConfig
 from serrano.faults import FaultCode
+from serrano.stream import ForwardRegister, StreamRegister
 from serrano.tape.crc import crc32_step
 from serrano.tape.packets import HEADER_BYTES, WITH_PAYLOAD, Header, Opcode, PayloadUnit
 
@@ -154,7 +155,7 @@ class TapeReader(wiring.Component):
     ) -> None:
         """Units go on while the header register or the payload register can take what they bring."""
         header_free = ~self.headers.valid | self.headers.ready
-        payload_free = ~self.payload.valid | self.payload.ready
+        payload_free = self._build_output(m, take & in_payload, packet_end)
         m.d.comb += [
             take.eq(
                 self.units.valid
@@ -167,14 +168,21 @@ class TapeReader(wiring.Component):
             m.d.sync += self.headers.valid.eq(0)
         with m.If(take & header_end):
             m.d.sync += [self.headers.valid.eq(1), self.headers.payload.eq(merged)]
-        with m.If(self.payload.ready):
-            m.d.sync += self.payload.valid.eq(0)
-        with m.If(take & in_payload):
-            m.d.sync += [
-                self.payload.valid.eq(1),
-                self.payload.payload.bytes.eq(self.units.payload.bytes),
-                self.payload.payload.last.eq(packet_end),
-            ]
+
+    def _build_output(self, m: Module, given: Value, last: Value) -> Value:
+        """The register of the payload, which takes a unit when one is ``given``; whether it can.
+
+        With registers it has two places, so that this is known from the cycle before.
+        """
+        register = (StreamRegister if self.config.registered else ForwardRegister)(PayloadUnit(self.config))
+        m.submodules.output = register
+        wiring.connect(m, register.o, wiring.flipped(self.payload))
+        m.d.comb += [
+            register.i.valid.eq(given),
+            register.i.payload.bytes.eq(self.units.payload.bytes),
+            register.i.payload.last.eq(last),
+        ]
+        return register.i.ready
 
     def _build_header_check(
         self, m: Module, complete: Value, merged: Any, kept: Any, expected: Signal

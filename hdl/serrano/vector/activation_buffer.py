@@ -11,7 +11,6 @@ from amaranth.utils import ceil_log2
 from serrano.config import AcceleratorConfig
 from serrano.primitives.memory import OnChipMemory
 
-from .arithmetic import times
 from .payloads import CodesBeat, TileReadPort
 
 __all__ = ["ActivationBuffer"]
@@ -40,23 +39,24 @@ class ActivationBuffer(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config = self.config
-        tiles, slices = config.input_max // config.n, config.n // config.lanes
+        tile_bits, slices = ceil_log2(config.input_max // config.n), config.n // config.lanes
         m.submodules.memory = memory = OnChipMemory(
             data.ArrayLayout(signed(8), config.n),
-            max(2, config.rows_max * tiles),
+            # A row begins where its number is the upper part of the address: there is nothing to add.
+            max(2, 1 << (ceil_log2(config.rows_max) + tile_bits)),
             transparent=False,
             collides=False,
             granularity=config.lanes,
         )
         beat = self.codes.payload
         part = beat.column[ceil_log2(config.lanes) : ceil_log2(config.n)]
-        tile = beat.column[ceil_log2(config.n) :]
+        tile = beat.column[ceil_log2(config.n) :][:tile_bits]
         m.d.comb += [
             self.codes.ready.eq(1),
-            memory.w_addr.eq((times(beat.row, tiles) + tile)[: len(memory.w_addr)]),
+            memory.w_addr.eq(Cat(tile, beat.row)),
             Value.cast(memory.w_data).eq(Value.cast(beat.codes).replicate(slices)),
             memory.r_en.eq(self.read.en),
-            memory.r_addr.eq((times(self.read.row, tiles) + self.read.tile)[: len(memory.r_addr)]),
+            memory.r_addr.eq(Cat(self.read.tile[:tile_bits], self.read.row)),
             self.read.data.eq(memory.r_data),
         ]
         with m.If(self.codes.valid):

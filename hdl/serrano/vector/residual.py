@@ -13,7 +13,7 @@ from serrano.layouts import EpilogueBeat
 from serrano.primitives.memory import OnChipMemory
 from serrano.stream.pipeline import delayed
 
-from .arithmetic import magnitude, sat32, times
+from .arithmetic import magnitude, sat32
 from .maximum import LaneMaximum, RowMaxima
 from .payloads import WordReadPort, WrittenBeat
 
@@ -74,19 +74,20 @@ class Residual(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config = self.config
-        words = config.dim_max // config.lanes
+        word_bits = ceil_log2(config.dim_max // config.lanes)
         m.submodules.memory = memory = OnChipMemory(
             data.ArrayLayout(signed(32), config.lanes),
-            config.rows_max * words,
+            # A row begins where its number is the upper part of the address: there is nothing to add.
+            1 << (ceil_log2(config.rows_max) + word_bits),
             transparent=False,
             collides=False,
         )
 
         def address(row: Value, word: Value) -> Value:
-            return (times(row, words) + word)[: len(memory.r_addr)]
+            return Cat(word[:word_bits], row)
 
         def word_of(beat: Any) -> Value:
-            return beat.column[ceil_log2(config.lanes) :][: ceil_log2(words)]
+            return beat.column[ceil_log2(config.lanes) :]
 
         # Cycle 1: read. Cycle 2: add. Cycle 3: saturate. The edge after it writes. With registers there is
         # a cycle between 1 and 2.

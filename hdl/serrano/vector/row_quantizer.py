@@ -170,8 +170,9 @@ class RowQuantizer(wiring.Component):
         lanes = self.config.lanes
         column = Signal(ceil_log2(self.config.input_max), reset_less=True)
         for port, chosen in ((self.residual, ~todo.staging), (self.staged, todo.staging)):
+            # With registers something is read in every cycle: so the memories' own registers can be used.
             m.d.comb += [
-                port.en.eq(quantizer.r_en & chosen),
+                port.en.eq(quantizer.r_advance if self.choosing else quantizer.r_en & chosen),
                 port.row.eq(quantizer.r_tag),
                 port.word.eq(quantizer.r_word),
             ]

@@ -12,7 +12,6 @@ from serrano.config import AcceleratorConfig
 from serrano.primitives.memory import OnChipMemory
 from serrano.stream.pipeline import delayed
 
-from .arithmetic import times
 from .maximum import LaneMaximum, RowMaxima
 from .payloads import StagedBeat, WordReadPort
 
@@ -58,10 +57,11 @@ class Staging(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config = self.config
-        half, words = max(1, config.lanes // 2), config.input_max // config.lanes
+        half, word_bits = max(1, config.lanes // 2), ceil_log2(config.input_max // config.lanes)
         m.submodules.memory = memory = OnChipMemory(
             data.ArrayLayout(16, config.lanes),
-            config.rows_max * words,
+            # A row begins where its number is the upper part of the address: there is nothing to add.
+            1 << (ceil_log2(config.rows_max) + word_bits),
             transparent=False,
             collides=False,
             granularity=half,
@@ -72,18 +72,24 @@ class Staging(wiring.Component):
         valid = Signal()
         domain = m.d.sync if config.registered else m.d.comb
         domain += valid.eq(self.writes.valid)
-        upper = beat.half & beat.column[ceil_log2(half)] if config.lanes > 1 else Const(0)
-        word = beat.column[ceil_log2(config.lanes) :]
+
+        def late(value: Value, name: str) -> Value:
+            return delayed(m, value, before, enable=1, name=name)
+
+        writes = self.writes.payload
+        upper = writes.half & writes.column[ceil_log2(half)] if config.lanes > 1 else Const(0)
+        w_en = Mux(self.writes.valid, Cat(~upper, upper | ~writes.half), 0)
+        upper = late(upper, "upper")
+        word = beat.column[ceil_log2(config.lanes) :][:word_bits]
         m.d.comb += [
             self.writes.ready.eq(1),
-            beat.eq(delayed(m, self.writes.payload, before, enable=1, name="beat")),
-            memory.w_addr.eq((times(beat.row, words) + word)[: len(memory.w_addr)]),
+            beat.eq(late(writes, "beat")),
+            memory.w_en.eq(late(w_en, "w_en")),
+            memory.w_addr.eq(Cat(word, beat.row)),
             memory.r_en.eq(self.read.en),
-            memory.r_addr.eq((times(self.read.row, words) + self.read.word)[: len(memory.r_addr)]),
+            memory.r_addr.eq(Cat(self.read.word[:word_bits], self.read.row)),
             self.read.data.eq(memory.r_data),
         ]
-        with m.If(valid):
-            m.d.comb += memory.w_en.eq(Cat(~upper, upper | ~beat.half))
         for lane in range(config.lanes):
             m.d.comb += memory.w_data[lane].eq(Mux(upper, beat.codes[lane % half], beat.codes[lane]))
         self._build_maxima(m, beat, valid)

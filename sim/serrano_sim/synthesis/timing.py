@@ -107,10 +107,7 @@ class Timing:
             for port in ("WAD", "DI", "WRE"):
                 self._ends += [(bit, name, port) for bit in connections[port] if _is_net(bit)]
         elif kind in MEMORIES:
-            plain = cell["parameters"].get("REGMODE_A", "NOREG") == "NOREG"
-            self._start_or_end(
-                name, cell, pins, CLOCK_TO_OUTPUT["memory" if plain else "memory with register"]
-            )
+            self._start_or_end(name, cell, pins)
         elif kind == "MULT18X18D":
             self._add_multiplier(name, cell, pins)
 
@@ -124,12 +121,12 @@ class Timing:
             self._start(pins, products, CLOCK_TO_OUTPUT["multiplier"])
             self._end(name, pins, [*operands, "CE0", "CE1"])
 
-    def _start_or_end(
-        self, name: str, cell: Mapping[str, Any], pins: Mapping[str, int], delay: float
-    ) -> None:
+    def _start_or_end(self, name: str, cell: Mapping[str, Any], pins: Mapping[str, int]) -> None:
         for port in pins:
             if cell["port_directions"][port] == "output":
-                self._start(pins, (port,), delay)
+                mode = "REGMODE_B" if port.startswith("DOB") else "REGMODE_A"
+                plain = cell["parameters"].get(mode, "NOREG") == "NOREG"
+                self._start(pins, (port,), CLOCK_TO_OUTPUT["memory" if plain else "memory with register"])
             elif not port.startswith("CLK"):
                 self._end(name, pins, (port,))
 

@@ -14,6 +14,8 @@ from typing import Any
 
 from serrano.primitives.memory import NEVER_COLLIDES
 
+from .registers import use_output_registers
+
 __all__ = ["DEVICES", "Device", "ToolError", "command", "pack", "place", "synthesize", "utilization"]
 
 
@@ -116,12 +118,18 @@ def without_collisions(rtlil: str) -> str:
 
 
 def synthesize(rtlil: str, folder: Path, *, top: str = "top") -> dict[str, Any]:
-    """Synthesizes RTLIL for the ECP5 into ``folder/netlist.json``, and returns the netlist's cells."""
+    """Synthesizes RTLIL for the ECP5 into ``folder/netlist.json``, and returns the netlist's cells.
+
+    Block RAMs get the registers behind them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{top}.il").write_text(without_collisions(without_indices(rtlil)), encoding="utf-8")
     script = f"read_rtlil {top}.il; synth_ecp5 -top {top} -json netlist.json"
     run("yosys", ["-q", "-l", "yosys.log", "-p", script], folder, "yosys")
-    return json.loads((folder / "netlist.json").read_text(encoding="utf-8"))["modules"][top]["cells"]
+    netlist = json.loads((folder / "netlist.json").read_text(encoding="utf-8"))
+    if use_output_registers(netlist["modules"][top]):
+        (folder / "netlist.json").write_text(json.dumps(netlist), encoding="utf-8")
+    return netlist["modules"][top]["cells"]
 
 
 def utilization(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
