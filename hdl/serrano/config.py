@@ -65,8 +65,8 @@ class AcceleratorConfig:
         use. Needs a ``multiplier_latency`` of at least 2.
     registered : :class:`bool`
         More registers where FPGAs need them: between the large blocks of the data path, behind memories with
-        much logic, in the scheduler's decisions, and in the KV controller, whose states take four cycles
-        each. They cost latency, none of the rate.
+        much logic, in products, in the scheduler's decisions, and in the KV controller, whose states take
+        four cycles each. They cost latency, none of the rate.
 
     Raises
     ------

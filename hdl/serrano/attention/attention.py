@@ -13,7 +13,6 @@ from serrano.kvcache.payloads import RecordBeat
 from serrano.matmul.payloads import RowBeat, TileUnit
 from serrano.stream.pipeline import delayed
 from serrano.stream.slices import sliced
-from serrano.vector.arithmetic import multiplied
 from serrano.vector.payloads import HeadCodes, HeadScale, StagedBeat
 
 from .forward import ForwardBuffer
@@ -177,7 +176,7 @@ class Attention(wiring.Component):
         """Keeps the command, starts those who follow it, and gives the normalizer a command for each head."""
         config = self.config
         todo = Signal(AttendCommand(config))
-        item_rows, width = Signal(item_row_count(config)), Signal.like(normalizer.command.payload.column)
+        item_rows = Signal(item_row_count(config))
         starting, start, busy = Signal(), Signal(), Signal()
         left = Signal.like(todo.kv_heads)
         head_command = normalizer.command.payload
@@ -193,23 +192,13 @@ class Attention(wiring.Component):
             head_command.column.eq(column),
             head_command.last.eq(left == 1),
         ]
-        taken = Signal()
-        m.d.comb += taken.eq(self.command.valid & self.command.ready)
-        m.d.sync += [starting.eq(taken), start.eq(starting)]
-        # The products are there with `start`, and stay; a multiplier's registers take the command as `todo`
-        # does.
-        registered, of = config.registered, self.command.payload if config.registered else todo
-        kept = {"enable": starting | (taken & registered), "registered": registered}
-        m.d.comb += [
-            item_rows.eq(multiplied(m, of.rows, of.group, name="rows", **kept)),
-            width.eq(multiplied(m, of.group, of.head_pad, name="width", **kept)),
-        ]
+        m.d.sync += [starting.eq(self.command.valid & self.command.ready), start.eq(starting)]
         with m.If(~busy):
             m.d.sync += [todo.eq(self.command.payload), busy.eq(self.command.valid)]
         with m.If(starting):
-            m.d.sync += [left.eq(todo.kv_heads), column.eq(0)]
+            m.d.sync += [item_rows.eq(todo.rows * todo.group), left.eq(todo.kv_heads), column.eq(0)]
         with m.Elif(normalizer.command.valid & normalizer.command.ready):
-            m.d.sync += [left.eq(left - 1), column.eq(column + width)]
+            m.d.sync += [left.eq(left - 1), column.eq(column + todo.group * todo.head_pad)]
         with m.If(busy & ~starting & ~start & (left == 0) & normalizer.idle):
             m.d.sync += busy.eq(0)
         return todo, item_rows, start

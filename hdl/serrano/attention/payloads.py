@@ -87,14 +87,6 @@ def chunk_count(config: AcceleratorConfig) -> range:
     return range(config.head_chunks_max + 1)
 
 
-def _sum(x: Value, factor: Value) -> Value:
-    """``x * factor``, as the sum of what each bit of the factor adds."""
-    total = Const(0, 1)
-    for place, bit in enumerate(factor):
-        total = total + Mux(bit, x << place, 0)
-    return total
-
-
 def word_address(
     m: Module,
     start: Value,
@@ -108,20 +100,10 @@ def word_address(
     name: str,
 ) -> Value:
     """Address of a head's chunk, ``cycles`` later: ``start * words + head * chunks + chunk``."""
-    base = times(Value.cast(start), words)
-    if not cycles:
-        return base + (head * chunks + chunk)
-    # No multiplier, which may lie far away: each half of the product is two or three additions.
-    half = len(chunks) // 2 + 1
-    low, high, base = (
-        delayed(m, value, cycles, enable=enable, name=f"{name}_{kind}")
-        for kind, value in (
-            ("low", _sum(head, chunks[:half])),
-            ("high", _sum(head, chunks[half:])),
-            ("base", base + chunk),
-        )
-    )
-    return (low + (high << half)) + base
+    late = {"cycles": cycles, "enable": enable}
+    offset = delayed(m, head * chunks, name=f"{name}_offset", **late)
+    within = offset + delayed(m, chunk, name=f"{name}_chunk", **late)
+    return times(delayed(m, Value.cast(start), name=f"{name}_start", **late), words) + within
 
 
 def read_enable(m: Module, read: Any, *, registered: bool) -> Value:
