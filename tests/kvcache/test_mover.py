@@ -151,7 +151,7 @@ def sized(n: int, port_bytes: int, **changes):
 @SHAPES
 @pytest.mark.parametrize("stall", STALLS)
 def test_moves(n: int, port_bytes: int, head_dim: int, rest: int, stall: float) -> None:
-    config = sized(n, port_bytes, multiplier_latency=1 + n // 8)
+    config = sized(n, port_bytes, multiplier_latency=1 + n // 8, registered=n == 8)
     bench = Bench(config, head_dim, n + head_dim, 1 if stall else 30, stall, rest)
     moves = [{**bench.random_move(), "kind": kind} for kind in MoveKind]
     budget = 1200
@@ -229,9 +229,10 @@ def test_time(kind: MoveKind, port_bytes: int) -> None:
     assert beats + waits < cycles[0] <= beats + waits + 16
 
 
-def test_a_model_loaded_meanwhile() -> None:
+@pytest.mark.parametrize("registered", [False, True])
+def test_a_model_loaded_meanwhile(registered: bool) -> None:
     """Geometry and buffer may change as soon as the command is taken; a buffer's lowest bits do not count."""
-    bench = Bench(sized(4, 4), 8, 3, 10)
+    bench = Bench(sized(4, 4, registered=registered), 8, 3, 10)
     mover = bench.dut.mover
     moves = [{**bench.random_move(), "kind": kind} for kind in (MoveKind.COPY, MoveKind.GATHER)]
 
@@ -249,10 +250,11 @@ def test_a_model_loaded_meanwhile() -> None:
     simulate(bench.dut, run, background=[bench.serve_reads, bench.serve_writes])
 
 
+@pytest.mark.parametrize("registered", [False, True])
 @pytest.mark.parametrize("stall", STALLS)
-def test_steps_that_fail_do_not_touch_moves(stall: float) -> None:
+def test_steps_that_fail_do_not_touch_moves(stall: float, registered: bool) -> None:
     """A step's clients meet errors all the time; each time the bus is drained and they are flushed."""
-    bench = Bench(sized(4, 4), 8, 5, 1 if stall else 25, stall)
+    bench = Bench(sized(4, 4, registered=registered), 8, 5, 1 if stall else 25, stall)
     dut, recovery = bench.dut, bench.dut.recovery
     bench.memory.data.extend(bytes(BAD + 4096 - len(bench.memory.data)))
     bench.expected = bytearray(bench.memory.data)
