@@ -3,11 +3,12 @@
 
 import dataclasses
 
+import pytest
 from amaranth import Module, ResetInserter, Signal
 from amaranth.lib import wiring
 
 from serrano.bus import ReadArbiter, ReadClient, WriteArbiter
-from serrano.config import preset
+from serrano.config import AcceleratorConfig, preset
 from serrano.datapath import Datapath
 from serrano.kvcache import Controller, Opcode, Status
 from serrano_sim.golden.decoder import Decoder
@@ -30,6 +31,9 @@ CONFIG = dataclasses.replace(
     sequences_max=1,
     attention_rows_max=2,
 )
+REGISTERED = dataclasses.replace(
+    CONFIG, name="registered", registered=True, multiplier_latency=3, held_weights=True
+)
 MODEL = random_model(2, dim=12, ffn=14, layers=1, heads=2, kv_heads=1, head_dim=6, vocab=19, context=32)
 TAPE = write_tape(MODEL, CONFIG.n, CONFIG.tape_align)
 FIELDS = read_tape(TAPE).fields
@@ -47,11 +51,11 @@ def packed(code: int) -> dict:
 class Bench:
     """A data path with its memory and its KV controller; `flush` resets the data path."""
 
-    def __init__(self) -> None:
-        self.datapath, self.controller = Datapath(CONFIG), Controller(CONFIG)
-        tape = ReadClient("tape", 64, 256, word_beats=CONFIG.load_beats)
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.datapath, self.controller = Datapath(config), Controller(config)
+        tape = ReadClient("tape", 64, 256, word_beats=config.load_beats)
         clients = [ReadClient("kv", 64, 128), tape, ReadClient("embed", 64, 128)]
-        self.reads, self.writes = ReadArbiter(CONFIG, clients), WriteArbiter(CONFIG, ["append"])
+        self.reads, self.writes = ReadArbiter(config, clients), WriteArbiter(config, ["append"])
         self.flush = Signal()
         self.memory = AXIMemory(1 << 16, 3)
         self.memory.data[: len(TAPE)] = TAPE
@@ -100,8 +104,9 @@ class Bench:
         return token
 
 
-def test_steps_and_a_reset_between() -> None:
-    bench = Bench()
+@pytest.mark.parametrize("config", [CONFIG, REGISTERED], ids=lambda config: config.name)
+def test_steps_and_a_reset_between(config: AcceleratorConfig) -> None:
+    bench = Bench(config)
     golden = Decoder(MODEL, CONFIG.n)
     prompt = [3, 1, 4]
 

@@ -511,9 +511,9 @@ class _Step:
         self.n, self.lanes = m.n, m.lanes
         self.slices = m.n // m.lanes
         self.lanes_log2 = m.lanes.bit_length() - 1
-        # Register slices lie in front of the array, behind it, and behind the dequantizer; there are more
-        # registers inside each.
-        self.engine = 4 + m.multiplier_latency + 2 * m.n + 6 * m.registered
+        # Register slices lie in front of the array and behind the dequantizer; there are more registers inside
+        # each.
+        self.engine = 4 + m.multiplier_latency + 2 * m.n + 5 * m.registered
         self.dequantizer = self.DEQUANTIZER + 10 * m.registered
         self.gate_up = self.GATE_UP + 16 * m.registered
         # In front of its jobs, behind its memories, in all of its steps, and for its end.
@@ -539,7 +539,7 @@ class _Step:
         """Cycles per tile of a tape if they are there, with so many tiles in a block."""
         units = self.n**2 // self.machine.load_bytes
         # The accumulators that a tile has just used can be used again after as many cycles.
-        interval = 3 + 2 * self.machine.registered
+        interval = 3 + 3 * self.machine.registered
         again = (interval * (tiles - 1) + rows) / tiles if rows < interval else 0
         return max(rows, units, (units + rows - 1 + self.reload) / 2, again)
 

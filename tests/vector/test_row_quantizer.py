@@ -33,7 +33,7 @@ class Bench:
                 (dut.residual, self.residual, now[:3]),
                 (dut.staged, self.staged, now[3:]),
             ):
-                # Also asked for, and for nothing: words of the longer buffer in the shorter one, rows to come.
+                # Also asked for, and for nothing: words that only the longer buffer has, rows to come.
                 if en and row < len(source) and word * lanes < source.shape[1]:
                     ctx.set(port.data, source[row, word * lanes :][:lanes].tolist())
 

@@ -4,17 +4,22 @@
 from typing import Any
 
 from amaranth import *
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
 from serrano.config import AcceleratorConfig
 from serrano.layouts import Half
 from serrano.matmul import RowBeat
-from serrano.stream import ForwardRegister
+from serrano.stream import StreamFIFO
+from serrano.stream.pipeline import delayed
 
 from .payloads import FeedCommand, TileReadPort
 
 __all__ = ["RowFeeder"]
+
+PLACES = 8
+"""Rows that may be under way with registers: more than the cycles from one's leave to the next one's."""
 
 
 class RowFeeder(wiring.Component):
@@ -22,8 +27,9 @@ class RowFeeder(wiring.Component):
 
     For each block, tile, row: the row's codes for the tile. The accumulator has the row's index; it starts
     with tile 0 and is sent on with the last tile. One row per cycle; a row leaves ``latency`` (1, with
-    ``config.registered`` 2) cycles after it was asked for, and the first is asked for in the cycle after the
-    command was taken.
+    ``config.registered`` 5) cycles after it was decided on, the first in the cycle after the command was
+    taken. It is asked for at once; with ``config.registered`` a cycle later, and then the way to the buffer
+    and out of it never stands still, and rows that are not taken wait in a buffer of their own.
 
     Parameters
     ----------
@@ -42,7 +48,8 @@ class RowFeeder(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
-        self.latency = 1 + int(config.registered)
+        # The address, the memory, its register, and the rows' buffer.
+        self.latency = 3 + StreamFIFO.latency if config.registered else 1
         super().__init__(
             {
                 "command": In(stream.Signature(FeedCommand(config))),
@@ -58,25 +65,21 @@ class RowFeeder(wiring.Component):
         row, tile, block = Signal.like(todo.rows), Signal.like(todo.tiles), Signal.like(todo.blocks)
         final_row, final_tile, final_block = Signal.like(row), Signal.like(tile), Signal.like(block)
         fetch, last_row, last_tile, last_block = (Signal() for _ in range(4))
-        rows = self._build_output(m)
-        valid, beat = rows.valid, rows.payload
-        tag = Signal.like(beat.tag, reset_less=True)
-        last = Signal(reset_less=True)
+        # What is sent with a row, and where its codes are.
+        place = Signal(_Place(self.config))
+        may, empty = self._build_way(m, fetch, place)
         m.d.comb += [
-            self.command.ready.eq(~asking & ~valid & ~self.rows.valid),
-            # The buffer's output register is the beat's: it is read when that is free.
-            fetch.eq(asking & (~valid | rows.ready)),
+            self.command.ready.eq(~asking & empty),
+            fetch.eq(asking & may),
             last_tile.eq(tile == final_tile),
             last_block.eq(block == final_block),
-            self.read.en.eq(fetch),
-            self.read.row.eq(Mux(last_row, todo.last, row)),
-            self.read.tile.eq(tile),
-            beat.tag.eq(tag),
-            beat.last.eq(last),
+            place.sent.address.eq(row),
+            place.row.eq(Mux(last_row, todo.last, row)),
+            place.tile.eq(tile),
+            place.sent.first.eq(tile == 0),
+            place.sent.emit.eq(last_tile),
+            place.sent.last.eq(last_row),
         ]
-        for index in range(self.config.n):
-            m.d.comb += beat.operand[index].eq(self.read.data[index])
-        m.d.sync += valid.eq(fetch | (valid & ~rows.ready))
         with m.If(self.command.ready & self.command.valid):
             m.d.sync += [
                 todo.eq(self.command.payload),
@@ -89,12 +92,6 @@ class RowFeeder(wiring.Component):
             ]
         with m.If(fetch):
             m.d.sync += [
-                tag.address.eq(row),
-                tag.first.eq(tile == 0),
-                tag.emit.eq(last_tile),
-                tag.shift.eq(0),
-                tag.half.eq(Half.WHOLE),
-                last.eq(last_row),
                 row.eq(Mux(last_row, 0, row + 1)),
                 last_row.eq(Mux(last_row, final_row == 0, row + 1 == final_row)),
             ]
@@ -104,10 +101,81 @@ class RowFeeder(wiring.Component):
                     m.d.sync += [block.eq(block + 1), asking.eq(~last_block)]
         return m
 
-    def _build_output(self, m: Module) -> Any:
-        """Where rows leave the buffer."""
-        if not self.config.registered:
-            return self.rows
-        m.submodules.output = output = ForwardRegister(RowBeat(self.config))
-        wiring.connect(m, output.o, wiring.flipped(self.rows))
-        return output.i
+    def _build_way(self, m: Module, fetch: Signal, place: Any) -> tuple[Value, Value]:
+        """The way of rows; whether one may set out on it, and whether none is there."""
+        if self.config.registered:
+            return self._build_long_way(m, fetch, place)
+        # The buffer's output register is the beat's: it is read when that is free.
+        valid, kept = self.rows.valid, Signal.like(place.sent, name="kept", reset_less=True)
+        self._ask(m, fetch, place)
+        self._give(m, self.rows.payload, self.read.data, kept)
+        m.d.sync += valid.eq(fetch | (valid & ~self.rows.ready))
+        with m.If(fetch):
+            m.d.sync += kept.eq(place.sent)
+        return ~valid | self.rows.ready, ~valid
+
+    def _build_long_way(self, m: Module, fetch: Signal, place: Any) -> tuple[Value, Value]:
+        """A register before the buffer, one behind it, and places for all rows that are under way."""
+        config = self.config
+        stages = Signal(self.latency - StreamFIFO.latency)
+        under_way = Signal(range(PLACES + 1))
+        m.submodules.places = places = StreamFIFO(_Row(config), PLACES)
+        asked = delayed(m, place, 1, enable=1, name="asked")
+        codes = delayed(m, self.read.data, 1, enable=1, name="codes")
+        found = delayed(m, asked.sent, len(stages) - 1, enable=1, name="found")
+        taken = self.rows.valid & self.rows.ready
+        may, empty = Signal(init=1), Signal(init=1)
+        self._ask(m, Const(1), asked)
+        m.d.comb += [
+            places.i.valid.eq(stages[-1]),
+            places.i.payload.codes.eq(codes),
+            places.i.payload.sent.eq(found),
+            self.rows.valid.eq(places.o.valid),
+            places.o.ready.eq(self.rows.ready),
+        ]
+        m.d.sync += [
+            stages.eq(Cat(fetch, stages)),
+            under_way.eq(under_way + fetch - taken),
+            # A cycle late, and therefore one short.
+            may.eq(under_way < PLACES - 1),
+            empty.eq((under_way == 0) & ~fetch),
+        ]
+        self._give(m, self.rows.payload, places.o.payload.codes, places.o.payload.sent)
+        return may, empty
+
+    def _ask(self, m: Module, enable: Value, place: Any) -> None:
+        m.d.comb += [self.read.en.eq(enable), self.read.row.eq(place.row), self.read.tile.eq(place.tile)]
+
+    def _give(self, m: Module, beat: Any, codes: Any, sent: Any) -> None:
+        m.d.comb += [
+            beat.tag.address.eq(sent.address),
+            beat.tag.first.eq(sent.first),
+            beat.tag.emit.eq(sent.emit),
+            beat.tag.shift.eq(0),
+            beat.tag.half.eq(Half.WHOLE),
+            beat.last.eq(sent.last),
+        ]
+        for index in range(self.config.n):
+            m.d.comb += beat.operand[index].eq(codes[index])
+
+
+class _Sent(data.StructLayout):
+    """What goes with a row's codes."""
+
+    def __init__(self, config: AcceleratorConfig):
+        super().__init__({"address": ceil_log2(config.rows_max), "first": 1, "emit": 1, "last": 1})
+
+
+class _Place(data.StructLayout):
+    """Where a row's codes are, and what goes with them."""
+
+    def __init__(self, config: AcceleratorConfig):
+        port = TileReadPort(config).members
+        super().__init__({"row": port["row"].shape, "tile": port["tile"].shape, "sent": _Sent(config)})
+
+
+class _Row(data.StructLayout):
+    """A row on its way into the array."""
+
+    def __init__(self, config: AcceleratorConfig):
+        super().__init__({"codes": data.ArrayLayout(signed(8), config.n), "sent": _Sent(config)})
