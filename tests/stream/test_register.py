@@ -3,13 +3,13 @@
 
 import pytest
 
-from serrano.stream import ForwardRegister, StreamRegister
+from serrano.stream import ForwardRegister, HalfRegister, StreamRegister
 from support.streams import STALLS, collect, send, simulate
 
 
 @pytest.mark.parametrize("stall_in", STALLS)
 @pytest.mark.parametrize("stall_out", STALLS)
-@pytest.mark.parametrize("block", [ForwardRegister, StreamRegister])
+@pytest.mark.parametrize("block", [ForwardRegister, HalfRegister, StreamRegister])
 def test_order(block, stall_in: float, stall_out: float) -> None:
     dut = block(16)
     items = [(31 * k) & 0xFFFF for k in range(200)]
@@ -35,6 +35,23 @@ def test_rate(block) -> None:
             assert ctx.get(dut.i.ready)
             if cycle:
                 assert ctx.get(dut.o.valid)
+                assert ctx.get(dut.o.payload) == cycle - 1
+            await ctx.tick()
+
+    simulate(dut, bench)
+
+
+def test_half_rate() -> None:
+    dut = HalfRegister(8)
+
+    async def bench(ctx) -> None:
+        ctx.set(dut.i.valid, 1)
+        ctx.set(dut.o.ready, 1)
+        for cycle in range(10):
+            ctx.set(dut.i.payload, cycle)
+            assert ctx.get(dut.i.ready) == (cycle % 2 == 0)
+            assert ctx.get(dut.o.valid) == (cycle % 2 == 1)
+            if cycle % 2:
                 assert ctx.get(dut.o.payload) == cycle - 1
             await ctx.tick()
 

@@ -4,6 +4,6 @@
 from .fifo import StreamFIFO
 from .fork import Fork
 from .gearbox import ByteWord, Gearbox
-from .register import ForwardRegister, StreamRegister
+from .register import ForwardRegister, HalfRegister, StreamRegister
 
-__all__ = ["ByteWord", "Fork", "ForwardRegister", "Gearbox", "StreamFIFO", "StreamRegister"]
+__all__ = ["ByteWord", "Fork", "ForwardRegister", "Gearbox", "HalfRegister", "StreamFIFO", "StreamRegister"]

@@ -7,7 +7,7 @@ from amaranth import *
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["ForwardRegister", "StreamRegister"]
+__all__ = ["ForwardRegister", "HalfRegister", "StreamRegister"]
 
 
 class ForwardRegister(wiring.Component):
@@ -40,6 +40,42 @@ class ForwardRegister(wiring.Component):
         m.d.comb += self.i.ready.eq(self.o.ready | ~self.o.valid)
         with m.If(self.i.ready):
             m.d.sync += [self.o.valid.eq(self.i.valid), self.o.payload.eq(self.i.payload)]
+        return m
+
+
+class HalfRegister(wiring.Component):
+    """Cuts every combinational path between two streams, at half the rate.
+
+    Passes a payload on in every other cycle; ``valid``, ``payload`` and ``ready`` are registered (``latency``
+    1). For wide payloads that are not taken more often: it has one place, and the payload loads whenever that
+    is free, with no logic around it.
+
+    Parameters
+    ----------
+    shape : :class:`~amaranth.hdl.ShapeLike`
+        Shape of the payload.
+
+    Members
+    -------
+    i : ``In(stream.Signature(shape))``
+        Input.
+    o : ``Out(stream.Signature(shape))``
+        Output.
+    """
+
+    latency = 1
+
+    def __init__(self, shape: Any):
+        self.shape = shape
+        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        payload = Signal(self.shape, name="held", reset_less=True)
+        m.d.comb += [self.i.ready.eq(~self.o.valid), self.o.payload.eq(payload)]
+        m.d.sync += self.o.valid.eq(Mux(self.o.valid, ~self.o.ready, self.i.valid))
+        with m.If(~self.o.valid):
+            m.d.sync += payload.eq(self.i.payload)
         return m
 
 
