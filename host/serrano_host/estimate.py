@@ -511,8 +511,7 @@ class _Step:
         self.n, self.lanes = m.n, m.lanes
         self.slices = m.n // m.lanes
         self.lanes_log2 = m.lanes.bit_length() - 1
-        # Register slices lie in front of the array and behind the dequantizer; there are more registers inside
-        # each.
+        # Register slices lie in front of the array and behind the dequantizer; each has more inside.
         self.engine = 4 + m.multiplier_latency + 2 * m.n + 5 * m.registered
         self.dequantizer = self.DEQUANTIZER + 10 * m.registered
         self.gate_up = self.GATE_UP + 16 * m.registered

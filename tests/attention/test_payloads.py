@@ -44,6 +44,27 @@ def test_words_of_a_token():
     assert (payloads.query_words(few), payloads.kv_words(few)) == (8, 4)
 
 
+@pytest.mark.parametrize(("a", "b"), [(1, 1), (4, 5), (6, 8)])
+def test_products_by_additions(a, b):
+    """All products of small numbers, at once and in two steps."""
+    one, other = Signal(a), Signal(b)
+    product, stepped = Signal(a + b), Signal(a + b)
+    m = Module()
+    m.d.comb += product.eq(payloads.added_product(one, other))
+    m.d.comb += stepped.eq(payloads.two_step_product(m, one, other, name="product"))
+
+    async def bench(ctx):
+        for x in range(0, 1 << a, 1 + (a > 4)):
+            for y in range(0, 1 << b, 1 + 2 * (b > 5)):
+                ctx.set(one, x)
+                ctx.set(other, y)
+                assert ctx.get(product) == x * y
+                await ctx.tick()
+                assert ctx.get(stepped) == x * y
+
+    simulate(m, bench)
+
+
 def test_negative_fields_survive():
     """Signed fields keep their sign from one view to another."""
     config = reference.small(16, 8)

@@ -12,13 +12,20 @@ from serrano.config import AcceleratorConfig
 from serrano.kvcache.payloads import RecordBeat
 from serrano.matmul.payloads import RowBeat, TileUnit
 from serrano.stream.pipeline import delayed
-from serrano.stream.slices import sliced
+from serrano.stream.slices import later
 from serrano.vector.payloads import HeadCodes, HeadScale, StagedBeat
 
 from .forward import ForwardBuffer
 from .normalizer import Normalizer
 from .order import ItemOrder
-from .payloads import AttendCommand, chunk_count, item_row_count, record_slots, results_layout
+from .payloads import (
+    AttendCommand,
+    chunk_count,
+    item_row_count,
+    record_slots,
+    results_layout,
+    two_step_product,
+)
 from .queries import QueryBuffer
 from .records import RecordBuffer
 from .router import ResultRouter
@@ -133,7 +140,6 @@ class Attention(wiring.Component):
                 buffer.scales.valid.eq(self.scales.valid),
                 buffer.scales.payload.eq(self.scales.payload),
             ]
-        results = sliced(m, "results", flipped(self.results), registered=config.registered)
         for source, sink in (
             (flipped(self.records), records.records),
             (tiles.records, records.read),
@@ -145,7 +151,7 @@ class Attention(wiring.Component):
             (rows.weights, weights.read),
             (tiles.tiles, flipped(self.tiles)),
             (rows.rows, flipped(self.rows)),
-            (results, router.results),
+            (flipped(self.results), router.results),
             (item_scales.items, softmax.items),
             (router.scores, softmax.scores),
             (softmax.weights, weights.weights),
@@ -177,10 +183,15 @@ class Attention(wiring.Component):
         config = self.config
         todo = Signal(AttendCommand(config))
         item_rows = Signal(item_row_count(config))
-        starting, start, busy = Signal(), Signal(), Signal()
+        accepted, start, busy = Signal(), Signal(), Signal()
+        registered = config.registered
+        products = []
+        for name, one, other in (("rows", todo.rows, todo.group), ("width", todo.head_pad, todo.group)):
+            products.append(two_step_product(m, one, other, name=name) if registered else one * other)
+        starting = later(m, accepted, registered=registered, name="starting")
         left = Signal.like(todo.kv_heads)
         head_command = normalizer.command.payload
-        column = Signal.like(head_command.column)
+        column, width = Signal.like(head_command.column), Signal.like(head_command.column)
         m.d.comb += [
             self.command.ready.eq(~busy),
             self.idle.eq(~busy),
@@ -192,13 +203,18 @@ class Attention(wiring.Component):
             head_command.column.eq(column),
             head_command.last.eq(left == 1),
         ]
-        m.d.sync += [starting.eq(self.command.valid & self.command.ready), start.eq(starting)]
+        m.d.sync += [accepted.eq(self.command.valid & self.command.ready), start.eq(starting)]
         with m.If(~busy):
             m.d.sync += [todo.eq(self.command.payload), busy.eq(self.command.valid)]
         with m.If(starting):
-            m.d.sync += [item_rows.eq(todo.rows * todo.group), left.eq(todo.kv_heads), column.eq(0)]
+            m.d.sync += [
+                item_rows.eq(products[0]),
+                width.eq(products[1]),
+                left.eq(todo.kv_heads),
+                column.eq(0),
+            ]
         with m.Elif(normalizer.command.valid & normalizer.command.ready):
-            m.d.sync += [left.eq(left - 1), column.eq(column + todo.group * todo.head_pad)]
-        with m.If(busy & ~starting & ~start & (left == 0) & normalizer.idle):
+            m.d.sync += [left.eq(left - 1), column.eq(column + width)]
+        with m.If(busy & ~accepted & ~starting & ~start & (left == 0) & normalizer.idle):
             m.d.sync += busy.eq(0)
         return todo, item_rows, start

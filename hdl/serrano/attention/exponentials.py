@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from serrano.config import GROUP_TOKENS, AcceleratorConfig
-from serrano.layouts import PackedScale
+from serrano.layouts import PackedScale, Scale
 from serrano.stream.delay import waited
 from serrano.stream.pipeline import delayed
 from serrano.vector.arithmetic import (
@@ -24,6 +24,7 @@ from serrano.vector.arithmetic import (
 from serrano.vector.maximum import LaneMaximum
 from serrano.vector.tables import Exp2
 
+from .parts import ResultParts
 from .payloads import (
     MAXIMUM_BITS,
     GroupMaxima,
@@ -75,8 +76,8 @@ class Exponentials(wiring.Component):
     For each token ``z = sat32(rhu(acc * M', 3 - E))`` with ``(M', E) = mul(s_q, s_k)``, ``(M, i) = exp2(z)``,
     ``U = rhu(M * mv, 16)`` and ``y - i = ev + 1``. Maxima of ``ceil(z)`` and ``x`` are taken over the valid
     tokens of each row and tile. Weights are written ``latency`` (10, with ``config.registered`` more) cycles
-    after their slice was taken, the maxima of a tile one to three cycles after the last of its weights. Items
-    alternate between two slots.
+    after their slice was taken, which with ``config.registered`` is a cycle after their scores have come, the
+    maxima of a tile one to three cycles after the last of its weights. Items alternate between two slots.
 
     The pipeline never stops: it takes an item's first scores only when there is ``room`` for all of it.
 
@@ -151,27 +152,38 @@ class Exponentials(wiring.Component):
         m = Module()
         config = self.config
         parts = config.tile_tokens // config.lanes
-        part = Signal(ceil_log2(parts))
+        m.submodules.parts = scores = ResultParts(
+            config.tile_tokens, config.lanes, 32, Scale, registered=config.registered
+        )
+        part = scores.part[: ceil_log2(parts)]
         tile = Signal(ceil_log2(config.group_tiles))
         row = Signal(item_row_bits(config))
         member, token = Signal.like(self.group), Signal.like(row)
         slot, inside = Signal(), Signal()
-        taken, last_part, last_row, last_tile = Signal(), Signal(), Signal(), Signal()
+        taken, last_part, last_row, last_tile, last_score = (Signal() for _ in range(5))
         item = self.items.payload
         late = {"cycles": int(config.registered), "enable": Const(1)}
         final_row = delayed(m, (self.rows - 1)[: len(row)], name="final_row", **late)
         final_member = delayed(m, (self.group - 1)[: len(member)], name="final_member", **late)
         m.d.comb += [
-            taken.eq(self.items.valid & self.scores.valid & (inside | self.room)),
+            scores.i.valid.eq(self.scores.valid),
+            scores.i.payload.tag.eq(self.scores.payload.scale),
+            self.scores.ready.eq(scores.i.ready),
+            taken.eq(self.items.valid & scores.valid & (inside | self.room)),
+            scores.go.eq(taken),
             self.claim.eq(taken & ~inside),
-            last_part.eq(part == parts - 1),
+            last_part.eq(scores.last),
             last_row.eq(row == final_row),
             last_tile.eq(tile == config.group_tiles - 1),
-            self.scores.ready.eq(self.items.valid & (inside | self.room) & last_part),
-            self.items.ready.eq(taken & last_part & last_row & last_tile),
+            self.items.ready.eq(taken & last_part & last_score),
         ]
+        for index in range(config.tile_tokens):
+            m.d.comb += scores.i.payload.channels[index].eq(self.scores.payload.sums[index])
+        # Of more than one part, the first tells it for the last.
+        domain = m.d.sync if config.registered and parts > 1 else m.d.comb
+        domain += last_score.eq(last_row & last_tile)
         with m.If(taken):
-            m.d.sync += [part.eq(part + 1), inside.eq(1)]
+            m.d.sync += inside.eq(1)
             with m.If(last_part):
                 m.d.sync += [row.eq(row + 1), member.eq(member + 1)]
                 with m.If(member == final_member):
@@ -185,18 +197,17 @@ class Exponentials(wiring.Component):
         reach = Signal(range(GROUP_TOKENS + 1))
         m.d.comb += [count.eq(item.count + token), reach.eq(limit(count, 0, GROUP_TOKENS))]
         word = Cat(part, tile)
-        lanes = [self._build_lane(m, lane, word, part, reach) for lane in range(config.lanes)]
-        flags = Cat(last_part & last_row & last_tile, item.first, item.last)
+        lanes = [self._build_lane(m, lane, word, scores, reach) for lane in range(config.lanes)]
+        flags = Cat(last_part & last_score, item.first, item.last)
         self._build_outputs(m, lanes, taken, Cat(slot, row, word), Cat(part == 0, last_part, flags))
         return m
 
-    def _build_lane(self, m: Module, lane: int, word: Value, part: Value, reach: Value) -> Any:
+    def _build_lane(self, m: Module, lane: int, word: Value, scores: ResultParts, reach: Value) -> Any:
         """One lane of the pipeline; returns its :class:`TokenWeight` of the last stage."""
         config, item = self.config, self.items.payload
         words = range(lane, GROUP_TOKENS, config.lanes)
         one = Const(1)
         k_scale, v_scale = (Signal(PackedScale, name=f"{kind}_scale_{lane}") for kind in "kv")
-        total = Signal(signed(32), name=f"sum_{lane}")
         registered = config.registered
         late = {"cycles": int(registered), "enable": one}
         m.submodules[f"product_{lane}"] = product = ScaleProduct(registered=registered)
@@ -207,18 +218,15 @@ class Exponentials(wiring.Component):
         m.d.comb += [
             Value.cast(k_scale).eq(Array(Value.cast(item.k_scales[token]) for token in words)[word]),
             Value.cast(v_scale).eq(Array(Value.cast(item.v_scales[token]) for token in words)[word]),
-            total.eq(
-                Array(self.scores.payload.sums[j] for j in range(lane, config.tile_tokens, config.lanes))[
-                    part
-                ]
-            ),
             product.enable.eq(one),
-            product.a.eq(delayed(m, self.scores.payload.scale, name=f"q_scale_{lane}", **late)),
+            product.a.eq(delayed(m, scores.tag, name=f"q_scale_{lane}", **late)),
             product.b.eq(unpack_scale(delayed(m, k_scale, name=f"k_scale_{lane}", **late))),
             scaler.enable.eq(one),
             scaler.scale.eq(product.product),
             scaler.value.eq(
-                delayed(m, total, late["cycles"] + product.latency, enable=one, name=f"sum_{lane}")
+                delayed(
+                    m, scores.values[lane], late["cycles"] + product.latency, enable=one, name=f"sum_{lane}"
+                )
             ),
             exp2.enable.eq(one),
             exp2.operand.eq(scaler.result),

@@ -18,6 +18,7 @@ from serrano.vector.arithmetic import ShiftedProduct
 from serrano.vector.h16 import H16Encoder
 from serrano.vector.payloads import StagedBeat
 
+from .parts import ResultParts
 from .payloads import Final, NormalizeCommand, item_row_bits, results_layout
 
 __all__ = ["Normalizer"]
@@ -33,8 +34,8 @@ class Normalizer(wiring.Component):
     Finals wait in a ring for as many rows as ``lookahead + 2`` items have, until the last result of their
     command: that is more than can come before that result, so that they never block.
 
-    With ``config.registered`` the pipeline never stops: a result is taken only when there is room for its
-    codes.
+    With ``config.registered`` the pipeline never stops: the first part of a result is taken only when there
+    is room for all of its codes.
 
     Parameters
     ----------
@@ -70,9 +71,14 @@ class Normalizer(wiring.Component):
             }
         )
 
+    @classmethod
+    def latency_of(cls, config: AcceleratorConfig) -> int:
+        """Latency for a configuration; with registers a result is kept first."""
+        return int(config.registered) + cls._depth(config)
+
     @staticmethod
-    def latency_of(config: AcceleratorConfig) -> int:
-        """Latency for a configuration; registers are also in front of the finals' memory and behind it."""
+    def _depth(config: AcceleratorConfig) -> int:
+        """Stages behind a part; registers are also in front of the finals' memory and behind it."""
         registered = config.registered
         product = ShiftedProduct.latency_of(registered, ACCUMULATOR_BITS, len(Signal(Final).reciprocal))
         return 1 + 2 * int(registered) + product + H16Encoder.latency_of(registered)
@@ -80,10 +86,13 @@ class Normalizer(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config = self.config
-        m.submodules.control = control = PipelineControl(self.latency)
+        m.submodules.control = control = PipelineControl(self._depth(config))
         todo = Signal(NormalizeCommand(config))
         busy = Signal()
-        part = Signal(ceil_log2(config.n // config.lanes))
+        m.submodules.parts = parts = ResultParts(
+            config.n, config.lanes, ACCUMULATOR_BITS, 1, registered=config.registered
+        )
+        part = parts.part
         row = Signal(item_row_bits(config))
         member, token = Signal.like(todo.group), Signal.like(todo.row)
         left = Signal.like(todo.head_pad)
@@ -100,12 +109,16 @@ class Normalizer(wiring.Component):
             ahead = Mux(taken & last_part, last_row | (row + 1 < level), row < level)
             m.d.sync += known.eq(busy & ~end & ahead)
         m.d.comb += [
-            control.i_valid.eq(busy & self.results.valid & known & room),
+            parts.i.valid.eq(self.results.valid),
+            parts.i.payload.channels.eq(self.results.payload),
+            self.results.ready.eq(parts.i.ready),
+            parts.half.eq(left < config.n),
+            parts.go.eq(taken),
+            control.i_valid.eq(busy & parts.valid & known & (room | (part != 0))),
             taken.eq(control.i_valid & control.i_ready),
-            last_part.eq(part.all() | ((left < config.n) & (part == config.n // config.lanes // 2 - 1))),
+            last_part.eq(parts.last),
             last_row.eq(row == final_row),
             end.eq(taken & last_part & last_row & (left <= config.n)),
-            self.results.ready.eq(busy & known & room & control.advance & last_part),
             self.command.ready.eq(~busy),
             self.idle.eq(~busy & empty),
         ]
@@ -122,9 +135,8 @@ class Normalizer(wiring.Component):
                 final_member.eq(command.group - 1),
             ]
         with m.If(taken):
-            m.d.sync += part.eq(part + 1)
             with m.If(last_part):
-                m.d.sync += [part.eq(0), row.eq(row + 1), member.eq(member + 1)]
+                m.d.sync += [row.eq(row + 1), member.eq(member + 1)]
                 m.d.sync += column.eq(column + todo.head_pad)
                 with m.If(member == final_member):
                     m.d.sync += [member.eq(0), token.eq(token + 1), column.eq(start)]
@@ -133,7 +145,7 @@ class Normalizer(wiring.Component):
                     m.d.sync += [start.eq(start + config.n), column.eq(start + config.n), busy.eq(~end)]
 
         place = Cat(token, (column + (part << ceil_log2(config.lanes)))[: len(column)], end & todo.last)
-        self._build_lanes(m, control, part, final, place, out)
+        self._build_lanes(m, control, parts.values, final, place, out)
         return m
 
     def _build_room(self, m: Module, out: Any, taken: Value, control: Any) -> tuple[Value, Value]:
@@ -141,8 +153,9 @@ class Normalizer(wiring.Component):
         if not self.config.registered:
             connect(m, out, flipped(self.staged))
             return Const(1), control.stages == 0
-        # As many as are under way without a pause, and those taken until the count is known.
-        depth = self.latency + StreamFIFO.latency + 4
+        # As many as are under way without a pause, those taken until the count is known, and a whole result.
+        parts = self.config.n // self.config.lanes
+        depth = self._depth(self.config) + StreamFIFO.latency + 3 + parts
         m.submodules.fifo = fifo = StreamFIFO(StagedBeat(self.config), depth)
         room, inside = Signal(init=1), Signal(range(depth + 1))
         connect(m, fifo.o, flipped(self.staged))
@@ -154,7 +167,7 @@ class Normalizer(wiring.Component):
         ]
         m.d.sync += [
             inside.eq(inside + taken - (self.staged.valid & self.staged.ready)),
-            room.eq(inside < depth - 2),
+            room.eq(inside < depth - parts),
         ]
         return room, inside == 0
 
@@ -189,17 +202,16 @@ class Normalizer(wiring.Component):
             m.d.sync += base.eq(wrapped(base + todo.rows))
         return level, delayed(m, memory.r_data, name="final", **late)
 
-    def _build_lanes(self, m: Module, control: Any, part: Value, final: Any, place: Value, out: Any) -> None:
+    def _build_lanes(self, m: Module, control: Any, values: Any, final: Any, place: Value, out: Any) -> None:
         config, enable, beat = self.config, control.advance, out.payload
         for lane in range(config.lanes):
-            channels = range(lane, config.n, config.lanes)
             value = Signal(signed(ACCUMULATOR_BITS), name=f"value_{lane}", reset_less=True)
             m.submodules[f"product_{lane}"] = product = ShiftedProduct(
                 ACCUMULATOR_BITS, len(final.reciprocal), len(final.shift), registered=config.registered
             )
             m.submodules[f"encoder_{lane}"] = encoder = H16Encoder(registered=config.registered)
             with m.If(enable):
-                m.d.sync += value.eq(Array(self.results.payload[channel] for channel in channels)[part])
+                m.d.sync += value.eq(values[lane])
             m.d.comb += [
                 product.enable.eq(enable),
                 product.value.eq(
@@ -211,7 +223,7 @@ class Normalizer(wiring.Component):
                 encoder.value.eq(product.result),
                 beat.codes[lane].eq(encoder.code),
             ]
-        placed = delayed(m, place, self.latency, enable=enable, name="place")
+        placed = delayed(m, place, self._depth(config), enable=enable, name="place")
         m.d.comb += [
             out.valid.eq(control.o_valid),
             control.o_ready.eq(out.ready),

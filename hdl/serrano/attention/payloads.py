@@ -10,7 +10,7 @@ from typing import Any
 
 from amaranth import *
 from amaranth.lib import data
-from amaranth.utils import ceil_log2
+from amaranth.utils import ceil_log2, exact_log2
 
 from serrano.config import GROUP_TOKENS, AcceleratorConfig
 from serrano.layouts import ACCUMULATOR_BITS, PackedScale, Scale
@@ -30,6 +30,7 @@ __all__ = [
     "SoftmaxItem",
     "TokenWeight",
     "WeightBeat",
+    "added_product",
     "chunk_count",
     "item_row_bits",
     "item_row_count",
@@ -39,6 +40,7 @@ __all__ = [
     "record_slots",
     "results_layout",
     "serial_bits",
+    "two_step_product",
     "word_address",
 ]
 
@@ -101,9 +103,29 @@ def word_address(
 ) -> Value:
     """Address of a head's chunk, ``cycles`` later: ``start * words + head * chunks + chunk``."""
     late = {"cycles": cycles, "enable": enable}
-    offset = delayed(m, head * chunks, name=f"{name}_offset", **late)
-    within = offset + delayed(m, chunk, name=f"{name}_chunk", **late)
-    return times(delayed(m, Value.cast(start), name=f"{name}_start", **late), words) + within
+    if not cycles:
+        return times(Value.cast(start), words) + (head * chunks + chunk)
+    bits = exact_log2(words) if words & (words - 1) == 0 else None
+    within = delayed(m, (added_product(head, chunks) + chunk)[:bits], name=f"{name}_within", **late)
+    start = delayed(m, Value.cast(start), name=f"{name}_start", **late)
+    # A row is within its words.
+    return Cat(within, start) if bits is not None else times(start, words) + within
+
+
+def added_product(one: Value, other: Value) -> Value:
+    """``one * other`` of small unsigned numbers by additions, for it is nearer than a multiplier."""
+    terms = ((other & one[bit].replicate(len(other))) << bit for bit in range(len(one)))
+    return sum(terms, Const(0, 1))
+
+
+def two_step_product(m: Module, one: Value, other: Value, *, name: str) -> Value:
+    """:func:`added_product` of numbers that do not change, from the second cycle on."""
+    half = len(other) // 2
+    low, high = (
+        delayed(m, added_product(part, one), 1, enable=Const(1), name=f"{name}_{kind}")
+        for part, kind in ((other[:half], "low"), (other[half:], "high"))
+    )
+    return low + (high << half)
 
 
 def read_enable(m: Module, read: Any, *, registered: bool) -> Value:

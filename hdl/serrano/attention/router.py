@@ -5,9 +5,10 @@ from typing import Any
 
 from amaranth import *
 from amaranth.lib import stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from serrano.config import AcceleratorConfig
+from serrano.stream import HalfRegister
 from serrano.stream.pipeline import delayed
 
 from .payloads import (
@@ -28,7 +29,8 @@ class ResultRouter(wiring.Component):
 
     K gives the scores of its item, token tile by token tile; V gives the outputs of a head, chunk by chunk,
     in the head's last item, and nothing in the others. One result per cycle; a result passes in the same
-    cycle.
+    cycle. With ``config.registered`` a cycle later, and one in every other cycle: neither softmax nor the
+    normalizer takes them more often.
 
     Parameters
     ----------
@@ -79,7 +81,12 @@ class ResultRouter(wiring.Component):
         member, token = Signal.like(self.command.group), Signal.like(self.read_scale.row)
         turns = Signal(range(max(config.group_tiles, config.head_chunks_max) + 1))
         turn = Signal.like(turns)
-        known, moved, last_row, end = Signal(), Signal(), Signal(), Signal()
+        known, gives, moved, last_row, last, end = (Signal() for _ in range(6))
+        results = flipped(self.results)
+        if config.registered:
+            m.submodules.register = register = HalfRegister(results_layout(config))
+            connect(m, results, register.i)
+            results = register.o
         is_scores = Signal()
         late = {"cycles": int(config.registered), "enable": Const(1)}
         final_row = delayed(m, (self.item_rows - 1)[: len(row)], name="final_row", **late)
@@ -89,24 +96,26 @@ class ResultRouter(wiring.Component):
         m.d.comb += [
             is_scores.eq(self.operations.valid & ~values),
             turns.eq(Mux(values, self.chunks, config.group_tiles)),
-            self.scores.valid.eq(self.results.valid & is_scores & known),
-            self.scores.payload.sums.eq(self.results.payload),
+            self.scores.valid.eq(results.valid & is_scores & known),
+            self.scores.payload.sums.eq(results.payload),
             self.scores.payload.scale.eq(self.read_scale.data),
-            self.outputs.valid.eq(self.results.valid & self.operations.valid & values & item.last),
-            self.outputs.payload.eq(self.results.payload),
-            self.results.ready.eq(
-                Mux(values, self.outputs.ready & item.last, self.scores.ready & known) & self.operations.valid
-            ),
-            moved.eq(self.results.valid & self.results.ready),
+            gives.eq(self.operations.valid & values & item.last & (known if config.registered else 1)),
+            self.outputs.valid.eq(results.valid & gives),
+            self.outputs.payload.eq(results.payload),
+            results.ready.eq((gives & self.outputs.ready) | (is_scores & known & self.scores.ready)),
+            moved.eq(results.valid & results.ready),
             last_row.eq(row == final_row),
-            end.eq(moved & last_row & (turn + 1 == turns)),
+            last.eq(last_row & (turn + 1 == turns)),
+            # With registers, an operation is known and between two results there is a cycle: time for this.
+            end.eq(moved & delayed(m, last, name="end", **late)),
             self.operations.ready.eq(end | (values & ~item.last)),
             # The scale is read ahead: that of the first row, then with each result that of the next one.
             self.read_scale.en.eq(is_scores & (~known | moved)),
             self.read_scale.row.eq(first + token),
             self.read_scale.head.eq(item.query + member),
         ]
-        m.d.sync += known.eq(is_scores & ~end)
+        # The operation stays; so its scale, which is read in its first cycle, is there.
+        m.d.sync += known.eq(self.operations.valid & ~self.operations.ready)
         with m.If(moved):
             m.d.sync += row.eq(row + 1)
             with m.If(last_row):

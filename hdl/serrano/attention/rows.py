@@ -89,7 +89,7 @@ class AttentionRows(wiring.Component):
         self._build_order(m, step)
         step = sliced(m, "found", step, registered=config.registered)
         # A slice is one of the cycles; the others are in front of the memories, in them and behind them.
-        m.submodules.control = control = PipelineControl(self.latency - late)
+        m.submodules.control = control = PipelineControl(self.latency - late, registered=config.registered)
         read, waits, taken = step.payload, Signal(), Signal()
         m.d.comb += [
             waits.eq(read.values & ~self.available),

@@ -85,7 +85,10 @@ class TileFeeder(wiring.Component):
         self._build_order(m, read)
         read = sliced(m, "found", read, registered=self.config.registered)
         # A slice is one of the cycles.
-        m.submodules.control = control = PipelineControl(self.latency - int(self.config.registered))
+        registered = self.config.registered
+        m.submodules.control = control = PipelineControl(
+            self.latency - int(registered), registered=registered
+        )
         unit, waits, taken = read.payload, Signal(), Signal()
         m.d.comb += [
             waits.eq((unit.from_memory & ~self.records.present) | (unit.whole & ~self.records.complete)),

@@ -88,7 +88,7 @@ class EmbeddingDequantizer(wiring.Component):
         # The model stays: what follows from it is kept.
         end = Signal(17, reset_less=True)
         m.d.sync += end.eq((self.dim + config.n - 1) & ~(config.n - 1))
-        m.submodules.control = control = PipelineControl(self.latency)
+        m.submodules.control = control = PipelineControl(self.latency, registered=config.registered)
         m.d.comb += [
             scale.eq(unpack_scale(packed)),
             is_code.eq(index == header_words),

@@ -17,10 +17,17 @@ class PipelineControl(wiring.Component):
     say what they hold. The pipeline stands still while its last stage holds a payload that is not taken, so
     it gives one payload per cycle without stalls, and a payload that enters leaves ``latency`` cycles later.
 
+    With ``registered``, ``advance`` is ``o_ready`` itself, whatever the last stage holds. That is for an
+    ``o_ready`` that comes from a register, as that of a :class:`~serrano.stream.StreamRegister`, and reaches
+    all the stages without logic on its way. It must not wait for ``o_valid``: the pipeline stands still
+    without it even if it holds nothing. Gaps between payloads do not close up then; the rate is the same.
+
     Parameters
     ----------
     latency : :class:`int`
         Number of stages, at least 1.
+    registered : :class:`bool`
+        Advance exactly when the output is ready.
 
     Members
     -------
@@ -43,10 +50,11 @@ class PipelineControl(wiring.Component):
         If ``latency`` is below 1.
     """
 
-    def __init__(self, latency: int):
+    def __init__(self, latency: int, *, registered: bool = False):
         if latency < 1:
             raise ValueError(f"Latency must be at least 1, not {latency!r}")
         self.latency = latency
+        self.registered = registered
         super().__init__(
             {
                 "i_valid": In(1),
@@ -62,7 +70,7 @@ class PipelineControl(wiring.Component):
         m = Module()
         m.d.comb += [
             self.o_valid.eq(self.stages[-1]),
-            self.advance.eq(~self.o_valid | self.o_ready),
+            self.advance.eq(self.o_ready if self.registered else ~self.o_valid | self.o_ready),
             self.i_ready.eq(self.advance),
         ]
         with m.If(self.advance):

@@ -44,10 +44,11 @@ class ForwardRegister(wiring.Component):
 
 
 class HalfRegister(wiring.Component):
-    """Cuts every combinational path between two streams, for what comes seldom.
+    """Cuts every combinational path between two streams, at half the rate.
 
-    Passes payloads on, one in two cycles; ``valid``, ``payload`` and ``ready`` are registered (``latency``
-    1). It has one place, half of what a :class:`StreamRegister` has.
+    Passes a payload on in every other cycle; ``valid``, ``payload`` and ``ready`` are registered (``latency``
+    1). For wide payloads that are not taken more often: it has one place, and the payload loads whenever that
+    is free, with no logic around it.
 
     Parameters
     ----------
@@ -70,12 +71,11 @@ class HalfRegister(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        m.d.comb += self.i.ready.eq(~self.o.valid)
-        # Whether there is a payload shows late in the cycle, so it is taken in any case.
-        with m.If(self.i.ready):
-            m.d.sync += [self.o.valid.eq(self.i.valid), self.o.payload.eq(self.i.payload)]
-        with m.Elif(self.o.ready):
-            m.d.sync += self.o.valid.eq(0)
+        payload = Signal(self.shape, name="held", reset_less=True)
+        m.d.comb += [self.i.ready.eq(~self.o.valid), self.o.payload.eq(payload)]
+        m.d.sync += self.o.valid.eq(Mux(self.o.valid, ~self.o.ready, self.i.valid))
+        with m.If(~self.o.valid):
+            m.d.sync += payload.eq(self.i.payload)
         return m
 
 

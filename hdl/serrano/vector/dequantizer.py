@@ -13,6 +13,7 @@ from serrano.layouts import ACCUMULATOR_BITS, EpilogueBeat, PackedScale, Scale
 from serrano.stream import StreamRegister
 from serrano.stream.delay import waited
 from serrano.stream.pipeline import PipelineControl, delayed
+from serrano.stream.slices import later
 from serrano.tape.packets import BlockScales
 
 from .arithmetic import ScaleProduct, Scaler, unpack_scale
@@ -28,8 +29,8 @@ class Dequantizer(wiring.Component):
     as ``n / lanes`` beats, one per cycle without stalls, the first ``latency`` (5, with
     ``config.registered`` 14) cycles after the result came. Only the low 32 bits of a result count.
 
-    The scales of a block stay at the input until its last result has been taken; ``row_scales`` must not
-    change while a command runs.
+    The scales of a block stay at the input until its last result has been taken, with ``config.registered``
+    until the cycle after that, which is free; ``row_scales`` must not change while a command runs.
 
     Parameters
     ----------
@@ -71,7 +72,9 @@ class Dequantizer(wiring.Component):
         m = Module()
         config = self.config
         slices = config.n // config.lanes
-        m.submodules.control = control = PipelineControl(self.latency - int(config.registered))
+        m.submodules.control = control = PipelineControl(
+            self.latency - int(config.registered), registered=config.registered
+        )
         todo = Signal(DequantizeCommand(config))
         busy = Signal()
         row = Signal.like(self.beats.payload.row)
@@ -80,16 +83,19 @@ class Dequantizer(wiring.Component):
         final_row, final_block = Signal.like(row), Signal.like(block)
         taken, last_row, last_block, last_part = Signal(), Signal(), Signal(), Signal()
         chosen = Signal(self._chosen())
-        ready, following = self._build_choice(m, control, busy, chosen)
+        passed = later(m, taken & last_part & last_row, registered=config.registered, name="passed")
+        # Until the scales have gone, those of the next block are not there.
+        going = busy & ~passed if config.registered else busy
+        ready, following = self._build_choice(m, control, going, chosen)
         m.d.comb += [
             control.o_ready.eq(self.beats.ready),
-            taken.eq(ready & busy & self.results.valid & self.scales.valid),
+            taken.eq(ready & going & self.results.valid & self.scales.valid),
             last_part.eq(part == slices - 1),
             last_row.eq(row == final_row),
             last_block.eq(block == final_block),
             self.command.ready.eq(~busy),
             self.results.ready.eq(taken & last_part),
-            self.scales.ready.eq(taken & last_part & last_row),
+            self.scales.ready.eq(passed),
             self.beats.valid.eq(control.o_valid),
         ]
         with m.If(self.command.ready):
@@ -144,11 +150,11 @@ class Dequantizer(wiring.Component):
         )
 
     def _build_choice(
-        self, m: Module, control: PipelineControl, busy: Signal, chosen: Any
+        self, m: Module, control: PipelineControl, going: Value, chosen: Any
     ) -> tuple[Value, Any]:
         """Whether a slice may be chosen, and the slice as the lanes get it: through a register slice, with
         registers."""
-        valid = busy & self.results.valid & self.scales.valid
+        valid = going & self.results.valid & self.scales.valid
         if not self.config.registered:
             m.d.comb += control.i_valid.eq(valid)
             return control.i_ready, chosen
@@ -165,7 +171,7 @@ class Dequantizer(wiring.Component):
         lanes, registered = self.config.lanes, self.config.registered
         enable, beat = control.advance, self.beats.payload
 
-        def later(value: Any, name: str, cycles: int) -> Any:
+        def moved(value: Any, name: str, cycles: int) -> Any:
             return delayed(m, value, cycles, enable=enable, name=name)
 
         wait = waited if registered else delayed
@@ -178,7 +184,7 @@ class Dequantizer(wiring.Component):
         after = int(registered)
         row_scale = Signal(Scale)
         m.d.comb += row_scale.eq(self.row_scales[chosen.scale_row])
-        row_scale = later(row_scale, "row_scale", after)
+        row_scale = moved(row_scale, "row_scale", after)
         for lane in range(lanes):
             product, scaler = (
                 ScaleProduct(registered=registered),
@@ -189,9 +195,9 @@ class Dequantizer(wiring.Component):
             m.d.comb += [
                 product.enable.eq(enable),
                 product.a.eq(row_scale),
-                product.b.eq(unpack_scale(later(chosen.scales[lane], f"scale_{lane}", after))),
+                product.b.eq(unpack_scale(moved(chosen.scales[lane], f"scale_{lane}", after))),
                 scaler.enable.eq(enable),
                 scaler.scale.eq(product.product),
-                scaler.value.eq(later(chosen.sums[lane], f"sum_{lane}", after + product.latency)),
+                scaler.value.eq(moved(chosen.sums[lane], f"sum_{lane}", after + product.latency)),
                 beat.values[lane].eq(scaler.result),
             ]

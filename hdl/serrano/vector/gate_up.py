@@ -26,6 +26,8 @@ class GateUp(wiring.Component):
     (19, with ``config.registered`` 35) cycles later. With one lane the gate waits for its up, and both become
     a whole beat of one code.
 
+    With ``config.registered`` the pipeline never stops.
+
     Parameters
     ----------
     config : :class:`~serrano.config.AcceleratorConfig`
@@ -36,7 +38,8 @@ class GateUp(wiring.Component):
     beats : ``In(stream.Signature(EpilogueBeat(config)))``
         Gate (even lanes) and up (odd lanes), Q16.
     staged : ``Out(stream.Signature(StagedBeat(config)))``
-        Half beats; ``column`` is the channel of the first code, half the input's.
+        Half beats; ``column`` is the channel of the first code, half the input's. With ``config.registered``
+        they must be taken at once.
     """
 
     def __init__(self, config: AcceleratorConfig):
@@ -67,7 +70,7 @@ class GateUp(wiring.Component):
             control.i_valid.eq(self.beats.valid & paired),
             self.beats.ready.eq(control.i_ready | ~paired),
             self.staged.valid.eq(control.o_valid),
-            control.o_ready.eq(self.staged.ready),
+            control.o_ready.eq(1 if self.config.registered else self.staged.ready),
             places.enable.eq(control.advance),
             places.i.eq(place),
             Cat(o.last, o.row, o.column).eq(places.o),

@@ -86,7 +86,8 @@ class HeadOrder(wiring.Component):
             # Behind the last head there is padding.
             padding.eq(halves & part[-1] & (base == final_head)),
             placed.valid.eq(self.beats.valid & filling & ~padding),
-            self.beats.ready.eq(filling & (placed.ready | padding)),
+            # Behind a slice, padding may wait for it like the others: `ready` does not depend on what comes.
+            self.beats.ready.eq(filling & (placed.ready if config.registered else placed.ready | padding)),
             taken.eq(self.beats.valid & self.beats.ready),
             o.values.eq(i.values),
             o.kmeans.eq(i.kmeans),

@@ -194,14 +194,16 @@ class HeadQuantizer(wiring.Component):
         m.submodules.jobs = jobs = StreamFIFO(maxima.job.shape(), 4 * config.rows_max)
         m.submodules.quantizer = quantizer = VectorQuantizer(config, words, SlotTag(config))
         slot, filled = Signal(), Signal(2)
+        next_slot, next_filled = Signal.like(slot), Signal.like(filled)
         beat, taken = self.beats.payload, Signal()
+        open_slot = Signal(init=1)
 
         def address(slot: Value, row: Value, half: Value, word: Value) -> Value:
             place = slot * (config.rows_max * words) + row * words + (word | half << half_bits)
             return place[: len(memory.w_addr)]
 
         m.d.comb += [
-            self.beats.ready.eq(~filled.bit_select(slot, 1)),
+            self.beats.ready.eq(open_slot),
             taken.eq(self.beats.valid & self.beats.ready),
             memory.w_en.eq(taken),
             memory.w_addr.eq(address(slot, beat.tag.row, beat.half, beat.word)),
@@ -224,10 +226,17 @@ class HeadQuantizer(wiring.Component):
         values = delayed(m, memory.r_data, between, enable=quantizer.r_advance, name="values")
         for lane in range(config.lanes):
             m.d.comb += quantizer.r_data[lane].eq(values[lane])
+        m.d.comb += [next_slot.eq(slot), next_filled.eq(filled)]
         with m.If(taken & beat.release):
-            m.d.sync += [slot.eq(~slot), filled.bit_select(slot, 1).eq(1)]
+            m.d.comb += [next_slot.eq(~slot), next_filled.bit_select(slot, 1).eq(1)]
         with m.If(quantizer.r_en & quantizer.r_last & quantizer.r_tag.release):
-            m.d.sync += filled.bit_select(quantizer.r_tag.slot, 1).eq(0)
+            m.d.comb += next_filled.bit_select(quantizer.r_tag.slot, 1).eq(0)
+        # A pipeline stands still as `ready` says: it comes from a register.
+        m.d.sync += [
+            slot.eq(next_slot),
+            filled.eq(next_filled),
+            open_slot.eq(~next_filled.bit_select(next_slot, 1)),
+        ]
         self._build_output(m, quantizer)
         return m
 
@@ -235,7 +244,7 @@ class HeadQuantizer(wiring.Component):
         config = self.config
         m.submodules.register = register = StreamRegister(HeadScale(config))
         m.submodules.product = product = ScaleProduct(registered=config.registered)
-        m.submodules.control = control = PipelineControl(product.latency)
+        m.submodules.control = control = PipelineControl(product.latency, registered=config.registered)
         beat, codes, scale = quantizer.beats.payload, self.codes.payload, register.i.payload
         # The register's ready never falls before it takes something, so that valid keeps what it promised.
         free = Signal()

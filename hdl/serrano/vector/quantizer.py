@@ -12,6 +12,7 @@ from serrano.config import AcceleratorConfig
 from serrano.layouts import Scale
 from serrano.stream import StreamRegister
 from serrano.stream.pipeline import PipelineControl, delayed
+from serrano.stream.slices import sliced
 
 from .arithmetic import (
     ZERO_SCALE,
@@ -331,15 +332,19 @@ class VectorQuantizer(wiring.Component):
     def latency_of(cls, config: AcceleratorConfig) -> int:
         """Cycles from a job to its first codes."""
         ready = QuantizerFactors.latency_of(config.registered) + StreamRegister.latency
-        return ready + cls.read_latency_of(config) + LaneQuantizer.latency_of(config.registered)
+        lanes = LaneQuantizer.latency_of(config.registered)
+        return ready + cls.read_latency_of(config) + lanes + int(config.registered)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         registered = self.config.registered
         m.submodules.factors = factors = QuantizerFactors(registered=registered)
         m.submodules.lanes = lanes = LaneQuantizer(self.config.lanes, registered=registered)
-        m.submodules.setup = setup = PipelineControl(factors.latency)
-        m.submodules.flow = flow = PipelineControl(self.read_latency + lanes.latency)
+        m.submodules.setup = setup = PipelineControl(factors.latency, registered=registered)
+        m.submodules.flow = flow = PipelineControl(self.read_latency + lanes.latency, registered=registered)
+        # All stages of the lanes advance as the slice behind them says.
+        beats = stream.Signature(self.beats.payload.shape()).create(path=("found",))
+        wiring.connect(m, sliced(m, "found", beats, registered=registered), wiring.flipped(self.beats))
         job = self.jobs.payload
         known = data.StructLayout(
             {"factors": Factors, "final": self.r_word.shape(), "tag": len(Cat(job.tag))}
@@ -367,8 +372,8 @@ class VectorQuantizer(wiring.Component):
             self.r_last.eq(word == vector.final),
             Value.cast(self.r_tag).eq(vector.tag),
             ready.o.ready.eq(self.r_en & self.r_last),
-            self.beats.valid.eq(flow.o_valid),
-            flow.o_ready.eq(self.beats.ready),
+            beats.valid.eq(flow.o_valid),
+            flow.o_ready.eq(beats.ready),
         ]
         with m.If(self.r_en):
             m.d.sync += word.eq(Mux(self.r_last, 0, word + 1))
@@ -380,7 +385,7 @@ class VectorQuantizer(wiring.Component):
         late = delayed(m, middle, lanes.latency - lanes.normalized_latency, enable=flow.advance, name="late")
         early_factors = Signal(Factors)
         skipped = Signal.like(word)
-        beat = self.beats.payload
+        beat = beats.payload
         m.d.comb += [
             Value.cast(early_factors).eq(early[-len(Value.cast(early_factors)) :]),
             lanes.enable.eq(flow.advance),

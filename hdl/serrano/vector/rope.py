@@ -130,7 +130,7 @@ class Rotator(wiring.Component):
             wiring.connect(m, wiring.flipped(self.i), pairs.i)
             source, beat = pairs.o, pairs.o.payload.beat
         word = beat.word[1:] if config.lanes == 1 else beat.word
-        m.submodules.control = control = PipelineControl(depth)
+        m.submodules.control = control = PipelineControl(depth, registered=config.registered)
         m.submodules.table = table = OnChipMemory(
             write.pairs.shape(), config.rows_max * words, transparent=False
         )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Registers behind block RAMs of an ECP5 netlist, moved into the block RAMs.
 
-A block RAM has registers at its outputs, which Yosys leaves unused: without them a word comes 5.7 ns after the
-clock, and with them in 0.8 ns.
+A block RAM has registers at its outputs, which Yosys leaves unused: without them a word comes 5.7 ns after
+the clock, and with them in 0.8 ns.
 """
 
 from collections import defaultdict
