@@ -86,11 +86,12 @@ def measure(config: AcceleratorConfig, rows: int, by_column: int, tiles: int, fi
         ctx.set(dut.tiles.valid, 1)
         ctx.set(dut.rows.valid, 1)
         ctx.set(dut.results.ready, 1)
-        ctx.set(dut.rows.payload.tag.emit, 1)
         ctx.set(dut.rows.payload.tag.first, first)
         nonlocal sent
         cycle = 0
         while len(issued) < rows * tiles:
+            # With registers results leave at half the rate of rows.
+            ctx.set(dut.rows.payload.tag.emit, sent < rows or not config.registered)
             ctx.set(dut.rows.payload.tag.address, sent % rows)
             ctx.set(dut.rows.payload.last, sent % rows == rows - 1)
             sent += ctx.get(dut.rows.ready)
