@@ -86,7 +86,9 @@ class Rescaler(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
-        self.latency = 6 + 4 * int(config.registered)
+        # Levels of the tree that finds an item's own maxima; with registers a cycle each.
+        self._levels = ceil_log2(config.group_tiles)
+        self.latency = 6 + (3 + max(1, self._levels)) * int(config.registered)
         super().__init__(
             {
                 "rows": In(item_row_count(config)),
@@ -112,8 +114,8 @@ class Rescaler(wiring.Component):
         ]
         row, word = place[0].row, place[0].word
         # Where in the pipeline the new maxima are known, and how much longer sums then take.
-        self._known = 2 + 2 * int(self.config.registered)
-        pauses = words + 2 + 2 * int(self.config.registered)
+        self._known = 2 + (1 + max(1, self._levels)) * int(self.config.registered)
+        pauses = words + self._known
         pause = Signal(range(pauses + 1))
         taken, begin, last_word = Signal(), Signal(init=1), Signal()
         final_row = delayed(
@@ -151,7 +153,8 @@ class Rescaler(wiring.Component):
     def _build_maxima(self, m: Module, control: Any, place: list[Any]) -> tuple[Any, Any]:
         """Cycles 1 and 2: the maxima before and after the item, as they are after cycle 2.
 
-        With ``config.registered`` two more: one behind the memories, one for the item's own maxima.
+        With ``config.registered`` two more or three: one behind the memories, and one for each level of the
+        tree that finds the item's own maxima.
         """
         config, enable, known = self.config, control.advance, self._known
         late = {"cycles": int(config.registered), "enable": enable}
@@ -174,12 +177,17 @@ class Rescaler(wiring.Component):
         with m.If(enable):
             m.d.sync += old.eq(before)
         for field in ("m", "x"):
-            largest = item[0][field]
-            for tile in range(1, config.group_tiles):
-                value = Signal(MAXIMUM_BITS, name=f"largest_{field}_{tile}")
-                m.d.comb += value.eq(Mux(item[tile][field] > largest, item[tile][field], largest))
-                largest = value
-            largest = delayed(m, largest, name=f"largest_{field}", **late)
+            tiles = [item[tile][field] for tile in range(config.group_tiles)]
+            for level in range(max(1, self._levels)):
+                larger = []
+                for index, a in enumerate(tiles[::2]):
+                    # A tile alone is the largest already.
+                    b = tiles[min(2 * index + 1, len(tiles) - 1)]
+                    value = Signal(MAXIMUM_BITS, name=f"largest_{field}_{level}_{index}")
+                    m.d.comb += value.eq(Mux(a > b, a, b))
+                    larger.append(delayed(m, value, name=value.name, **late))
+                tiles = larger
+            largest = tiles[0]
             with m.If(enable):
                 m.d.sync += new[field].eq(Mux(largest > before[field], largest, before[field]))
         return old, new
