@@ -18,7 +18,7 @@ from serrano_sim.golden.synthetic import random_model, write_tape
 from serrano_sim.top.layout import Request
 from serrano_sim.top.prefix import golden_tokens
 
-CONFIG = preset("ulx3s")
+CONFIG = preset(board("ulx3s_85f").preset)
 MODEL = random_model(3, dim=12, ffn=10, layers=2, heads=4, kv_heads=2, head_dim=8, vocab=40, context=64)
 TASK = BoardTask(tape=write_tape(MODEL, CONFIG.n, CONFIG.tape_align), prompt=(1, 2), max_new=3)
 BOARD = replace(board("ulx3s_85f"), clock_hz=100_000_000)
