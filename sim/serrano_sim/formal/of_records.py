@@ -182,7 +182,7 @@ RECORDS = (
                 "reads_inside",
                 "a copy begins at some record",
                 _edit(
-                    "mover", "product.a.eq(Mux(to_host, command.record, 0))", "product.a.eq(command.record)"
+                    "mover", "operands.a.eq(Mux(to_host, command.record, 0))", "operands.a.eq(command.record)"
                 ),
                 depth=9,
             ),
