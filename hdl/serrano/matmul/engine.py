@@ -115,8 +115,7 @@ class Engine(wiring.Component):
     def _build_loader(self, m: Module, array: SystolicArray, last: Signal, taken: Signal) -> Any:
         """The loader that suits the array's elements, and what passes between both."""
         if self.config.held_weights:
-            # With registers, whether a place is free does not depend on what is taken in the same cycle.
-            loader = HeldLoader(self.config, max(array.reload, int(self.config.registered)))
+            loader = HeldLoader(self.config, array.reload)
             m.d.comb += [array.swap.eq(loader.swap), loader.taken.eq(taken), loader.last.eq(last)]
         else:
             loader = TileLoader(self.config, array.reload)
