@@ -24,7 +24,7 @@ from serrano.schedule.recovery import PacketFault
 from serrano.schedule.sequencer import Route, Sequencer
 from serrano.schedule.spans import Span, StepCommand
 from serrano.stream import Fork, ForwardRegister, HalfRegister, StreamFIFO, StreamRegister
-from serrano.stream.slices import later, sliced
+from serrano.stream.slices import later, slice_before, sliced
 from serrano.tape.packets import BlockScales
 from serrano.tape.reader import TapeReader
 from serrano.tape.unpacker import Unpacker
@@ -426,11 +426,7 @@ class Datapath(wiring.Component):
 
     def _sliced(self, m: Module, name: str, target: Any, kind: Any = StreamRegister) -> Any:
         """What to drive instead of ``target``: a register slice, in a configuration with registers."""
-        if not self.config.registered:
-            return target
-        m.submodules[f"{name}_slice"] = register = kind(target.payload.shape())
-        wiring.connect(m, register.o, target)
-        return register.i
+        return slice_before(m, f"{name}_slice", target, registered=self.config.registered, kind=kind)
 
     def _select(self, m: Module, choice: Value, one: Any, other: Any, target: Any) -> None:
         """Connect ``one`` to ``target`` while ``choice``, else ``other``."""

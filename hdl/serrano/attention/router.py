@@ -5,11 +5,12 @@ from typing import Any
 
 from amaranth import *
 from amaranth.lib import stream, wiring
-from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.lib.wiring import In, Out, flipped
 
 from serrano.config import AcceleratorConfig
 from serrano.stream import HalfRegister
 from serrano.stream.pipeline import delayed
+from serrano.stream.slices import sliced
 
 from .payloads import (
     AttendCommand,
@@ -82,11 +83,9 @@ class ResultRouter(wiring.Component):
         turns = Signal(range(max(config.group_tiles, config.head_chunks_max) + 1))
         turn = Signal.like(turns)
         known, gives, moved, last_row, last, end = (Signal() for _ in range(6))
-        results = flipped(self.results)
-        if config.registered:
-            m.submodules.register = register = HalfRegister(results_layout(config))
-            connect(m, results, register.i)
-            results = register.o
+        results = sliced(
+            m, "register", flipped(self.results), registered=config.registered, kind=HalfRegister
+        )
         is_scores = Signal()
         late = {"cycles": int(config.registered), "enable": Const(1)}
         final_row = delayed(m, (self.item_rows - 1)[: len(row)], name="final_row", **late)

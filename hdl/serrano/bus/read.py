@@ -16,7 +16,7 @@ from serrano.bus.axi import INCR, AXI4Read
 from serrano.bus.faults import BusFault, client_bits
 from serrano.config import AcceleratorConfig
 from serrano.layouts import ReadRequest, tag_bits
-from serrano.stream import ForwardRegister, StreamFIFO, StreamRegister
+from serrano.stream import ForwardRegister, StreamFIFO, StreamRegister, StreamSlice
 from serrano.stream.slices import later
 
 __all__ = ["BurstSplitter", "ReadArbiter", "ReadBeat", "ReadClient", "ReadPort"]
@@ -189,7 +189,7 @@ class BurstSplitter(wiring.Component):
         return since[1]
 
 
-class MemoryOutput(wiring.Component):
+class MemoryOutput(StreamSlice):
     """Behind a buffer in block memory, which is slow: takes its words as they are, into a register, and gives
     them out from a register slice.
 
@@ -207,10 +207,6 @@ class MemoryOutput(wiring.Component):
     """
 
     latency = ForwardRegister.latency + StreamRegister.latency
-
-    def __init__(self, shape: Any):
-        self.shape = shape
-        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()

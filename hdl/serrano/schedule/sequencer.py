@@ -16,7 +16,7 @@ from serrano.schedule.descriptor import ModelInfo
 from serrano.schedule.issuer import TO_LOGITS
 from serrano.schedule.spans import PartIterator, Span, StepCommand
 from serrano.stream import HalfRegister
-from serrano.stream.slices import sliced
+from serrano.stream.slices import slice_before, sliced
 from serrano.tape.packets import Header, Opcode
 from serrano.vector.arithmetic import unpack_scale
 from serrano.vector.payloads import (
@@ -182,12 +182,8 @@ class Sequencer(wiring.Component):
 
     def _sliced(self, m: Module, name: str) -> Any:
         """What to drive instead of a command: a register slice, with registers."""
-        target = getattr(self, name)
-        if not self.config.registered:
-            return target
-        m.submodules[f"{name}_slice"] = register = HalfRegister(target.payload.shape())
-        wiring.connect(m, register.o, wiring.flipped(target))
-        return register.i
+        target, registered = wiring.flipped(getattr(self, name)), self.config.registered
+        return slice_before(m, f"{name}_slice", target, registered=registered, kind=HalfRegister)
 
     def _build_runs(self, m: Module) -> None:
         """Runs from where in the tape to where; their addresses and lengths are behind the slice."""

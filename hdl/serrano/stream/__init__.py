@@ -4,6 +4,15 @@
 from .fifo import StreamFIFO
 from .fork import Fork
 from .gearbox import ByteWord, Gearbox
-from .register import ForwardRegister, HalfRegister, StreamRegister
+from .register import ForwardRegister, HalfRegister, StreamRegister, StreamSlice
 
-__all__ = ["ByteWord", "Fork", "ForwardRegister", "Gearbox", "HalfRegister", "StreamFIFO", "StreamRegister"]
+__all__ = [
+    "ByteWord",
+    "Fork",
+    "ForwardRegister",
+    "Gearbox",
+    "HalfRegister",
+    "StreamFIFO",
+    "StreamRegister",
+    "StreamSlice",
+]

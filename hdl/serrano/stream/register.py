@@ -7,14 +7,11 @@ from amaranth import *
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["ForwardRegister", "HalfRegister", "StreamRegister"]
+__all__ = ["ForwardRegister", "HalfRegister", "StreamRegister", "StreamSlice"]
 
 
-class ForwardRegister(wiring.Component):
-    """Passes payloads on, one per cycle; ``valid`` and ``payload`` are registered (``latency`` 1).
-
-    ``ready`` is not. There is nothing but a register in the payload's way: for what comes late in its cycle,
-    as out of a memory.
+class StreamSlice(wiring.Component):
+    """What passes payloads on unchanged, ``latency`` cycles later at the earliest: the ports of a slice.
 
     Parameters
     ----------
@@ -35,6 +32,26 @@ class ForwardRegister(wiring.Component):
         self.shape = shape
         super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
 
+
+class ForwardRegister(StreamSlice):
+    """Passes payloads on, one per cycle; ``valid`` and ``payload`` are registered (``latency`` 1).
+
+    ``ready`` is not. There is nothing but a register in the payload's way: for what comes late in its cycle,
+    as out of a memory.
+
+    Parameters
+    ----------
+    shape : :class:`~amaranth.hdl.ShapeLike`
+        Shape of the payload.
+
+    Members
+    -------
+    i : ``In(stream.Signature(shape))``
+        Input.
+    o : ``Out(stream.Signature(shape))``
+        Output.
+    """
+
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         m.d.comb += self.i.ready.eq(self.o.ready | ~self.o.valid)
@@ -43,7 +60,7 @@ class ForwardRegister(wiring.Component):
         return m
 
 
-class HalfRegister(wiring.Component):
+class HalfRegister(StreamSlice):
     """Cuts every combinational path between two streams, at half the rate.
 
     Passes a payload on in every other cycle; ``valid``, ``payload`` and ``ready`` are registered (``latency``
@@ -63,12 +80,6 @@ class HalfRegister(wiring.Component):
         Output.
     """
 
-    latency = 1
-
-    def __init__(self, shape: Any):
-        self.shape = shape
-        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
-
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         payload = Signal(self.shape, name="held", reset_less=True)
@@ -79,7 +90,7 @@ class HalfRegister(wiring.Component):
         return m
 
 
-class StreamRegister(wiring.Component):
+class StreamRegister(StreamSlice):
     """Cuts every combinational path between two streams.
 
     Passes payloads on, one per cycle; ``valid``, ``payload`` and ``ready`` are registered (``latency`` 1).
@@ -96,12 +107,6 @@ class StreamRegister(wiring.Component):
     o : ``Out(stream.Signature(shape))``
         Output.
     """
-
-    latency = 1
-
-    def __init__(self, shape: Any):
-        self.shape = shape
-        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()

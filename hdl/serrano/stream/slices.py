@@ -8,7 +8,7 @@ from amaranth.lib import wiring
 
 from .register import StreamRegister
 
-__all__ = ["later", "sliced"]
+__all__ = ["later", "slice_before", "sliced"]
 
 
 def sliced(m: Module, name: str, source: Any, *, registered: bool, kind: Any = StreamRegister) -> Any:
@@ -18,6 +18,15 @@ def sliced(m: Module, name: str, source: Any, *, registered: bool, kind: Any = S
     m.submodules[name] = register = kind(source.payload.shape())
     wiring.connect(m, source, register.i)
     return register.o
+
+
+def slice_before(m: Module, name: str, target: Any, *, registered: bool, kind: Any = StreamRegister) -> Any:
+    """What to drive instead of ``target``: with ``registered`` such a slice before it, submodule ``name``."""
+    if not registered:
+        return target
+    m.submodules[name] = register = kind(target.payload.shape())
+    wiring.connect(m, register.o, target)
+    return register.i
 
 
 def later(m: Module, value: Any, *, registered: bool, name: str) -> Any:

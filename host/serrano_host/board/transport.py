@@ -6,6 +6,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 
+from serrano_host.driver.limits import array_sizes
 from serrano_host.driver.registers import Register
 from serrano_host.driver.transport import Transport
 from serrano_host.errors import TransportError
@@ -229,8 +230,7 @@ def preset_of(transport: SerialTransport) -> str:
     TransportError
         If it is none that is known.
     """
-    geometry = transport.read_register(Register.GEOMETRY)
-    n, port, load, lanes = (geometry >> shift & 0xFF for shift in (0, 8, 16, 24))
+    n, port, load, lanes = array_sizes(transport.read_register(Register.GEOMETRY))
     for name, machine in MACHINES.items():
         if (machine.n, machine.port_bytes, machine.load_bytes, machine.lanes) == (n, port, load, lanes):
             return name

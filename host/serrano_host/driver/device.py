@@ -11,7 +11,7 @@ from serrano_host.tape import DESCRIPTOR_BYTES, Descriptor
 
 from . import registers as r
 from .handles import Event, Fault, Handle, Limits, Stats, fault_text
-from .limits import LIMITS, misfits
+from .limits import LIMITS, array_sizes, misfits
 from .registers import Register
 from .rings import FLAGS_OFFSET, NO_SEQUENCE, RECORD_BYTES, WORD, Arena, Completion, Entry, Flags, MemoryMap
 from .transport import Transport, words
@@ -118,8 +118,7 @@ class Device:
             raise DriverError("the accelerator is busy with earlier requests; wait, or reset it")
         names = ("GEOMETRY", "ID", "VERSION", "TAPE_ALIGN")
         limits = {name.lower(): value for name, value in found.items() if name not in names}
-        n, port, load, lanes = (found["GEOMETRY"] >> shift & 0xFF for shift in (0, 8, 16, 24))
-        return Limits(version, n, port, load, lanes, found["TAPE_ALIGN"], **limits)
+        return Limits(version, *array_sizes(found["GEOMETRY"]), found["TAPE_ALIGN"], **limits)
 
     # The tape
 

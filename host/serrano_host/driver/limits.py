@@ -4,12 +4,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["LIMITS", "misfits"]
+__all__ = ["LIMITS", "array_sizes", "misfits"]
 
 LIMITS = (
     "dim_max ffn_max heads_max kv_width_max head_dim_max vocab_max context_max blocks_max attention_rows_max"
 ).split()
 """Fields of the accelerator's configuration, and in upper case registers, that bound a model."""
+
+
+def array_sizes(geometry: int) -> tuple[int, ...]:
+    """``n``, port bytes, load bytes and lanes of a value of the register GEOMETRY."""
+    return tuple(geometry.to_bytes(4, "little"))
 
 
 def misfits(model: Any, limits: Mapping[str, int]) -> list[str]:
