@@ -99,9 +99,11 @@ class ForwardBuffer(wiring.Component):
         m = Module()
         config = self.config
         scale, pair = self.scales.payload, self.read_scales
+        # Rows are a power of two of heads apart: a product would stand in the way to the memory.
+        head_bits = ceil_log2(min(config.heads_max, kv_words(config)))
         m.submodules.scales_memory = scales = OnChipMemory(
             data.ArrayLayout(PackedScale, 2),
-            config.rows_max * kv_words(config),
+            config.rows_max << head_bits,
             granularity=1,
             transparent=False,
         )
@@ -111,10 +113,10 @@ class ForwardBuffer(wiring.Component):
             self.scales.ready.eq(1),
             scales.w_en[0].eq(self.scales.valid & (scale.kind == HeadKind.K)),
             scales.w_en[1].eq(self.scales.valid & (scale.kind == HeadKind.V)),
-            scales.w_addr.eq(scale.row * kv_words(config) + scale.head),
+            scales.w_addr.eq(Cat(scale.head[:head_bits], scale.row)),
             Value.cast(scales.w_data).eq(packed.replicate(2)),
             scales.r_en.eq(pair.en),
-            scales.r_addr.eq(pair.row * kv_words(config) + pair.head),
+            scales.r_addr.eq(Cat(pair.head[:head_bits], pair.row)),
             pair.data.eq(scales.r_data),
         ]
         # The bank of the first row of the read whose answer is there.
