@@ -36,10 +36,17 @@ for _cell in CELLS.values():
     }
 YOSYS = "#!/bin/sh\ncat > netlist.json <<END\n{netlist}\nEND\necho some text\nexit {code}\n"
 NEXTPNR = """#!/bin/sh
-for argument; do test "$last" = --report && report=$argument; last=$argument; done
+for argument; do
+  test "$last" = --report && report=$argument
+  test "$last" = --write && written=$argument
+  last=$argument
+done
 echo "$@" > arguments.txt
 cat > $report <<END
 {report}
+END
+cat > $written <<END
+{{"modules": {{"top": {{"cells": {{"a": {{"attributes": {{"NEXTPNR_BEL": "X1/Y2/SLICEA.FF0"}}}}}}}}}}}}
 END
 """
 
@@ -106,6 +113,7 @@ def test_place(scripts, tmp_path) -> None:
     scripts("nextpnr-ecp5", NEXTPNR.format(report=json.dumps(report_of(61.0))))
     options = {"device": "LFE5U-85F", "package": "caBGA381", "speed": "6", "clock_mhz": 62.5, "seed": 2}
     assert tools.place(tmp_path, **options, constraints="top.lpf") == report_of(61.0)
+    assert json.loads((tmp_path / "seed2.sites.json").read_text()) == {"a": "X1/Y2/SLICEA.FF0"}
     given = (tmp_path / "arguments.txt").read_text().split()
     for pair in ("--package CABGA381", "--speed 6", "--freq 62.5", "--seed 2", "--lpf top.lpf"):
         name, value = pair.split()

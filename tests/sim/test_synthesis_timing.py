@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Slow paths before placement: each kind of cell, crowded nets, loops."""
+"""Slow paths: each kind of cell, crowded nets, loops, distances after placement."""
 
 import json
 
 import pytest
 
+from serrano_sim.synthesis.placement import Placement, sites
 from serrano_sim.synthesis.timing import SETUP, Timing, main
 
 
@@ -86,10 +87,56 @@ def test_a_loop_is_cut() -> None:
     assert slowest(module(a=register(2, 3), one=one, other=other, end=register(5, 6))).time > 2
 
 
+def placed(**places: tuple[int, int]) -> dict:
+    return {name: f"X{x}/Y{y}/SLICEA.LUT0" for name, (x, y) in places.items()}
+
+
+@pytest.mark.parametrize(
+    ("to", "tiles"), [((0, 0), 3), ((5, 0), 3 + 10), ((0, 7), 3 + 12), ((60, 40), 3 + 65 + 45)]
+)
+def test_a_distance_takes_its_time(to: tuple[int, int], tiles: int) -> None:
+    described = module(a=register(2, 3), end=register(3, 6))
+    placement = Placement(described, placed(a=(0, 0), end=to))
+    times = {path.end: path.time for path in Timing(described, placement=placement).paths()}
+    assert times["end"] == pytest.approx(0.52 + 0.08 * tiles + SETUP)
+
+
+def test_multiplexers_and_carry_logic_lie_where_the_packer_puts_them() -> None:
+    described = module(
+        carry=cell("CCU2C", {"A0": 3}, {"S0": 4}),
+        lut=cell("LUT4", {"A": 4}, {"Z": 5}),
+        mux=cell("PFUMX", {"ALUT": 5}, {"Z": 6}),
+        wide=cell("L6MUX21", {"D0": 6}, {"Z": 7}),
+        pin=cell("TRELLIS_IO", {"I": 7}, {}),
+    )
+    placement = Placement(described, placed(**{"carry$first": (4, 5), "lut": (7, 8)}))
+    assert placement.place("carry") == (4, 5)
+    assert placement.place("wide") == placement.place("mux") == (7, 8)
+    assert placement.place("pin") is None
+    assert placement.connection(7, "pin") == 1.0
+
+
+def test_sites_of_what_nextpnr_writes() -> None:
+    cells = {"a": {"attributes": {"NEXTPNR_BEL": "X1/Y2/SLICEA.FF0"}}, "b": {"attributes": {}}}
+    assert sites({"cells": cells}) == {"a": "X1/Y2/SLICEA.FF0"}
+
+
+def test_a_placement_of_another_netlist_is_refused() -> None:
+    with pytest.raises(ValueError, match="no cell of the netlist has a place"):
+        Placement(module(a=register(2, 3)), placed(other=(1, 1)))
+
+
 def test_command_line(tmp_path, capsys) -> None:
     netlist = tmp_path / "netlist.json"
     netlist.write_text(json.dumps({"modules": {"top": module(a=register(2, 3), end=register(3, 6))}}))
     assert main([str(netlist), "--hop", "1.0"]) == 0
-    assert "1.7 ns  net3 -> end.DI  (1 nets)" in capsys.readouterr().out
+    assert "1.7 ns  net3 -> end.DI  (1 nets, 1 ends)" in capsys.readouterr().out
+    places = tmp_path / "seed1.sites.json"
+    places.write_text(json.dumps(placed(a=(1, 1), end=(1, 1))))
+    assert main([str(netlist), "--sites", str(places), "--nets"]) == 0
+    assert "0.9 ns  net3 -> end.DI" in capsys.readouterr().out
+    places.write_text(json.dumps(placed(other=(1, 1))))
+    assert main([str(netlist), "--sites", str(places)]) == 2
+    assert "no sites of this netlist" in capsys.readouterr().err
     assert main([str(netlist), "--top", "other"]) == 2
     assert "no netlist with a module 'other'" in capsys.readouterr().err

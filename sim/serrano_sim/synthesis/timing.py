@@ -1,21 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Slow paths of an ECP5 netlist before it is placed: in seconds, and all of them at once.
+"""Slow paths of an ECP5 netlist, in seconds and all of them at once: before it is placed, or placed.
 
-    python -m serrano_sim.synthesis.timing build/fpga/ulx3s_85f/netlist.json
+    python -m serrano_sim.synthesis.timing build/fpga/ulx3s_85f/netlist.json [--sites sites.json]
 
-Delays of cells are those of speed grade 6, rounded. What a connection takes is not known yet: every one is
-given the same time, and more where it has many ends. So the figures rank paths, and foretell no frequency.
+Delays of cells are those of speed grade 6, rounded. What a connection takes is not known before placement:
+every one is given the same time, and more where it has many ends. So the figures rank paths, and foretell no
+frequency. With the sites of a placement, which ``make fpga`` leaves beside each seed's report, connections
+take what their distances take.
 """
 
 import argparse
 import json
 import re
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from .placement import Placement
 
 __all__ = ["SlowPath", "Timing", "main"]
 
@@ -54,11 +59,14 @@ class Timing:
         A flat module of Yosys' JSON.
     hop : :class:`float`
         What a connection takes, in nanoseconds.
+    placement : :class:`~serrano_sim.synthesis.placement.Placement`, optional
+        Places of the cells: connections take what their distances take, and ``hop`` is not used.
     """
 
     module: Mapping[str, Any]
     hop: float = 1.4
-    _arcs: dict[int, list[tuple[int, float, bool]]] = field(default_factory=lambda: defaultdict(list))
+    placement: Placement | None = None
+    _arcs: dict[int, list[tuple[int, float, str | None]]] = field(default_factory=lambda: defaultdict(list))
     _starts: dict[int, float] = field(default_factory=dict)
     _ends: list[tuple[int, str, str]] = field(default_factory=list)
     _loads: dict[int, int] = field(default_factory=lambda: defaultdict(int))
@@ -81,21 +89,21 @@ class Timing:
         kind = cell["type"]
         pins = {port: bits[0] for port, bits in cell["connections"].items() if bits and _is_net(bits[0])}
         if kind == "LUT4":
-            self._join(pins, "ABCD", "Z", LUT)
+            self._join(pins, "ABCD", "Z", LUT, name)
         elif kind == "PFUMX":
-            self._join(pins, ("ALUT", "BLUT"), "Z", 0.0, hop=False)
-            self._join(pins, ("C0",), "Z", 0.2)
+            self._join(pins, ("ALUT", "BLUT"), "Z", 0.0)
+            self._join(pins, ("C0",), "Z", 0.2, name)
         elif kind == "L6MUX21":
-            self._join(pins, ("D0", "D1"), "Z", 0.2, hop=False)
-            self._join(pins, ("SD",), "Z", 0.2)
+            self._join(pins, ("D0", "D1"), "Z", 0.2)
+            self._join(pins, ("SD",), "Z", 0.2, name)
         elif kind == "CCU2C":
             low, high = ("A0", "B0", "C0", "D0"), ("A1", "B1", "C1", "D1")
-            self._join(pins, low + high, "COUT", CARRY_IN)
-            self._join(pins, low, "S0", LUT)
-            self._join(pins, low + high, "S1", CARRY_IN)
-            self._join(pins, ("CIN",), "COUT", CARRY, hop=False)
+            self._join(pins, low + high, "COUT", CARRY_IN, name)
+            self._join(pins, low, "S0", LUT, name)
+            self._join(pins, low + high, "S1", CARRY_IN, name)
+            self._join(pins, ("CIN",), "COUT", CARRY)
             for output in ("S0", "S1"):
-                self._join(pins, ("CIN",), output, CARRY_OUT, hop=False)
+                self._join(pins, ("CIN",), output, CARRY_OUT)
         elif kind == "TRELLIS_FF":
             self._start(pins, ("Q",), CLOCK_TO_OUTPUT[kind])
             self._end(name, pins, ("DI", "M", "CE", "LSR"))
@@ -103,7 +111,7 @@ class Timing:
             connections = cell["connections"]
             for output in connections["DO"]:
                 for bit in filter(_is_net, connections["RAD"]):
-                    self._arcs[output].append((bit, LUT, True))
+                    self._arcs[output].append((bit, LUT, name))
             for port in ("WAD", "DI", "WRE"):
                 self._ends += [(bit, name, port) for bit in connections[port] if _is_net(bit)]
         elif kind in MEMORIES:
@@ -116,7 +124,7 @@ class Timing:
         products = [port for port in pins if re.fullmatch(r"P\d+", port)]
         if cell["parameters"].get("REG_OUTPUT_CLK", "NONE") == "NONE":
             for product in products:
-                self._join(pins, operands, product, MULTIPLIER)
+                self._join(pins, operands, product, MULTIPLIER, name)
         else:
             self._start(pins, products, CLOCK_TO_OUTPUT["multiplier"])
             self._end(name, pins, [*operands, "CE0", "CE1"])
@@ -131,10 +139,16 @@ class Timing:
                 self._end(name, pins, (port,))
 
     def _join(
-        self, pins: Mapping[str, int], inputs: Sequence[str], output: str, delay: float, *, hop: bool = True
+        self,
+        pins: Mapping[str, int],
+        inputs: Sequence[str],
+        output: str,
+        delay: float,
+        cell: str | None = None,
     ) -> None:
+        """From inputs to an output; without ``cell`` what drives the inputs is wired to them for good."""
         if output in pins:
-            self._arcs[pins[output]] += [(pins[port], delay, hop) for port in inputs if port in pins]
+            self._arcs[pins[output]] += [(pins[port], delay, cell) for port in inputs if port in pins]
 
     def _start(self, pins: Mapping[str, int], ports: Sequence[str], delay: float) -> None:
         self._starts.update({pins[port]: delay for port in ports if port in pins})
@@ -142,8 +156,10 @@ class Timing:
     def _end(self, name: str, pins: Mapping[str, int], ports: Sequence[str]) -> None:
         self._ends += [(pins[port], name, port) for port in ports if port in pins]
 
-    def connection(self, bit: int) -> float:
-        """What a connection from this net takes."""
+    def connection(self, bit: int, cell: str) -> float:
+        """What a connection from this net to a cell takes."""
+        if self.placement:
+            return self.placement.connection(bit, cell)
         return self.hop + next((more for ends, more in CROWDS if self._loads[bit] > ends), 0.0)
 
     def arrival(self, bit: int) -> float:
@@ -165,9 +181,9 @@ class Timing:
                 waiting += missing
                 continue
             best: tuple[float, int | None] = (self._starts.get(net, 0.0), None)
-            for before, delay, hop in arcs:
+            for before, delay, cell in arcs:
                 time = self._arrivals.get(before, (0.0, None))[0] + delay
-                best = max(best, (time + (self.connection(before) if hop else 0.0), before), key=_time)
+                best = max(best, (time + (self.connection(before, cell) if cell else 0.0), before), key=_time)
             self._arrivals[net] = best
             waiting.pop()
         return self._arrivals[bit][0]
@@ -183,7 +199,9 @@ class Timing:
 
     def paths(self) -> Iterator[SlowPath]:
         """The slowest path to each end, the slowest first."""
-        timed = [(self.arrival(bit) + self.connection(bit) + SETUP, bit, end) for bit, *end in self._ends]
+        timed = [
+            (self.arrival(bit) + self.connection(bit, end[0]) + SETUP, bit, end) for bit, *end in self._ends
+        ]
         for time, bit, (name, port) in sorted(timed, key=lambda one: -one[0]):
             yield SlowPath(time, self._nets(bit), GENERATED.sub("", name), port)
 
@@ -199,28 +217,39 @@ def _time(arrival: tuple[float, int | None]) -> float:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: the slowest paths, one for each pair of begin and end."""
     parser = argparse.ArgumentParser(
-        prog="python -m serrano_sim.synthesis.timing", description="Slow paths before placement."
+        prog="python -m serrano_sim.synthesis.timing",
+        description="Slow paths of a netlist, before or after placement.",
     )
     parser.add_argument("netlist", type=Path, help="JSON that Yosys wrote")
     parser.add_argument("--top", default="top", help="its module (default: %(default)s)")
     parser.add_argument("--hop", type=float, default=1.4, help="nanoseconds of a connection (%(default)s)")
+    parser.add_argument("--sites", type=Path, help="seedN.sites.json: distances instead of --hop")
+    parser.add_argument("--nets", action="store_true", help="print the nets that a path passes")
     parser.add_argument("--count", type=int, default=40, help="how many paths (%(default)s)")
     options = parser.parse_args(arguments)
+    file = options.netlist
     try:
-        module = json.loads(options.netlist.read_text(encoding="utf-8"))["modules"][options.top]
+        module = json.loads(file.read_text(encoding="utf-8"))["modules"][options.top]
     except (OSError, ValueError, KeyError) as error:
-        print(
-            f"timing: {options.netlist}: no netlist with a module {options.top!r}: {error}", file=sys.stderr
-        )
+        print(f"timing: {file}: no netlist with a module {options.top!r}: {error}", file=sys.stderr)
         return 2
-    seen = set()
-    for path in Timing(module, options.hop).paths():
+    file = options.sites
+    try:
+        placement = Placement(module, json.loads(file.read_text(encoding="utf-8"))) if file else None
+    except (OSError, ValueError) as error:
+        print(f"timing: {file}: no sites of this netlist: {error}", file=sys.stderr)
+        return 2
+    first: dict[tuple[str, ...], SlowPath] = {}
+    ends: Counter[tuple[str, ...]] = Counter()
+    for path in Timing(module, options.hop, placement).paths():
         pair = tuple(re.sub(r"\d+", "#", name) for name in (path.nets[0], path.end))
-        if pair not in seen:
-            seen.add(pair)
-            print(f"{path.time:6.1f} ns  {path.nets[0]} -> {path.end}.{path.port}  ({len(path.nets)} nets)")
-        if len(seen) == options.count:
-            break
+        first.setdefault(pair, path)
+        ends[pair] += 1
+    for pair, path in islice(first.items(), options.count):
+        between = f"{len(path.nets)} nets, {ends[pair]} ends"
+        print(f"{path.time:6.1f} ns  {path.nets[0]} -> {path.end}.{path.port}  ({between})")
+        for net in path.nets[1:] if options.nets else ():
+            print(f"            {net}")
     return 0
 
 

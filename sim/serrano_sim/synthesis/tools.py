@@ -14,6 +14,7 @@ from typing import Any
 
 from serrano.primitives.memory import NEVER_COLLIDES
 
+from .placement import sites
 from .registers import use_output_registers
 
 __all__ = ["DEVICES", "Device", "ToolError", "command", "pack", "place", "synthesize", "utilization"]
@@ -154,22 +155,29 @@ def place(
 ) -> dict[str, Any]:
     """Places and routes ``folder/netlist.json`` and returns nextpnr's report; the bitstream's text is beside.
 
-    Timing that is not met is no error: the report says what was reached. With ``share``, what part of the
-    device's logic cells is taken, no region is filled much more than the device is: without it, wires
-    run short where the placer packs what belongs together as tightly as it can.
+    The sites of the cells are beside as well, for :mod:`serrano_sim.synthesis.timing`. Timing that is not met
+    is no error: the report says what was reached. With ``share``, what part of the device's logic cells is
+    taken, no region is filled much more than the device is: without it, wires run short where the placer
+    packs what belongs together as tightly as it can.
     """
     name = f"seed{seed}"
     arguments = [
         DEVICES[device].option, "--package", package.upper(), "--speed", speed,
         "--json", "netlist.json", "--freq", f"{clock_mhz:g}", "--seed", str(seed), "--timing-allow-fail",
-        "--report", f"{name}.json", "--textcfg", f"{name}.config", "--log", f"{name}.log", "--quiet",
-        "--router", "router2",
+        "--report", f"{name}.json", "--textcfg", f"{name}.config", "--write", f"{name}.written.json",
+        "--log", f"{name}.log", "--quiet", "--router", "router2",
     ]  # fmt: skip
     if share is not None:
         arguments += ["--placer-heap-beta", f"{min(DENSITY[1], max(DENSITY[0], share + MARGIN)):.2f}"]
     if constraints:
         arguments += ["--lpf", constraints]
     run("nextpnr-ecp5", arguments, folder, name)
+    # What it writes repeats the netlist and tells every wire: ten times the netlist's size.
+    written = folder / f"{name}.written.json"
+    modules = json.loads(written.read_text(encoding="utf-8"))["modules"]
+    found = {cell: site for module in modules.values() for cell, site in sites(module).items()}
+    (folder / f"{name}.sites.json").write_text(json.dumps(found), encoding="utf-8")
+    written.unlink()
     return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
 
 
