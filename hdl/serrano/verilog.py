@@ -51,6 +51,7 @@ class _VerilogTarget:
             p_ADDR_WIDTH=memory.addr_width,
             p_LANES=memory.lanes,
             p_TRANSPARENT=int(memory.transparent),
+            p_COLLIDES=int(memory.collides),
             i_clk=ClockSignal(),
             i_w_en=memory.w_en,
             i_w_addr=memory.w_addr,

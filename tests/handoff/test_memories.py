@@ -12,6 +12,7 @@ module top(
   input clk;
   serrano_mem_1r1w #(
     .ADDR_WIDTH(32'd2),
+    .COLLIDES(32'd0),
     .DEPTH(32'd3),
     .LANES(32'd1),
     .TRANSPARENT(32'd1),
@@ -29,6 +30,7 @@ endmodule
 module top_half(clk);
   serrano_mem_1r1w #(
     .ADDR_WIDTH(32'd4),
+    .COLLIDES(32'd1),
     .DEPTH(32'd16),
     .LANES(32'd2),
     .TRANSPARENT(32'd0),
@@ -49,7 +51,8 @@ def test_paths_and_sizes() -> None:
         "top.\\right$1 .words",
     ]
     assert listed["memories"][0] == {
-        "path": "top.\\table ", "width": 8, "depth": 3, "lanes": 1, "transparent": True, "bits": 24
+        "path": "top.\\table ", "width": 8, "depth": 3, "lanes": 1, "transparent": True,
+        "collides": False, "bits": 24
     }  # fmt: skip
     assert (listed["count"], listed["total_bits"]) == (3, 24 + 2 * 160)
 
@@ -71,5 +74,6 @@ def test_as_many_as_were_emitted() -> None:
     found = list(instances_of(design.text, "bank", "serrano_mem_1r1w"))
     assert len(found) == design.text.count("serrano_mem_1r1w #(") > 1
     assert all(
-        set(parameters) == {"ADDR_WIDTH", "DEPTH", "LANES", "TRANSPARENT", "WIDTH"} for _, parameters in found
+        set(parameters) == {"ADDR_WIDTH", "DEPTH", "LANES", "TRANSPARENT", "COLLIDES", "WIDTH"}
+        for _, parameters in found
     )

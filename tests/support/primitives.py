@@ -19,9 +19,13 @@ MULTIPLIERS = [(8, 8, 1), (9, 8, 3), (16, 33, 2)]
 
 
 class MemoryModel:
-    """Cycle by cycle behaviour of the memory; words that were never written are not read."""
+    """Cycle by cycle behaviour of the memory; words that were never written are not read.
 
-    def __init__(self, width, depth, granularity, transparent):
+    With ``collides`` unset as in Verilog, where a read that meets a write of its word spoils the data.
+    """
+
+    def __init__(self, width, depth, granularity, transparent, collides=True):
+        self.collides = collides
         self.width, self.depth, self.transparent = width, depth, transparent
         self.lane = granularity or width
         self.words = {}
@@ -54,6 +58,8 @@ class MemoryModel:
                 new = (new & ~mask) | (w_data & mask)
         if r_en:
             self.data = new if self.transparent and r_addr == w_addr else self.words[r_addr]
+            if not self.collides and w_en and r_addr == w_addr:
+                self.data ^= (1 << self.width) - 1
         if w_en:
             self.words[w_addr] = new
 
@@ -125,6 +131,7 @@ class Bank(wiring.Component):
             self.parts[f"memory{index}"] = OnChipMemory(
                 width, depth, granularity=granularity, transparent=transparent
             )
+        self.parts["apart"] = OnChipMemory(12, 4, granularity=4, transparent=False, collides=False)
         for index, (a_width, b_width, latency) in enumerate(MULTIPLIERS):
             self.parts[f"multiplier{index}"] = Multiplier(a_width, b_width, latency=latency)
         self.parts["chain"] = Chain(16)
@@ -141,6 +148,7 @@ class Bank(wiring.Component):
 def models():
     """A fresh model for each memory and multiplier of the bank, by name."""
     found = {f"memory{index}": MemoryModel(*entry) for index, entry in enumerate(MEMORIES)}
+    found["apart"] = MemoryModel(12, 4, 4, False, collides=False)
     found |= {f"multiplier{index}": MultiplierModel(*entry) for index, entry in enumerate(MULTIPLIERS)}
     return found
 

@@ -14,7 +14,8 @@ CONTRACT = {
     " keeps it while r_en is low",
     "write": "with w_en[i] lane i of the word at w_addr takes lane i of w_data, width / lanes bits wide",
     "collision": "a read of the word that is being written gives the old word; where transparent is true, the"
-    " lanes that are being written are new",
+    " lanes that are being written are new; where collides is false no such read is used, and it may give"
+    " anything",
     "range": "addresses from depth up are not used",
 }
 """What a module that takes the place of the memories' wrapper has to do."""
@@ -63,6 +64,7 @@ def memory_list(verilog: str, top: str) -> Mapping[str, Any]:
                 "depth": depth,
                 "lanes": parameters["LANES"],
                 "transparent": bool(parameters["TRANSPARENT"]),
+                "collides": bool(parameters["COLLIDES"]),
                 "bits": width * depth,
             }
         )

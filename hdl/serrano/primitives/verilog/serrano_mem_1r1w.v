@@ -8,13 +8,15 @@
 //   ADDR_WIDTH   bits of an address, ceil(log2(DEPTH))
 //   LANES        lanes of the write mask, each of WIDTH / LANES bits
 //   TRANSPARENT  0: reading the word being written gives the old word; 1: it gives the lanes being written
+//   COLLIDES     0: no such read is used, so that it may give anything; in simulation it gives a wrong word
 `default_nettype none
 module serrano_mem_1r1w #(
     parameter WIDTH = 8,
     parameter DEPTH = 16,
     parameter ADDR_WIDTH = 4,
     parameter LANES = 1,
-    parameter TRANSPARENT = 0
+    parameter TRANSPARENT = 0,
+    parameter COLLIDES = 1
 ) (
     input  wire                  clk,
     input  wire [     LANES-1:0] w_en,
@@ -29,8 +31,14 @@ module serrano_mem_1r1w #(
     reg [WIDTH-1:0] words [0:DEPTH-1];
     reg [WIDTH-1:0] stored;
 
+`ifdef SYNTHESIS
+    wire spoiled = 1'b0;
+`else
+    wire spoiled = COLLIDES == 0 && w_en != 0 && w_addr == r_addr;
+`endif
+
     always @(posedge clk)
-        if (r_en) stored <= words[r_addr];
+        if (r_en) stored <= spoiled ? ~words[r_addr] : words[r_addr];
 
     genvar i;
     generate
