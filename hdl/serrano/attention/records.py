@@ -5,7 +5,7 @@ from typing import Any
 
 from amaranth import *
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, flipped
 from amaranth.utils import ceil_log2
 
 from serrano.config import GROUP_TOKENS, AcceleratorConfig
@@ -13,7 +13,7 @@ from serrano.kvcache.payloads import RecordBeat
 from serrano.layouts import PackedScale
 from serrano.primitives.memory import OnChipMemory
 from serrano.stream.pipeline import delayed
-from serrano.stream.slices import later
+from serrano.stream.slices import later, sliced
 
 from .payloads import record_slots, serial_bits
 
@@ -51,7 +51,11 @@ class RecordReadPort(wiring.Signature):
 
 
 class RecordScalesPort(wiring.Signature):
-    """Read port for the scales of a record, timed as :class:`RecordReadPort`."""
+    """Read port for the scales of a record, timed as :class:`RecordReadPort`.
+
+    With ``config.registered``, ``data`` is what lay in slot ``slot`` a cycle ago, whoever asks or not: that
+    of a cycle with ``en``, and of the one behind it, is the record's.
+    """
 
     def __init__(self, config: AcceleratorConfig):
         scales = data.ArrayLayout(PackedScale, GROUP_TOKENS)
@@ -86,7 +90,8 @@ class RecordBuffer(wiring.Component):
         Records, the last beat of each marked.
     free_records : ``Out(range)``
         Records that can begin. Who has asked for fewer records than this which have not begun to come, can
-        ask for another: it will be taken without a pause.
+        ask for another: it will be taken without a pause. With ``config.registered`` a record begins to come
+        only behind a register slice.
     free : ``In(1)``
         The codes of the oldest record, which is complete, are not needed any more.
     read : ``In(RecordReadPort(config))``
@@ -123,22 +128,27 @@ class RecordBuffer(wiring.Component):
         m.submodules.scales = scales = OnChipMemory(
             unsigned(8 * HEADER_BYTES), slots, granularity=8 * HEADER_BYTES // header_beats, transparent=False
         )
+        source = sliced(m, "slice", flipped(self.records), registered=config.registered)
+        given = source.payload
         base = Array(slot * units for slot in range(slots))
         slot, serial = Signal(range(slots)), Signal(serial_bits(config))
         beat = Signal(range(units * beats_per_unit))
         inside, write, claim, end = Signal(), Signal(), Signal(), Signal()
-        content = Value.cast(self.records.payload.bytes)
+        content = Value.cast(given.bytes)
         free_codes, free_scales = (
             Signal(range(slots + 1), init=slots, name=name) for name in ("free_codes", "free_scales")
         )
+        room = (free_codes != 0) & (free_scales != 0)
+        # With registers a cycle late: a record has more than one beat.
+        room = later(m, room, registered=config.registered, name="room")
         w_codes, w_scales = Signal.like(codes.w_en), Signal.like(scales.w_en)
         late = {"cycles": int(config.registered), "enable": Const(1)}
         content = delayed(m, content, name="content", **late)
         m.d.comb += [
-            self.records.ready.eq(inside | ((free_codes != 0) & (free_scales != 0))),
-            write.eq(self.records.valid & self.records.ready),
+            source.ready.eq(inside | room),
+            write.eq(source.valid & source.ready),
             claim.eq(write & ~inside),
-            end.eq(write & self.records.payload.last),
+            end.eq(write & given.last),
             w_codes.eq(write << beat[:bits]),
             codes.w_en.eq(delayed(m, w_codes, name="w_codes", **late)),
             codes.w_addr.eq(
@@ -183,7 +193,7 @@ class RecordBuffer(wiring.Component):
             codes.r_addr.eq(base[read.slot] + read.unit),
             read.data.eq(codes.r_data),
             pair.present.eq(present(pair.serial, headed)),
-            scales.r_en.eq(pair.en),
+            scales.r_en.eq(pair.en | late["cycles"]),
             scales.r_addr.eq(pair.slot),
             pair.data.eq(scales.r_data),
         ]

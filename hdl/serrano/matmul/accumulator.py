@@ -134,7 +134,7 @@ class AccumulatorColumn(wiring.Component):
         moving = stages[2 * between].tag
         m.d.sync += shifted.eq(Mux(moving.first, 0, later(coarse, "coarse") >> moving.shift[:FINE_BITS]))
         total = Signal(word)
-        tail = Signal.like(self.fetch_address)
+        written, tail = Signal(), Signal.like(self.fetch_address)
         # The bit for rounding, added to itself, carries into the sum.
         summed = (
             shifted
@@ -145,13 +145,13 @@ class AccumulatorColumn(wiring.Component):
             accumulators.w_en.eq(final.valid),
             accumulators.w_addr.eq(final.tag.address),
             accumulators.w_data.eq(total),
-            self.written.eq(final.valid & final.tag.emit),
-            results.w_en.eq(self.written),
+            self.written.eq(written),
+            results.w_en.eq(written),
             results.w_addr.eq(tail),
             results.w_data.eq(total),
             results.r_en.eq(self.fetch),
             results.r_addr.eq(self.fetch_address),
             self.result.eq(results.r_data),
         ]
-        m.d.sync += tail.eq(tail + self.written)
+        m.d.sync += [written.eq(stages[-2].valid & stages[-2].tag.emit), tail.eq(tail + written)]
         return m
