@@ -21,8 +21,8 @@ class ResultParts(wiring.Component):
     """Gives the channels of results part by part: ``lanes`` of them, those of part ``p`` from ``p * lanes``.
 
     Combinational; a result is taken with its last part. With ``registered`` it is kept in a register, a cycle
-    later, that moves on from part to part; ``i.ready`` and ``taken`` are registers that say a cycle ahead that
-    the kept result ends, or begins: so the next one follows without a pause.
+    later, that moves on from part to part; ``i.ready`` and ``taken`` are registers, which say a cycle ahead
+    that the kept result ends, or begins: so the next one follows without a pause.
 
     Parameters
     ----------

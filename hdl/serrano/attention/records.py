@@ -19,6 +19,9 @@ from .payloads import record_slots, serial_bits
 
 __all__ = ["HEADER_BYTES", "RecordBuffer", "RecordReadPort", "RecordScalesPort", "record_units"]
 
+PIECE_BITS = 4
+"""Width at which an FPGA's block memory is deep enough for all words."""
+
 HEADER_BYTES = 4 * GROUP_TOKENS
 """Bytes of a record's scales."""
 
@@ -119,12 +122,6 @@ class RecordBuffer(wiring.Component):
         beats_per_unit = config.load_bytes // config.port_bytes
         header_beats = max(1, HEADER_BYTES // config.port_bytes)
         bits = ceil_log2(beats_per_unit)
-        m.submodules.codes = codes = OnChipMemory(
-            unsigned(8 * config.load_bytes),
-            slots * units,
-            granularity=8 * config.port_bytes,
-            transparent=False,
-        )
         m.submodules.scales = scales = OnChipMemory(
             unsigned(8 * HEADER_BYTES), slots, granularity=8 * HEADER_BYTES // header_beats, transparent=False
         )
@@ -141,7 +138,8 @@ class RecordBuffer(wiring.Component):
         room = (free_codes != 0) & (free_scales != 0)
         # With registers a cycle late: a record has more than one beat.
         room = later(m, room, registered=config.registered, name="room")
-        w_codes, w_scales = Signal.like(codes.w_en), Signal.like(scales.w_en)
+        w_codes, w_addr = Signal(beats_per_unit), (base[slot] + beat[bits:])[: ceil_log2(slots * units)]
+        w_scales = Signal.like(scales.w_en)
         late = {"cycles": int(config.registered), "enable": Const(1)}
         content = delayed(m, content, name="content", **late)
         m.d.comb += [
@@ -150,11 +148,6 @@ class RecordBuffer(wiring.Component):
             claim.eq(write & ~inside),
             end.eq(write & given.last),
             w_codes.eq(write << beat[:bits]),
-            codes.w_en.eq(delayed(m, w_codes, name="w_codes", **late)),
-            codes.w_addr.eq(
-                delayed(m, (base[slot] + beat[bits:])[: len(codes.w_addr)], name="w_addr", **late)
-            ),
-            codes.w_data.eq(content.replicate(beats_per_unit)),
             w_scales.eq(Mux(write & (beat < header_beats), 1 << beat[: ceil_log2(header_beats)], 0)),
             scales.w_en.eq(delayed(m, w_scales, name="w_scales", **late)),
             scales.w_addr.eq(delayed(m, slot, name="w_slot", **late)),
@@ -175,6 +168,13 @@ class RecordBuffer(wiring.Component):
                 serial.eq(serial + 1),
                 slot.eq(Mux(last_slot, 0, slot + 1)),
             ]
+        self._build_codes(
+            m,
+            delayed(m, w_codes, name="w_codes", **late),
+            delayed(m, w_addr, name="w_addr", **late),
+            content.replicate(beats_per_unit),
+            base[self.read.slot] + self.read.unit,
+        )
         read, pair = self.read, self.read_scales
         # Readers see what is written, with registers a cycle after it has come.
         written = later(m, beat[bits:], registered=config.registered, name="written")
@@ -189,12 +189,29 @@ class RecordBuffer(wiring.Component):
         m.d.comb += [
             read.present.eq(present(read.serial, read.unit < written)),
             read.complete.eq(present(read.serial, Const(0))),
-            codes.r_en.eq(read.en),
-            codes.r_addr.eq(base[read.slot] + read.unit),
-            read.data.eq(codes.r_data),
             pair.present.eq(present(pair.serial, headed)),
             scales.r_en.eq(pair.en | late["cycles"]),
             scales.r_addr.eq(pair.slot),
             pair.data.eq(scales.r_data),
         ]
         return m
+
+    def _build_codes(self, m: Module, w_en: Value, w_addr: Value, w_data: Value, r_addr: Value) -> None:
+        """The records' memory; with registers in narrow pieces, so that no block has to be chosen from."""
+        config, beat_bits = self.config, 8 * self.config.port_bytes
+        bits = PIECE_BITS if config.registered else len(w_data)
+        for start in range(0, len(w_data), bits):
+            m.submodules[f"codes_{start // bits}"] = codes = OnChipMemory(
+                unsigned(bits),
+                record_slots(config) * record_units(config),
+                granularity=min(bits, beat_bits),
+                transparent=False,
+            )
+            m.d.comb += [
+                codes.w_en.eq(w_en[start // beat_bits :]),
+                codes.w_addr.eq(w_addr),
+                codes.w_data.eq(w_data[start:]),
+                codes.r_en.eq(self.read.en),
+                codes.r_addr.eq(r_addr),
+                Value.cast(self.read.data)[start : start + bits].eq(codes.r_data),
+            ]

@@ -103,9 +103,7 @@ class ResultRouter(wiring.Component):
             self.outputs.payload.eq(results.payload),
             results.ready.eq((gives & self.outputs.ready) | (is_scores & known & self.scores.ready)),
             # With registers a cycle later: there is one between two results.
-            moved.eq(
-                later(m, results.valid & results.ready, registered=config.registered, name="was_moved")
-            ),
+            moved.eq(later(m, results.valid & results.ready, registered=config.registered, name="was_moved")),
             last_row.eq(row == final_row),
             last.eq(last_row & (turn + 1 == turns)),
             # With registers, an operation is known, and there is time for this.
