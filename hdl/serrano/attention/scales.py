@@ -22,8 +22,8 @@ __all__ = ["ItemScales"]
 class ItemScales(wiring.Component):
     """Collects the scales of one item after the other.
 
-    An item takes three cycles and one for each token of the step in it, with ``config.registered`` up to three
-    more, apart from the time it waits for the head of its record and for its reader.
+    An item takes three cycles and one for each token of the step in it, up to three more with
+    ``config.registered``, apart from the time it waits for the head of its record and for its reader.
 
     Parameters
     ----------
