@@ -185,6 +185,9 @@ class Normalizer(wiring.Component):
         def wrapped(index: Value) -> Value:
             return Mux(index >= depth, index - depth, index)[: len(base)]
 
+        # Both sums that the row's place may be, side by side; the base stays for longer than a cycle.
+        folded = delayed(m, base - depth, late["cycles"], enable=Const(1), name="folded") + row
+        place = Mux(folded < 0, base + row, folded)[: len(base)]
         m.d.comb += [
             # With registers, softmax has no use for a stop that never comes.
             self.finals.ready.eq(1 if self.config.registered else level != depth),
@@ -193,7 +196,7 @@ class Normalizer(wiring.Component):
             memory.w_addr.eq(tail),
             memory.w_data.eq(self.finals.payload),
             memory.r_en.eq(control.advance),
-            memory.r_addr.eq(delayed(m, wrapped(base + row), name="r_addr", **late)),
+            memory.r_addr.eq(delayed(m, place, name="r_addr", **late)),
         ]
         # No result is taken in the two cycles behind an end: it is in time for the next command.
         over = later(m, end, registered=self.config.registered, name="over")
