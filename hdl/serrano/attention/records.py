@@ -80,7 +80,7 @@ class RecordBuffer(wiring.Component):
     ring apart; the scales at the head of each are kept a second time, in a memory that gives all of them at
     once. Both memories are freed in the order in which they were filled, each by its own reader: the scales
     of a record when they are read, its codes by ``free``, whichever comes first. A record begins only if it
-    has a slot in both.
+    has a slot in both. Nothing is read before it is written, nor written while it is read.
 
     Parameters
     ----------
@@ -123,7 +123,11 @@ class RecordBuffer(wiring.Component):
         header_beats = max(1, HEADER_BYTES // config.port_bytes)
         bits = ceil_log2(beats_per_unit)
         m.submodules.scales = scales = OnChipMemory(
-            unsigned(8 * HEADER_BYTES), slots, granularity=8 * HEADER_BYTES // header_beats, transparent=False
+            unsigned(8 * HEADER_BYTES),
+            slots,
+            granularity=8 * HEADER_BYTES // header_beats,
+            transparent=False,
+            collides=False,
         )
         source = sliced(m, "slice", flipped(self.records), registered=config.registered)
         given = source.payload
@@ -206,6 +210,7 @@ class RecordBuffer(wiring.Component):
                 record_slots(config) * record_units(config),
                 granularity=min(bits, beat_bits),
                 transparent=False,
+                collides=False,
             )
             m.d.comb += [
                 codes.w_en.eq(w_en[start // beat_bits :]),

@@ -24,8 +24,8 @@ def results_depth(config: AcceleratorConfig) -> int:
     """Results that a column keeps: more than are on their way when every row emits at full rate."""
     on_their_way = SystolicArray.latency_of(config) + config.n + AccumulatorColumn.latency_of(config) + 2
     if config.registered:
-        # The register before, one less behind, and one place that is not used.
-        on_their_way += 3
+        # The register before, one less behind, and two places that are not used.
+        on_their_way += 4
     return max(64, 1 << ceil_log2(on_their_way))
 
 

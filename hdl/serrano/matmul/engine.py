@@ -202,14 +202,15 @@ class Engine(wiring.Component):
             room.eq(free | ~emits),
         ]
         if self.config.registered:
-            # A cycle late, and therefore one short.
-            m.d.sync += free.eq(claimed < depth - 1)
+            # Two cycles late, and therefore two short.
+            m.d.sync += free.eq(claimed < depth - 2)
         else:
             m.d.comb += free.eq(claimed != depth)
         left = later(m, leave, registered=self.config.registered, name="left")
+        claims = later(m, taken & emits, registered=self.config.registered, name="claims")
         m.d.sync += [
             stored.eq(stored + column.written - fetch),
-            claimed.eq(claimed + (taken & emits) - left),
+            claimed.eq(claimed + claims - left),
             head.eq(head + fetch),
             results.valid.eq(fetch | (results.valid & ~results.ready)),
         ]
