@@ -23,7 +23,7 @@ from serrano.schedule.issuer import Issuer
 from serrano.schedule.recovery import PacketFault
 from serrano.schedule.sequencer import Route, Sequencer
 from serrano.schedule.spans import Span, StepCommand
-from serrano.stream import Fork, ForwardRegister, HalfRegister, StreamFIFO, StreamRegister
+from serrano.stream import Fork, HalfRegister, StreamFIFO, StreamRegister
 from serrano.stream.slices import later, slice_before, sliced
 from serrano.tape.packets import BlockScales
 from serrano.tape.reader import TapeReader
@@ -202,8 +202,10 @@ class Datapath(wiring.Component):
             m.d.sync += from_kv.eq(0)
         with m.Elif(attention.command.valid & attention.command.ready):
             m.d.sync += from_kv.eq(1)
-        tiles = self._sliced(m, "tiles", self._engine.tiles, ForwardRegister)
+        tiles = self._sliced(m, "tiles", self._engine.tiles)
         self._select(m, from_kv, attention.tiles, unpacker.tiles, tiles)
+        # Of attention there are no others, so its pipeline moves on whoever is chosen.
+        m.d.comb += attention.tiles.ready.eq(tiles.ready)
         m.d.comb += [
             reader.start.eq(sequencer.reader_start),
             reader.last_index.eq(self.model.packets - 1),

@@ -34,17 +34,20 @@ def test_order(count, lanes, stall, registered):
             parts = (count // lanes) >> half
             ctx.set(dut.half, half)
             for part in range(parts):
-                # Only the first part may have to wait.
-                while not ctx.get(dut.valid) or (part == 0 and rng.random() < stall):
-                    assert part == 0
+                while True:
+                    went = ctx.get(dut.go)
+                    ctx.set(dut.go, rng.random() >= stall)
+                    if ctx.get(dut.taken):
+                        break
+                    # Of a kept result, only the first part has to wait.
+                    assert not registered or part == 0
                     await ctx.tick()
-                ctx.set(dut.go, 1)
+                assert ctx.get(dut.valid) and (part or (went if registered else ctx.get(dut.go)))
                 assert list(ctx.get(dut.values)) == result["channels"][part * lanes : (part + 1) * lanes]
                 assert ctx.get(dut.tag) == result["tag"]
                 assert ctx.get(dut.part) == part
                 assert ctx.get(dut.last) == (part == parts - 1)
                 await ctx.tick()
-                ctx.set(dut.go, 0)
 
     simulate(dut, feed, take)
 
@@ -55,10 +58,10 @@ def test_rate(registered):
 
     async def bench(ctx):
         ctx.set(dut.i.valid, 1)
+        ctx.set(dut.go, 1)
         for cycle in range(40):
             valid = ctx.get(dut.valid)
-            assert valid == (cycle >= int(registered))
-            ctx.set(dut.go, valid)
+            assert valid == ctx.get(dut.taken) == (cycle >= int(registered))
             assert ctx.get(dut.i.ready) == ((cycle - int(registered)) % 4 == 3 or (registered and not cycle))
             await ctx.tick()
 

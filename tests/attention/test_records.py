@@ -29,7 +29,7 @@ def test_ring(n, port, lookahead, stall):
         for index, record in enumerate(records):
             while not ctx.get(dut.free_records):
                 await ctx.tick()
-            for beat in step.record_beats(config, record):
+            for number, beat in enumerate(step.record_beats(config, record)):
                 while rng.random() < stall:
                     await ctx.tick()
                 assert ctx.get(dut.records.ready)
@@ -39,7 +39,9 @@ def test_ring(n, port, lookahead, stall):
                 ctx.set(dut.records.valid, 0)
                 state["given"][index] += port
                 state["begun"] = index + 1
-                assert ctx.get(dut.free_records) == slots - state["begun"] + state["freed"]
+                # With registers it is seen a cycle later that a record begins.
+                if number or not config.registered:
+                    assert ctx.get(dut.free_records) == slots - state["begun"] + state["freed"]
 
     async def read(ctx):
         port_, pair = dut.read, dut.read_scales
@@ -50,7 +52,7 @@ def test_ring(n, port, lookahead, stall):
                 ctx.set(reader.slot, index % slots)
                 ctx.set(reader.serial, index % 8)
             while not ctx.get(pair.present):
-                assert state["given"][index] < 64 + port
+                assert state["given"][index] < 64 + port * (1 + config.registered)
                 await ctx.tick()
             ctx.set(pair.en, 1)
             await ctx.tick()

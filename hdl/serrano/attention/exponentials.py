@@ -12,6 +12,7 @@ from serrano.config import GROUP_TOKENS, AcceleratorConfig
 from serrano.layouts import PackedScale, Scale
 from serrano.stream.delay import waited
 from serrano.stream.pipeline import delayed
+from serrano.stream.slices import later
 from serrano.vector.arithmetic import (
     ScaleProduct,
     Scaler,
@@ -96,7 +97,7 @@ class Exponentials(wiring.Component):
     rows, group : ``In(range)``
         Rows of an item and query heads per token (counts); constant while items are on their way.
     items : ``In(stream.Signature(SoftmaxItem))``
-        Taken with the last of their scores.
+        Taken with the last of their scores, with ``config.registered`` a cycle later.
     scores : ``In(stream.Signature(ScoreBeat(config)))``
         For each item, token tile, row.
     room : ``In(1)``
@@ -160,7 +161,7 @@ class Exponentials(wiring.Component):
         row = Signal(item_row_bits(config))
         member, token = Signal.like(self.group), Signal.like(row)
         slot, inside = Signal(), Signal()
-        taken, last_part, last_row, last_tile, last_score = (Signal() for _ in range(5))
+        taken, last_part, last_row, last_member, last_tile, last_score, ends = (Signal() for _ in range(7))
         item = self.items.payload
         late = {"cycles": int(config.registered), "enable": Const(1)}
         final_row = delayed(m, (self.rows - 1)[: len(row)], name="final_row", **late)
@@ -169,24 +170,33 @@ class Exponentials(wiring.Component):
             scores.i.valid.eq(self.scores.valid),
             scores.i.payload.tag.eq(self.scores.payload.scale),
             self.scores.ready.eq(scores.i.ready),
-            taken.eq(self.items.valid & scores.valid & (inside | self.room)),
-            scores.go.eq(taken),
+            taken.eq(scores.taken),
             self.claim.eq(taken & ~inside),
             last_part.eq(scores.last),
-            last_row.eq(row == final_row),
             last_tile.eq(tile == config.group_tiles - 1),
-            self.items.ready.eq(taken & last_part & last_score),
+            ends.eq(taken & last_part & last_score),
+            self.items.ready.eq(later(m, ends, registered=config.registered, name="ended")),
+            scores.go.eq(self.items.valid & (inside | self.room)),
         ]
+        if config.registered:
+            # Of the next cycle.
+            m.d.comb += scores.go.eq(
+                self.items.valid & ~ends & ~self.items.ready & (inside | taken | self.room)
+            )
         for index in range(config.tile_tokens):
             m.d.comb += scores.i.payload.channels[index].eq(self.scores.payload.sums[index])
         # Of more than one part, the first tells it for the last.
         domain = m.d.sync if config.registered and parts > 1 else m.d.comb
-        domain += last_score.eq(last_row & last_tile)
+        domain += [
+            last_row.eq(row == final_row),
+            last_member.eq(member == final_member),
+            last_score.eq((row == final_row) & last_tile),
+        ]
         with m.If(taken):
             m.d.sync += inside.eq(1)
             with m.If(last_part):
                 m.d.sync += [row.eq(row + 1), member.eq(member + 1)]
-                with m.If(member == final_member):
+                with m.If(last_member):
                     m.d.sync += [member.eq(0), token.eq(token + 1)]
                 with m.If(last_row):
                     m.d.sync += [row.eq(0), member.eq(0), token.eq(0), tile.eq(tile + 1)]

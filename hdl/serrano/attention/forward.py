@@ -62,7 +62,8 @@ class ForwardBuffer(wiring.Component):
 
     Takes what is k or v from the streams, always ready; with ``config.registered`` codes are written a cycle
     later. There are ``load_vectors`` banks; row ``r`` is in
-    bank ``r mod load_vectors``, so that any ``load_vectors`` adjacent rows come in one read.
+    bank ``r mod load_vectors``, so that any ``load_vectors`` adjacent rows come in one read. What is read was
+    written in an earlier cycle.
 
     Parameters
     ----------
@@ -106,6 +107,7 @@ class ForwardBuffer(wiring.Component):
             config.rows_max << head_bits,
             granularity=1,
             transparent=False,
+            collides=False,
         )
         packed = Value.cast(pack_scale(scale.scale))
         m.d.comb += [
@@ -143,6 +145,7 @@ class ForwardBuffer(wiring.Component):
             max(2, 2 * depth * words),
             granularity=config.lanes,
             transparent=False,
+            collides=False,
         )
         chunk_bits, lane_bits = ceil_log2(config.n), ceil_log2(config.lanes)
         write = self.codes.valid & (beat.kind != HeadKind.Q)

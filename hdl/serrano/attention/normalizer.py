@@ -102,20 +102,21 @@ class Normalizer(wiring.Component):
         out = stream.Signature(StagedBeat(config)).create(path=("out",))
         room, empty = self._build_room(m, out, taken, control)
         level, final = self._build_finals(m, control, row, todo, end)
-        known = row < level
+        known = busy & (row < level)
         if config.registered:
-            # Found a cycle ahead, from the second cycle of a command on, when the level is right.
+            # Of the row of the next part to begin, found a cycle ahead; in a command's first cycle the level
+            # is not right yet. While a part is taken this is the row that follows, if one does.
             known = Signal()
-            ahead = Mux(taken & last_part, last_row | (row + 1 < level), row < level)
-            m.d.sync += known.eq(busy & ~end & ahead)
+            following = Mux(last_row, left > config.n, row + 1 < level)
+            m.d.sync += known.eq(busy & Mux(taken, following, row < level))
         m.d.comb += [
             parts.i.valid.eq(self.results.valid),
             parts.i.payload.channels.eq(self.results.payload),
             self.results.ready.eq(parts.i.ready),
             parts.half.eq(left < config.n),
-            parts.go.eq(taken),
-            control.i_valid.eq(busy & parts.valid & known & (room | (part != 0))),
-            taken.eq(control.i_valid & control.i_ready),
+            parts.go.eq(known & room & control.i_ready),
+            taken.eq(parts.taken),
+            control.i_valid.eq(taken),
             last_part.eq(parts.last),
             last_row.eq(row == final_row),
             end.eq(taken & last_part & last_row & (left <= config.n)),
@@ -155,7 +156,7 @@ class Normalizer(wiring.Component):
             return Const(1), control.stages == 0
         # As many as are under way without a pause, those taken until the count is known, and a whole result.
         parts = self.config.n // self.config.lanes
-        depth = self._depth(self.config) + StreamFIFO.latency + 3 + parts
+        depth = self._depth(self.config) + StreamFIFO.latency + 4 + parts
         m.submodules.fifo = fifo = StreamFIFO(StagedBeat(self.config), depth)
         room, inside = Signal(init=1), Signal(range(depth + 1))
         connect(m, fifo.o, flipped(self.staged))
@@ -167,7 +168,8 @@ class Normalizer(wiring.Component):
         ]
         m.d.sync += [
             inside.eq(inside + taken - (self.staged.valid & self.staged.ready)),
-            room.eq(inside < depth - parts),
+            # Two more may have been taken until a result begins.
+            room.eq(inside < depth - parts - 1),
         ]
         return room, inside == 0
 
@@ -183,6 +185,9 @@ class Normalizer(wiring.Component):
         def wrapped(index: Value) -> Value:
             return Mux(index >= depth, index - depth, index)[: len(base)]
 
+        # Both sums that the row's place may be, side by side; the base stays for longer than a cycle.
+        folded = delayed(m, base - depth, late["cycles"], enable=Const(1), name="folded") + row
+        place = Mux(folded < 0, base + row, folded)[: len(base)]
         m.d.comb += [
             # With registers, softmax has no use for a stop that never comes.
             self.finals.ready.eq(1 if self.config.registered else level != depth),
@@ -191,7 +196,7 @@ class Normalizer(wiring.Component):
             memory.w_addr.eq(tail),
             memory.w_data.eq(self.finals.payload),
             memory.r_en.eq(control.advance),
-            memory.r_addr.eq(delayed(m, wrapped(base + row), name="r_addr", **late)),
+            memory.r_addr.eq(delayed(m, place, name="r_addr", **late)),
         ]
         # No result is taken in the two cycles behind an end: it is in time for the next command.
         over = later(m, end, registered=self.config.registered, name="over")

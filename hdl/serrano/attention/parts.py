@@ -21,8 +21,8 @@ class ResultParts(wiring.Component):
     """Gives the channels of results part by part: ``lanes`` of them, those of part ``p`` from ``p * lanes``.
 
     Combinational; a result is taken with its last part. With ``registered`` it is kept in a register, a cycle
-    later, that moves on from part to part, and ``i.ready`` is a register that says a cycle ahead that the
-    kept result ends: so the next one follows without a pause.
+    later, that moves on from part to part; ``i.ready`` and ``taken`` are registers, which say a cycle ahead
+    that the kept result ends, or begins: so the next one follows without a pause.
 
     Parameters
     ----------
@@ -44,10 +44,12 @@ class ResultParts(wiring.Component):
     half : ``In(1)``
         Of the present result only the first half is wanted; constant from its first part to its last.
     go : ``In(1)``
-        The present part is taken; only while ``valid``. With ``registered``, once the first part of a result
-        is taken the others must be in the cycles that follow.
+        The present part may be taken. With ``registered``, the first part of a result may be taken in the
+        cycle after this one, if there is a result then; its other parts follow in any case.
     valid : ``Out(1)``
         There is a part.
+    taken : ``Out(1)``
+        It is taken.
     values : ``Out(ArrayLayout(signed(bits), lanes))``
         Its channels.
     tag : ``Out(tag)``
@@ -75,6 +77,7 @@ class ResultParts(wiring.Component):
                 "half": In(1),
                 "go": In(1),
                 "valid": Out(1),
+                "taken": Out(1),
                 "values": Out(data.ArrayLayout(signed(bits), lanes)),
                 "tag": Out(tag),
                 "part": Out(range(count // lanes)),
@@ -92,12 +95,13 @@ class ResultParts(wiring.Component):
             return half | (self.part == parts - 1 - before if parts > before else Const(0))
 
         m.d.comb += self.last.eq(ends(0))
-        with m.If(self.go):
+        with m.If(self.taken):
             m.d.sync += self.part.eq(Mux(self.last, 0, self.part + 1))
         if not self.registered:
             m.d.comb += [
                 self.valid.eq(self.i.valid),
-                self.i.ready.eq(self.go & self.last),
+                self.taken.eq(self.valid & self.go),
+                self.i.ready.eq(self.taken & self.last),
                 self.tag.eq(i.tag),
             ]
             for lane in range(self.lanes):
@@ -108,19 +112,28 @@ class ResultParts(wiring.Component):
         return m
 
     def _build_register(self, m: Module, last: Value, next_is_last: Value) -> None:
-        i, bits = self.i.payload, len(Value.cast(self.values))
+        i, i_valid, bits = self.i.payload, self.i.valid, len(Value.cast(self.values))
         kept = Signal(len(Value.cast(i.channels)), reset_less=True)
         tag = Signal.like(self.tag, reset_less=True)
-        ready = Signal(init=1)
-        m.d.comb += [self.i.ready.eq(ready), Value.cast(self.values).eq(kept[:bits]), self.tag.eq(tag)]
-        with m.If(self.go):
-            m.d.sync += ready.eq(last | next_is_last)
-            with m.If(last):
-                m.d.sync += self.valid.eq(0)
-        with m.If(ready & self.i.valid):
-            m.d.sync += [ready.eq(0), self.valid.eq(1)]
-        # While it is ready, nothing but the last part is there, which is being taken.
-        with m.If(ready):
-            m.d.sync += [kept.eq(i.channels), tag.eq(i.tag)]
-        with m.Elif(self.go):
-            m.d.sync += kept.eq(Cat(kept[bits:], kept[-bits:]))
+        ready, ready_next, taken_next = Signal(init=1), Signal(), Signal()
+        # For the many that keep the result: its opposite, and whether they move.
+        keeps, moves = Signal(), Signal(init=1)
+        m.d.comb += [
+            self.i.ready.eq(ready),
+            Value.cast(self.values).eq(kept[:bits]),
+            self.tag.eq(tag),
+            # While it is ready, nothing but the last part is there, which is being taken.
+            ready_next.eq(Mux(ready & i_valid, 0, Mux(self.taken, last | next_is_last, ready))),
+            taken_next.eq((self.taken & ~last) | (self.go & Mux(ready, i_valid, self.valid & ~self.taken))),
+        ]
+        m.d.sync += [
+            ready.eq(ready_next),
+            self.taken.eq(taken_next),
+            keeps.eq(~ready_next),
+            moves.eq(ready_next | taken_next),
+            self.valid.eq((ready & i_valid) | (self.valid & ~(self.taken & last))),
+        ]
+        with m.If(moves):
+            m.d.sync += kept.eq(Mux(keeps, Cat(kept[bits:], kept[-bits:]), Value.cast(i.channels)))
+        with m.If(~keeps):
+            m.d.sync += tag.eq(i.tag)

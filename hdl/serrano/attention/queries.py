@@ -57,7 +57,8 @@ class QueryBuffer(wiring.Component):
     """Keeps q of the step's rows: codes ``[rows_max, heads, chunks, n]`` and scales ``[rows_max, heads]``.
 
     Takes what is q from the streams, always ready. A head of ``n / 2`` channels takes a whole word, of which
-    the upper half means nothing. With ``config.registered`` codes are written a cycle later.
+    the upper half means nothing. With ``config.registered`` codes are written a cycle later. What is read was
+    written in an earlier cycle.
 
     Parameters
     ----------
@@ -100,9 +101,10 @@ class QueryBuffer(wiring.Component):
             config.rows_max * words,
             granularity=config.lanes,
             transparent=False,
+            collides=False,
         )
         m.submodules.scales_memory = scales = OnChipMemory(
-            Scale, max(2, config.rows_max * config.heads_max), transparent=False
+            Scale, max(2, config.rows_max * config.heads_max), transparent=False, collides=False
         )
         beat, scale = self.codes.payload, self.scales.payload
         chunk_bits = ceil_log2(config.n)

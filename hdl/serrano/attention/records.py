@@ -5,7 +5,7 @@ from typing import Any
 
 from amaranth import *
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, flipped
 from amaranth.utils import ceil_log2
 
 from serrano.config import GROUP_TOKENS, AcceleratorConfig
@@ -13,11 +13,14 @@ from serrano.kvcache.payloads import RecordBeat
 from serrano.layouts import PackedScale
 from serrano.primitives.memory import OnChipMemory
 from serrano.stream.pipeline import delayed
-from serrano.stream.slices import later
+from serrano.stream.slices import later, sliced
 
 from .payloads import record_slots, serial_bits
 
 __all__ = ["HEADER_BYTES", "RecordBuffer", "RecordReadPort", "RecordScalesPort", "record_units"]
+
+PIECE_BITS = 4
+"""Width at which an FPGA's block memory is deep enough for all words."""
 
 HEADER_BYTES = 4 * GROUP_TOKENS
 """Bytes of a record's scales."""
@@ -51,7 +54,11 @@ class RecordReadPort(wiring.Signature):
 
 
 class RecordScalesPort(wiring.Signature):
-    """Read port for the scales of a record, timed as :class:`RecordReadPort`."""
+    """Read port for the scales of a record, timed as :class:`RecordReadPort`.
+
+    With ``config.registered``, ``data`` is what lay in slot ``slot`` a cycle ago, whoever asks or not: that
+    of a cycle with ``en``, and of the one behind it, is the record's.
+    """
 
     def __init__(self, config: AcceleratorConfig):
         scales = data.ArrayLayout(PackedScale, GROUP_TOKENS)
@@ -73,7 +80,7 @@ class RecordBuffer(wiring.Component):
     ring apart; the scales at the head of each are kept a second time, in a memory that gives all of them at
     once. Both memories are freed in the order in which they were filled, each by its own reader: the scales
     of a record when they are read, its codes by ``free``, whichever comes first. A record begins only if it
-    has a slot in both.
+    has a slot in both. Nothing is read before it is written, nor written while it is read.
 
     Parameters
     ----------
@@ -86,7 +93,8 @@ class RecordBuffer(wiring.Component):
         Records, the last beat of each marked.
     free_records : ``Out(range)``
         Records that can begin. Who has asked for fewer records than this which have not begun to come, can
-        ask for another: it will be taken without a pause.
+        ask for another: it will be taken without a pause. With ``config.registered`` a record begins to come
+        only behind a register slice.
     free : ``In(1)``
         The codes of the oldest record, which is complete, are not needed any more.
     read : ``In(RecordReadPort(config))``
@@ -114,37 +122,36 @@ class RecordBuffer(wiring.Component):
         beats_per_unit = config.load_bytes // config.port_bytes
         header_beats = max(1, HEADER_BYTES // config.port_bytes)
         bits = ceil_log2(beats_per_unit)
-        m.submodules.codes = codes = OnChipMemory(
-            unsigned(8 * config.load_bytes),
-            slots * units,
-            granularity=8 * config.port_bytes,
-            transparent=False,
-        )
         m.submodules.scales = scales = OnChipMemory(
-            unsigned(8 * HEADER_BYTES), slots, granularity=8 * HEADER_BYTES // header_beats, transparent=False
+            unsigned(8 * HEADER_BYTES),
+            slots,
+            granularity=8 * HEADER_BYTES // header_beats,
+            transparent=False,
+            collides=False,
         )
+        source = sliced(m, "slice", flipped(self.records), registered=config.registered)
+        given = source.payload
         base = Array(slot * units for slot in range(slots))
         slot, serial = Signal(range(slots)), Signal(serial_bits(config))
         beat = Signal(range(units * beats_per_unit))
         inside, write, claim, end = Signal(), Signal(), Signal(), Signal()
-        content = Value.cast(self.records.payload.bytes)
+        content = Value.cast(given.bytes)
         free_codes, free_scales = (
             Signal(range(slots + 1), init=slots, name=name) for name in ("free_codes", "free_scales")
         )
-        w_codes, w_scales = Signal.like(codes.w_en), Signal.like(scales.w_en)
+        room = (free_codes != 0) & (free_scales != 0)
+        # With registers a cycle late: a record has more than one beat.
+        room = later(m, room, registered=config.registered, name="room")
+        w_codes, w_addr = Signal(beats_per_unit), (base[slot] + beat[bits:])[: ceil_log2(slots * units)]
+        w_scales = Signal.like(scales.w_en)
         late = {"cycles": int(config.registered), "enable": Const(1)}
         content = delayed(m, content, name="content", **late)
         m.d.comb += [
-            self.records.ready.eq(inside | ((free_codes != 0) & (free_scales != 0))),
-            write.eq(self.records.valid & self.records.ready),
+            source.ready.eq(inside | room),
+            write.eq(source.valid & source.ready),
             claim.eq(write & ~inside),
-            end.eq(write & self.records.payload.last),
+            end.eq(write & given.last),
             w_codes.eq(write << beat[:bits]),
-            codes.w_en.eq(delayed(m, w_codes, name="w_codes", **late)),
-            codes.w_addr.eq(
-                delayed(m, (base[slot] + beat[bits:])[: len(codes.w_addr)], name="w_addr", **late)
-            ),
-            codes.w_data.eq(content.replicate(beats_per_unit)),
             w_scales.eq(Mux(write & (beat < header_beats), 1 << beat[: ceil_log2(header_beats)], 0)),
             scales.w_en.eq(delayed(m, w_scales, name="w_scales", **late)),
             scales.w_addr.eq(delayed(m, slot, name="w_slot", **late)),
@@ -165,6 +172,13 @@ class RecordBuffer(wiring.Component):
                 serial.eq(serial + 1),
                 slot.eq(Mux(last_slot, 0, slot + 1)),
             ]
+        self._build_codes(
+            m,
+            delayed(m, w_codes, name="w_codes", **late),
+            delayed(m, w_addr, name="w_addr", **late),
+            content.replicate(beats_per_unit),
+            base[self.read.slot] + self.read.unit,
+        )
         read, pair = self.read, self.read_scales
         # Readers see what is written, with registers a cycle after it has come.
         written = later(m, beat[bits:], registered=config.registered, name="written")
@@ -179,12 +193,30 @@ class RecordBuffer(wiring.Component):
         m.d.comb += [
             read.present.eq(present(read.serial, read.unit < written)),
             read.complete.eq(present(read.serial, Const(0))),
-            codes.r_en.eq(read.en),
-            codes.r_addr.eq(base[read.slot] + read.unit),
-            read.data.eq(codes.r_data),
             pair.present.eq(present(pair.serial, headed)),
-            scales.r_en.eq(pair.en),
+            scales.r_en.eq(pair.en | late["cycles"]),
             scales.r_addr.eq(pair.slot),
             pair.data.eq(scales.r_data),
         ]
         return m
+
+    def _build_codes(self, m: Module, w_en: Value, w_addr: Value, w_data: Value, r_addr: Value) -> None:
+        """The records' memory; with registers in narrow pieces, so that no block has to be chosen from."""
+        config, beat_bits = self.config, 8 * self.config.port_bytes
+        bits = PIECE_BITS if config.registered else len(w_data)
+        for start in range(0, len(w_data), bits):
+            m.submodules[f"codes_{start // bits}"] = codes = OnChipMemory(
+                unsigned(bits),
+                record_slots(config) * record_units(config),
+                granularity=min(bits, beat_bits),
+                transparent=False,
+                collides=False,
+            )
+            m.d.comb += [
+                codes.w_en.eq(w_en[start // beat_bits :]),
+                codes.w_addr.eq(w_addr),
+                codes.w_data.eq(w_data[start:]),
+                codes.r_en.eq(self.read.en),
+                codes.r_addr.eq(r_addr),
+                Value.cast(self.read.data)[start : start + bits].eq(codes.r_data),
+            ]

@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out, flipped
 from serrano.config import AcceleratorConfig
 from serrano.stream import HalfRegister
 from serrano.stream.pipeline import delayed
-from serrano.stream.slices import sliced
+from serrano.stream.slices import later, sliced
 
 from .payloads import (
     AttendCommand,
@@ -48,7 +48,7 @@ class ResultRouter(wiring.Component):
     chunks : ``In(range)``
         Chunks of a head (count).
     operations : ``In(stream.Signature(Operation(config)))``
-        The operations; taken with their last result.
+        The operations; taken with their last result, with ``config.registered`` a cycle later.
     results : ``In(stream.Signature(ArrayLayout(signed(40), n)))``
         Results of the array.
     read_scale : ``Out(ScaleReadPort(config))``
@@ -102,10 +102,11 @@ class ResultRouter(wiring.Component):
             self.outputs.valid.eq(results.valid & gives),
             self.outputs.payload.eq(results.payload),
             results.ready.eq((gives & self.outputs.ready) | (is_scores & known & self.scores.ready)),
-            moved.eq(results.valid & results.ready),
+            # With registers a cycle later: there is one between two results.
+            moved.eq(later(m, results.valid & results.ready, registered=config.registered, name="was_moved")),
             last_row.eq(row == final_row),
             last.eq(last_row & (turn + 1 == turns)),
-            # With registers, an operation is known and between two results there is a cycle: time for this.
+            # With registers, an operation is known, and there is time for this.
             end.eq(moved & delayed(m, last, name="end", **late)),
             self.operations.ready.eq(end | (values & ~item.last)),
             # The scale is read ahead: that of the first row, then with each result that of the next one.

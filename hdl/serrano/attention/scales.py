@@ -22,8 +22,8 @@ __all__ = ["ItemScales"]
 class ItemScales(wiring.Component):
     """Collects the scales of one item after the other.
 
-    An item takes three cycles and one for each token of the step in it, with ``config.registered`` two more,
-    apart from the time it waits for the head of its record and for its reader.
+    An item takes three cycles and one for each token of the step in it, up to three more with
+    ``config.registered``, apart from the time it waits for the head of its record and for its reader.
 
     Parameters
     ----------
@@ -64,6 +64,7 @@ class ItemScales(wiring.Component):
         token = Signal(range(GROUP_TOKENS + 1))
         place = Signal(range(GROUP_TOKENS))
         arrived = Signal()
+        taken = self.items.valid & self.items.ready
         row = Signal.like(item.base)
         k_scales, v_scales = (
             Signal.like(payload.k_scales, name=name, reset_less=True) for name in ("k_scales", "v_scales")
@@ -71,7 +72,7 @@ class ItemScales(wiring.Component):
         m.d.comb += [
             iterator.command.eq(self.command),
             iterator.start.eq(self.start),
-            iterator.step.eq(self.items.valid & self.items.ready),
+            iterator.step.eq(taken),
             row.eq(token - item.base),
             self.records.slot.eq(item.slot),
             self.records.serial.eq(item.serial),
@@ -90,6 +91,11 @@ class ItemScales(wiring.Component):
         answer = delayed(m, self.forward.data, name="answer", **late)
         with m.If(arrived):
             m.d.sync += [k_scales[place].eq(answer[0]), v_scales[place].eq(answer[1])]
+        loading = Signal()
+        with m.If(later(m, loading, registered=registered, name="loaded")):
+            m.d.sync += [k_scales.eq(self.records.data.k), v_scales.eq(self.records.data.v)]
+        offers = Signal()
+        m.d.comb += self.items.valid.eq(later(m, offers, registered=registered, name="offered"))
         with m.FSM() as fsm:
             looking = self.records.present & iterator.valid & fsm.ongoing("MEMORY")
             present = later(m, looking, registered=registered, name="present")
@@ -101,7 +107,7 @@ class ItemScales(wiring.Component):
                 with m.Elif(iterator.valid & ~item.memory):
                     m.next = "FORWARD"
             with m.State("LOAD"):
-                m.d.sync += [k_scales.eq(self.records.data.k), v_scales.eq(self.records.data.v)]
+                m.d.comb += loading.eq(1)
                 m.next = "FORWARD"
                 with m.If(item.committed == GROUP_TOKENS):
                     m.next = "OFFER"
@@ -111,7 +117,8 @@ class ItemScales(wiring.Component):
                 with m.If(~self.forward.en):
                     m.next = "OFFER"
             with m.State("OFFER"):
-                m.d.comb += self.items.valid.eq(~arrived if registered else 1)
-                with m.If(self.items.valid & self.items.ready):
+                # With registers the last answer comes in the first of these cycles.
+                m.d.comb += offers.eq(~taken if registered else 1)
+                with m.If(taken):
                     m.next = "MEMORY"
         return m

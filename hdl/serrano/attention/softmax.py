@@ -84,9 +84,14 @@ class OnlineSoftmax(wiring.Component):
             data.ArrayLayout(TokenWeight, config.lanes),
             2 * rows * GROUP_TOKENS // config.lanes,
             transparent=False,
+            collides=False,
         )
         m.submodules.maxima = maxima = OnChipMemory(
-            data.ArrayLayout(GroupMaxima, config.group_tiles), 2 * rows, granularity=1, transparent=False
+            data.ArrayLayout(GroupMaxima, config.group_tiles),
+            2 * rows,
+            granularity=1,
+            transparent=False,
+            collides=False,
         )
         for source, sink in (
             (flipped(self.items), front.items),

@@ -80,7 +80,10 @@ class WeightBuffer(wiring.Component):
         slots = record_slots(config)
         tile_bits = ceil_log2(config.group_tiles)
         m.submodules.memory = memory = OnChipMemory(
-            ItemWeights(config), slots << (tile_bits + item_row_bits(config)), transparent=False
+            ItemWeights(config),
+            slots << (tile_bits + item_row_bits(config)),
+            transparent=False,
+            collides=False,
         )
         tail, head = Signal(range(slots)), Signal(range(slots))
         complete = Signal(range(slots + 1))

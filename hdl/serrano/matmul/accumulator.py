@@ -24,8 +24,8 @@ def results_depth(config: AcceleratorConfig) -> int:
     """Results that a column keeps: more than are on their way when every row emits at full rate."""
     on_their_way = SystolicArray.latency_of(config) + config.n + AccumulatorColumn.latency_of(config) + 2
     if config.registered:
-        # The register before, one less behind, and one place that is not used.
-        on_their_way += 3
+        # The register before, one less behind, and two places that are not used.
+        on_their_way += 4
     return max(64, 1 << ceil_log2(on_their_way))
 
 
@@ -134,7 +134,7 @@ class AccumulatorColumn(wiring.Component):
         moving = stages[2 * between].tag
         m.d.sync += shifted.eq(Mux(moving.first, 0, later(coarse, "coarse") >> moving.shift[:FINE_BITS]))
         total = Signal(word)
-        tail = Signal.like(self.fetch_address)
+        written, tail = Signal(), Signal.like(self.fetch_address)
         # The bit for rounding, added to itself, carries into the sum.
         summed = (
             shifted
@@ -145,13 +145,13 @@ class AccumulatorColumn(wiring.Component):
             accumulators.w_en.eq(final.valid),
             accumulators.w_addr.eq(final.tag.address),
             accumulators.w_data.eq(total),
-            self.written.eq(final.valid & final.tag.emit),
-            results.w_en.eq(self.written),
+            self.written.eq(written),
+            results.w_en.eq(written),
             results.w_addr.eq(tail),
             results.w_data.eq(total),
             results.r_en.eq(self.fetch),
             results.r_addr.eq(self.fetch_address),
             self.result.eq(results.r_data),
         ]
-        m.d.sync += tail.eq(tail + self.written)
+        m.d.sync += [written.eq(stages[-2].valid & stages[-2].tag.emit), tail.eq(tail + written)]
         return m

@@ -95,8 +95,7 @@ class Engine(wiring.Component):
             self.wait_tile.eq(valid & ~loader.loaded),
             self.wait_results.eq(valid & loader.loaded & ~(spaced & room)),
         ]
-        if not self.config.registered:
-            m.d.comb += self.rows.ready.eq(may)
+        m.d.comb += self.rows.ready.eq((~valid | may) if self.config.registered else may)
         self._build_columns(m, array, self._build_edge(m, array, row.tag, taken), row.tag, taken, room)
         return m
 
@@ -161,7 +160,7 @@ class Engine(wiring.Component):
         uses[0] = (valid & (row.tag.half != Half.HIGH), row.tag.address)
         conflicts, found = Signal(len(uses)), Const(0)
         needs = ~following.first & (following.half != Half.HIGH)
-        m.d.comb += [self.rows.ready.eq(~valid | taken), spaced.eq(~conflicts[-1])]
+        m.d.comb += spaced.eq(~conflicts[-1])
         m.d.sync += conflicts.eq(conflicts << 1)
         waits = []
         for used, recent in uses:
@@ -203,14 +202,15 @@ class Engine(wiring.Component):
             room.eq(free | ~emits),
         ]
         if self.config.registered:
-            # A cycle late, and therefore one short.
-            m.d.sync += free.eq(claimed < depth - 1)
+            # Two cycles late, and therefore two short.
+            m.d.sync += free.eq(claimed < depth - 2)
         else:
             m.d.comb += free.eq(claimed != depth)
         left = later(m, leave, registered=self.config.registered, name="left")
+        claims = later(m, taken & emits, registered=self.config.registered, name="claims")
         m.d.sync += [
             stored.eq(stored + column.written - fetch),
-            claimed.eq(claimed + (taken & emits) - left),
+            claimed.eq(claimed + claims - left),
             head.eq(head + fetch),
             results.valid.eq(fetch | (results.valid & ~results.ready)),
         ]
