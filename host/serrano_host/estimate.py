@@ -516,7 +516,7 @@ class _Step:
         self.dequantizer = self.DEQUANTIZER + 10 * m.registered
         self.gate_up = self.GATE_UP + 16 * m.registered
         # In front of its jobs, behind its memories, in all of its steps, and for its end.
-        self.quantizer = self.QUANTIZER + 24 * m.registered
+        self.quantizer = self.QUANTIZER + 25 * m.registered
         # Behind the last result: the residual's or the staging buffer's, and for the sequencer to see it.
         self.end = 2 + 4 * m.registered
         self.maximum = 1 if m.lanes <= 4 else 2
@@ -544,7 +544,9 @@ class _Step:
 
     def results(self, rows: int) -> int:
         """From the first row of the last tile taken to the last slice out of the dequantizer."""
-        return self.engine + rows * self.slices - 1 + self.dequantizer
+        # With registers it gives a slice in every other cycle.
+        interval = 1 + self.machine.registered
+        return self.engine + (rows * self.slices - 1) * interval + self.dequantizer
 
     def draft(self) -> Descriptor:
         """A descriptor with all that the program follows from."""

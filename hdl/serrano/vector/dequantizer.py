@@ -10,7 +10,7 @@ from amaranth.utils import ceil_log2
 
 from serrano.config import AcceleratorConfig
 from serrano.layouts import ACCUMULATOR_BITS, EpilogueBeat, PackedScale, Scale
-from serrano.stream import StreamRegister
+from serrano.stream import HalfRegister
 from serrano.stream.delay import waited
 from serrano.stream.pipeline import PipelineControl, delayed
 from serrano.stream.slices import later
@@ -27,7 +27,9 @@ class Dequantizer(wiring.Component):
 
     ``y = dequantize(acc, mul(s_x[row], s_w[channel]))``, rounded once, Q16. A result of ``n`` channels leaves
     as ``n / lanes`` beats, one per cycle without stalls, the first ``latency`` (5, with
-    ``config.registered`` 14) cycles after the result came. Only the low 32 bits of a result count.
+    ``config.registered`` 14) cycles after the result came. Only the low 32 bits of a result count. With
+    ``config.registered`` a beat leaves in every other cycle: the array takes longer for a result anyway, as
+    soon as a row has ``2 n / lanes`` tiles.
 
     The scales of a block stay at the input until its last result has been taken, with ``config.registered``
     until the cycle after that, which is free; ``row_scales`` must not change while a command runs.
@@ -94,7 +96,7 @@ class Dequantizer(wiring.Component):
             last_row.eq(row == final_row),
             last_block.eq(block == final_block),
             self.command.ready.eq(~busy),
-            self.results.ready.eq(taken & last_part),
+            self.results.ready.eq(ready & going & self.scales.valid & last_part),
             self.scales.ready.eq(passed),
             self.beats.valid.eq(control.o_valid),
         ]
@@ -113,6 +115,8 @@ class Dequantizer(wiring.Component):
                 with m.If(last_row):
                     m.d.sync += [block.eq(block + 1), busy.eq(~last_block)]
 
+        # A beat comes in every other cycle, so that a register may follow the part.
+        shown = delayed(m, part, int(config.registered), enable=1, name="shown")
         column = Cat(Const(0, ceil_log2(config.lanes)), part, block)
         m.d.comb += [
             chosen.row.eq(row),
@@ -123,12 +127,14 @@ class Dequantizer(wiring.Component):
         for lane in range(config.lanes):
             channels = range(lane, config.n, config.lanes)
             m.d.comb += [
-                chosen.sums[lane].eq(Array(self.results.payload[channel][:32] for channel in channels)[part]),
+                chosen.sums[lane].eq(
+                    Array(self.results.payload[channel][:32] for channel in channels)[shown]
+                ),
                 Value.cast(chosen.scales[lane]).eq(
-                    Array(Value.cast(self.scales.payload.scales[channel]) for channel in channels)[part]
+                    Array(Value.cast(self.scales.payload.scales[channel]) for channel in channels)[shown]
                 ),
                 chosen.kmeans[lane].eq(
-                    Array(self.scales.payload.kmeans[channel] for channel in channels)[part]
+                    Array(self.scales.payload.kmeans[channel] for channel in channels)[shown]
                 ),
             ]
         self._build_lanes(m, control, following)
@@ -158,7 +164,7 @@ class Dequantizer(wiring.Component):
         if not self.config.registered:
             m.d.comb += control.i_valid.eq(valid)
             return control.i_ready, chosen
-        m.submodules.chosen = register = StreamRegister(self._chosen())
+        m.submodules.chosen = register = HalfRegister(self._chosen())
         m.d.comb += [
             register.i.valid.eq(valid),
             register.i.payload.eq(chosen),
