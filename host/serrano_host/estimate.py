@@ -544,9 +544,7 @@ class _Step:
 
     def results(self, rows: int) -> int:
         """From the first row of the last tile taken to the last slice out of the dequantizer."""
-        # With registers it gives a slice in every other cycle.
-        interval = 1 + self.machine.registered
-        return self.engine + (rows * self.slices - 1) * interval + self.dequantizer
+        return self.engine + rows * self.slices - 1 + self.dequantizer
 
     def draft(self) -> Descriptor:
         """A descriptor with all that the program follows from."""

@@ -98,12 +98,13 @@ def test_outputs(config, stall: float) -> None:
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
 def test_latency_and_rate(config) -> None:
     rng = random.Random(2)
-    dut, slices = Dequantizer(config), 12 * config.n // config.lanes
+    dut, count = Dequantizer(config), 12 * config.n // config.lanes
     acc, _, columns, kmeans = make(config, rng, 4, 3)
     scale_inputs, results = inputs(config, acc, columns, kmeans)
     seen = []
-    # With registers, a beat leaves in every other cycle.
-    expected = [0] * dut.latency + ([1, 0] if config.registered else [1]) * slices + [0]
+    # With registers, a cycle is free when the scales of a block have gone.
+    block = [1] * (count // 3) + [0] * int(config.registered)
+    expected = [0] * dut.latency + (block * 3)[: count + 2 * int(config.registered)] + [0]
 
     async def command(ctx) -> None:
         ctx.set(dut.beats.ready, 1)
