@@ -296,7 +296,7 @@ class Datapath(wiring.Component):
         wiring.connect(m, sequencer.dequantize, dequantizer.command)
         wiring.connect(m, sequencer.heads, self._heads.command)
         wiring.connect(m, sequencer.argmax, self._argmax.command)
-        tokens = self._argmax.tokens
+        tokens = self._slice(m, "tokens", self._argmax.tokens, HalfRegister)
         m.d.comb += [
             self.tokens.valid.eq(tokens.valid & sequencer.sampling),
             self.tokens.payload.eq(tokens.payload),

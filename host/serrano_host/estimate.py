@@ -516,7 +516,7 @@ class _Step:
         self.dequantizer = self.DEQUANTIZER + 10 * m.registered
         self.gate_up = self.GATE_UP + 16 * m.registered
         # In front of its jobs, behind its memories, in all of its steps, and for its end.
-        self.quantizer = self.QUANTIZER + 24 * m.registered
+        self.quantizer = self.QUANTIZER + 25 * m.registered
         # Behind the last result: the residual's or the staging buffer's, and for the sequencer to see it.
         self.end = 2 + 4 * m.registered
         self.maximum = 1 if m.lanes <= 4 else 2

@@ -6,10 +6,10 @@ import dataclasses
 import pytest
 
 from serrano.config import preset
-from serrano.vector.heads import Heads
+from serrano.vector.heads import Heads, UnitGate
 from support.qkv import Packet, Shape, plain_codes, plain_scale, shapes
 from support.streams import STALLS, collect, send, simulate
-from support.vectors import BASE, CONFIGS, SMALL
+from support.vectors import BASE, CONFIGS, LATE, SMALL
 
 
 def run(config, packets: list[Packet], stall: float, scale_stall: float | None = None) -> None:
@@ -99,3 +99,35 @@ def test_latency(config) -> None:
 
     simulate(dut, bench)
     assert seen == [0] * (dut.latency - 1) + [1, 1]
+
+
+def test_gate() -> None:
+    """Two units pass, then one for each slot that is released; beats between a unit's ends are free."""
+    dut = UnitGate(LATE)
+    seen = []
+
+    async def bench(ctx) -> None:
+        ctx.set(dut.i.valid, 1)
+        # Units of two beats; a slot comes back in the cycle of a unit's end, and while none is left.
+        for release, released in (
+            (0, 0),
+            (1, 0),
+            (0, 0),
+            (1, 1),
+            (0, 0),
+            (1, 0),
+            (0, 0),
+            (0, 1),
+            (0, 0),
+            (1, 0),
+        ):
+            ctx.set(dut.i.payload.release, release)
+            ctx.set(dut.released, released)
+            seen.append(ctx.get(dut.o.valid))
+            assert ctx.get(dut.i.ready) == seen[-1]
+            await ctx.tick()
+        ctx.set(dut.i.valid, 0)
+        seen.append(ctx.get(dut.i.ready))
+
+    simulate(dut, bench)
+    assert seen == [1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 0]

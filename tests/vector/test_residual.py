@@ -33,6 +33,8 @@ async def start(ctx, dut) -> None:
     ctx.set(dut.start, 1)
     await ctx.tick()
     ctx.set(dut.start, 0)
+    if dut.config.registered:
+        await ctx.tick()
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)

@@ -10,7 +10,6 @@ from amaranth.utils import ceil_log2
 
 from serrano.config import AcceleratorConfig
 from serrano.layouts import ACCUMULATOR_BITS, EpilogueBeat, PackedScale, Scale
-from serrano.stream import StreamRegister
 from serrano.stream.delay import waited
 from serrano.stream.pipeline import PipelineControl, delayed
 from serrano.stream.slices import later
@@ -72,9 +71,7 @@ class Dequantizer(wiring.Component):
         m = Module()
         config = self.config
         slices = config.n // config.lanes
-        m.submodules.control = control = PipelineControl(
-            self.latency - int(config.registered), registered=config.registered
-        )
+        m.submodules.control = control = PipelineControl(self.latency, registered=config.registered)
         todo = Signal(DequantizeCommand(config))
         busy = Signal()
         row = Signal.like(self.beats.payload.row)
@@ -86,15 +83,16 @@ class Dequantizer(wiring.Component):
         passed = later(m, taken & last_part & last_row, registered=config.registered, name="passed")
         # Until the scales have gone, those of the next block are not there.
         going = busy & ~passed if config.registered else busy
-        ready, following = self._build_choice(m, control, going, chosen)
+        present = going & self.scales.valid
         m.d.comb += [
+            control.i_valid.eq(present & self.results.valid),
             control.o_ready.eq(self.beats.ready),
-            taken.eq(ready & going & self.results.valid & self.scales.valid),
+            taken.eq(control.i_valid & control.i_ready),
             last_part.eq(part == slices - 1),
             last_row.eq(row == final_row),
             last_block.eq(block == final_block),
             self.command.ready.eq(~busy),
-            self.results.ready.eq(taken & last_part),
+            self.results.ready.eq(control.i_ready & present & last_part),
             self.scales.ready.eq(passed),
             self.beats.valid.eq(control.o_valid),
         ]
@@ -131,7 +129,9 @@ class Dequantizer(wiring.Component):
                     Array(self.scales.payload.kmeans[channel] for channel in channels)[part]
                 ),
             ]
-        self._build_lanes(m, control, following)
+        # With registers the slice goes into one, which advances as those behind it.
+        chosen = delayed(m, chosen, int(config.registered), enable=control.advance, name="chosen")
+        self._build_lanes(m, control, chosen)
         return m
 
     def _chosen(self) -> data.StructLayout:
@@ -149,24 +149,6 @@ class Dequantizer(wiring.Component):
             }
         )
 
-    def _build_choice(
-        self, m: Module, control: PipelineControl, going: Value, chosen: Any
-    ) -> tuple[Value, Any]:
-        """Whether a slice may be chosen, and the slice as the lanes get it: through a register slice, with
-        registers."""
-        valid = going & self.results.valid & self.scales.valid
-        if not self.config.registered:
-            m.d.comb += control.i_valid.eq(valid)
-            return control.i_ready, chosen
-        m.submodules.chosen = register = StreamRegister(self._chosen())
-        m.d.comb += [
-            register.i.valid.eq(valid),
-            register.i.payload.eq(chosen),
-            control.i_valid.eq(register.o.valid),
-            register.o.ready.eq(control.i_ready),
-        ]
-        return register.i.ready, register.o.payload
-
     def _build_lanes(self, m: Module, control: PipelineControl, chosen: Any) -> None:
         lanes, registered = self.config.lanes, self.config.registered
         enable, beat = control.advance, self.beats.payload
@@ -174,14 +156,13 @@ class Dequantizer(wiring.Component):
         def moved(value: Any, name: str, cycles: int) -> Any:
             return delayed(m, value, cycles, enable=enable, name=name)
 
-        wait = waited if registered else delayed
+        wait, after = waited if registered else delayed, int(registered)
         place, wanted = (
             Cat(one.row, one.column, one.last, *(one.kmeans[lane] for lane in range(lanes)))
             for one in (chosen, beat)
         )
-        m.d.comb += wanted.eq(wait(m, place, control.latency, enable=enable, name="place"))
+        m.d.comb += wanted.eq(wait(m, place, self.latency - after, enable=enable, name="place"))
         # With registers the row's scale is chosen a cycle after its place.
-        after = int(registered)
         row_scale = Signal(Scale)
         m.d.comb += row_scale.eq(self.row_scales[chosen.scale_row])
         row_scale = moved(row_scale, "row_scale", after)

@@ -10,6 +10,7 @@ from amaranth.utils import ceil_log2
 
 from serrano.config import AcceleratorConfig
 from serrano.layouts import EpilogueBeat
+from serrano.stream import ForwardRegister
 from serrano.stream.slices import sliced
 
 from .payloads import HeadBeat, HeadKind, HeadsCommand
@@ -73,7 +74,8 @@ class HeadOrder(wiring.Component):
         final_chunk, final_row, final_head = Signal.like(chunk), Signal.like(row), Signal.like(head)
         halves, taken, padding, last_part, last_row, last_chunk, last_head = (Signal() for _ in range(7))
         placed = stream.Signature(HeadBeat(config)).create(path=("place",))
-        connect(m, sliced(m, "places", placed, registered=config.registered), flipped(self.placed))
+        places = sliced(m, "places", placed, registered=config.registered, kind=ForwardRegister)
+        connect(m, places, flipped(self.placed))
         i, o = self.beats.payload, placed.payload
         m.d.comb += [
             self.score.eq(todo.score),
@@ -106,9 +108,9 @@ class HeadOrder(wiring.Component):
         with m.Else():
             m.d.comb += [o.tag.kind.eq(HeadKind.Q), o.tag.head.eq(head - keys)]
 
-        with m.If(self.command.ready & self.command.valid):
-            command = self.command.payload
-            m.d.sync += [todo.eq(command), base.eq(0), filling.eq(1), draining.eq(1)]
+        with m.If(self.command.ready):
+            command, valid = self.command.payload, self.command.valid
+            m.d.sync += [todo.eq(command), base.eq(0), filling.eq(valid), draining.eq(valid)]
             # What follows from the command is kept, so that it is on no beat's way.
             m.d.sync += [
                 halves.eq(command.head_pad < config.n),

@@ -5,22 +5,25 @@ from typing import Any
 
 from amaranth import *
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, flipped
 from amaranth.utils import ceil_log2
 
 from serrano.config import AcceleratorConfig
 from serrano.layouts import Scale
 from serrano.primitives.memory import OnChipMemory
-from serrano.stream import StreamFIFO, StreamRegister
+from serrano.stream import HalfRegister, StreamFIFO, StreamRegister
 from serrano.stream.pipeline import PipelineControl, delayed
-from serrano.stream.slices import later, sliced
+from serrano.stream.slices import later, slice_before, sliced
 
 from .arithmetic import ScaleProduct, magnitude
 from .maximum import LaneMaximum
 from .payloads import HeadBeat, HeadCodes, HeadKind, HeadScale, HeadTag
 from .quantizer import VectorJob, VectorQuantizer, vector_scale
 
-__all__ = ["HeadMaxima", "HeadQuantizer", "SlotTag"]
+__all__ = ["SLOTS", "HeadMaxima", "HeadQuantizer", "SlotTag"]
+
+SLOTS = 2
+"""Units of heads that may be in the quantizer at once."""
 
 
 class SlotTag(data.StructLayout):
@@ -162,6 +165,8 @@ class HeadQuantizer(wiring.Component):
         Codes.
     scales : ``Out(stream.Signature(HeadScale(config)))``
         Scales.
+    released : ``Out(1)``
+        A slot has become free, with ``config.registered`` a cycle ago.
     """
 
     def __init__(self, config: AcceleratorConfig):
@@ -173,6 +178,7 @@ class HeadQuantizer(wiring.Component):
                 "beats": In(stream.Signature(HeadBeat(config))),
                 "codes": Out(stream.Signature(HeadCodes(config))),
                 "scales": Out(stream.Signature(HeadScale(config))),
+                "released": Out(1),
             }
         )
 
@@ -188,7 +194,7 @@ class HeadQuantizer(wiring.Component):
         words = config.head_dim_max // config.lanes
         half_bits = ceil_log2(config.n // (2 * config.lanes))
         m.submodules.memory = memory = OnChipMemory(
-            data.ArrayLayout(signed(32), config.lanes), 2 * config.rows_max * words, transparent=False
+            data.ArrayLayout(signed(32), config.lanes), SLOTS * config.rows_max * words, transparent=False
         )
         m.submodules.maxima = maxima = HeadMaxima(config)
         m.submodules.jobs = jobs = StreamFIFO(maxima.job.shape(), 4 * config.rows_max)
@@ -229,7 +235,12 @@ class HeadQuantizer(wiring.Component):
         m.d.comb += [next_slot.eq(slot), next_filled.eq(filled)]
         with m.If(taken & beat.release):
             m.d.comb += [next_slot.eq(~slot), next_filled.bit_select(slot, 1).eq(1)]
-        with m.If(quantizer.r_en & quantizer.r_last & quantizer.r_tag.release):
+        released = Signal()
+        m.d.comb += [
+            released.eq(quantizer.r_en & quantizer.r_last & quantizer.r_tag.release),
+            self.released.eq(later(m, released, registered=config.registered, name="late_released")),
+        ]
+        with m.If(released):
             m.d.comb += next_filled.bit_select(quantizer.r_tag.slot, 1).eq(0)
         # A pipeline stands still as `ready` says: it comes from a register.
         m.d.sync += [
@@ -246,10 +257,14 @@ class HeadQuantizer(wiring.Component):
         m.submodules.product = product = ScaleProduct(registered=config.registered)
         m.submodules.control = control = PipelineControl(product.latency, registered=config.registered)
         beat, codes, scale = quantizer.beats.payload, self.codes.payload, register.i.payload
+        scales = slice_before(
+            m, "scales_slice", flipped(self.scales), registered=config.registered, kind=HalfRegister
+        )
         # The register's ready never falls before it takes something, so that valid keeps what it promised.
+        # With registers all codes wait for it, so that there is nothing but valid bits on their way.
         free = Signal()
         m.d.comb += [
-            free.eq(~beat.last | register.i.ready),
+            free.eq(register.i.ready if config.registered else ~beat.last | register.i.ready),
             self.codes.valid.eq(quantizer.beats.valid & free),
             quantizer.beats.ready.eq(self.codes.ready & free),
             register.i.valid.eq(quantizer.beats.valid & beat.last & self.codes.ready),
@@ -269,11 +284,11 @@ class HeadQuantizer(wiring.Component):
             product.enable.eq(control.advance),
             product.a.eq(register.o.payload.scale),
             product.b.eq(self.score),
-            self.scales.valid.eq(control.o_valid),
-            control.o_ready.eq(self.scales.ready),
-            self.scales.payload.eq(
+            scales.valid.eq(control.o_valid),
+            control.o_ready.eq(scales.ready),
+            scales.payload.eq(
                 delayed(m, register.o.payload, product.latency, enable=control.advance, name="plain")
             ),
         ]
-        with m.If(self.scales.payload.kind == HeadKind.Q):
-            m.d.comb += self.scales.payload.scale.eq(product.product)
+        with m.If(scales.payload.kind == HeadKind.Q):
+            m.d.comb += scales.payload.scale.eq(product.product)

@@ -9,20 +9,69 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from serrano.config import AcceleratorConfig
 from serrano.layouts import EpilogueBeat
+from serrano.stream.slices import sliced
 
 from .head_order import HeadOrder
-from .head_quantizer import HeadQuantizer
-from .payloads import HeadCodes, HeadScale, HeadsCommand, RopeWrite
+from .head_quantizer import SLOTS, HeadQuantizer
+from .payloads import HeadBeat, HeadCodes, HeadScale, HeadsCommand, RopeWrite
 from .rope import Rotator
 
-__all__ = ["Heads"]
+__all__ = ["Heads", "UnitGate"]
+
+
+class UnitGate(wiring.Component):
+    """Lets units of heads pass as long as there are slots for them; without latency.
+
+    ``ready`` comes from a register: it falls behind a unit's last beat if no slot is left, and rises in the
+    cycle after one was released. What takes the beats is always ready.
+
+    Parameters
+    ----------
+    config : :class:`~serrano.config.AcceleratorConfig`
+        The accelerator.
+
+    Members
+    -------
+    i : ``In(stream.Signature(HeadBeat(config)))``
+        Beats; ``release`` marks a unit's last one.
+    o : ``Out(stream.Signature(HeadBeat(config)))``
+        The same.
+    released : ``In(1)``
+        A slot is free again.
+    """
+
+    latency = 0
+
+    def __init__(self, config: AcceleratorConfig):
+        super().__init__(
+            {
+                "i": In(stream.Signature(HeadBeat(config))),
+                "o": Out(stream.Signature(HeadBeat(config))),
+                "released": In(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        free = Signal(range(SLOTS + 1), init=SLOTS)
+        now = Signal.like(free)
+        passing = Signal(init=1)
+        m.d.comb += [
+            self.i.ready.eq(passing),
+            self.o.valid.eq(self.i.valid & passing),
+            self.o.payload.eq(self.i.payload),
+            now.eq(free + self.released - (self.o.valid & self.i.payload.release)),
+        ]
+        m.d.sync += [free.eq(now), passing.eq(now != 0)]
+        return m
 
 
 class Heads(wiring.Component):
     """Rotates q and k, takes k's mean off, quantizes each head of each row.
 
     Composed of :class:`HeadOrder`, :class:`Rotator` and :class:`HeadQuantizer`. ``latency`` is that from the
-    last beat of a head of a row to its first codes.
+    last beat of a head of a row to its first codes. With ``config.registered`` a unit of heads waits in front
+    of the rotator for its slot (:class:`UnitGate`), and the rotator for nothing.
 
     Parameters
     ----------
@@ -45,7 +94,9 @@ class Heads(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
-        self.latency = int(config.registered) + Rotator.latency_of(config) + HeadQuantizer.latency_of(config)
+        self.latency = (
+            2 * int(config.registered) + Rotator.latency_of(config) + HeadQuantizer.latency_of(config)
+        )
         super().__init__(
             {
                 "command": In(stream.Signature(HeadsCommand(config))),
@@ -62,10 +113,22 @@ class Heads(wiring.Component):
         m.submodules.rotator = rotator = Rotator(self.config)
         m.submodules.quantizer = quantizer = HeadQuantizer(self.config)
         connect(m, flipped(self.command), order.command)
-        connect(m, flipped(self.beats), order.beats)
+        connect(m, sliced(m, "beats", flipped(self.beats), registered=self.config.registered), order.beats)
         connect(m, flipped(self.rope), rotator.rope)
-        connect(m, order.placed, rotator.i)
-        connect(m, rotator.o, quantizer.beats)
+        if self.config.registered:
+            m.submodules.gate = gate = UnitGate(self.config)
+            connect(m, order.placed, gate.i)
+            connect(m, gate.o, rotator.i)
+            m.d.comb += [
+                gate.released.eq(quantizer.released),
+                # There is a slot for all that the gate has let pass.
+                rotator.o.ready.eq(1),
+                quantizer.beats.valid.eq(rotator.o.valid),
+                quantizer.beats.payload.eq(rotator.o.payload),
+            ]
+        else:
+            connect(m, order.placed, rotator.i)
+            connect(m, rotator.o, quantizer.beats)
         connect(m, quantizer.codes, flipped(self.codes))
         connect(m, quantizer.scales, flipped(self.scales))
         m.d.comb += [

@@ -130,10 +130,12 @@ class RowMaxima(wiring.Component):
                 row.eq(self.row),
                 value.eq(self.value),
             ]
+        maxima = Signal.like(self.maxima, reset_less=True)
+        m.d.comb += self.maxima.eq(maxima)
         with m.If(self.start):
-            m.d.sync += Value.cast(self.maxima).eq(0)
+            m.d.sync += Value.cast(maxima).eq(0)
         with m.Elif(write):
-            m.d.sync += self.maxima[row].eq(value)
+            m.d.sync += maxima[row].eq(value)
         return m
 
     def _build_comparison(self, m: Module, write: Signal, row: Signal, value: Signal) -> None:

@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from serrano.config import AcceleratorConfig
 from serrano.layouts import Scale
-from serrano.stream import StreamRegister
+from serrano.stream import HalfRegister, StreamRegister
 from serrano.stream.pipeline import PipelineControl, delayed
 from serrano.stream.slices import sliced
 
@@ -258,7 +258,8 @@ class VectorQuantizer(wiring.Component):
     """Reads vectors word by word and quantizes them with the factors of their known maxima.
 
     One word per cycle, without pause between vectors whose jobs came early enough: the first codes leave
-    ``latency`` (14) cycles after the job came, with ``config.registered`` 24.
+    ``latency`` (14) cycles after the job came, with ``config.registered`` 26. There, behind a vector of a
+    single word there is a pause of one cycle.
 
     Parameters
     ----------
@@ -331,7 +332,9 @@ class VectorQuantizer(wiring.Component):
     @classmethod
     def latency_of(cls, config: AcceleratorConfig) -> int:
         """Cycles from a job to its first codes."""
-        ready = QuantizerFactors.latency_of(config.registered) + StreamRegister.latency
+        ready = (
+            QuantizerFactors.latency_of(config.registered) + StreamRegister.latency + int(config.registered)
+        )
         lanes = LaneQuantizer.latency_of(config.registered)
         return ready + cls.read_latency_of(config) + lanes + int(config.registered)
 
@@ -350,9 +353,10 @@ class VectorQuantizer(wiring.Component):
             {"factors": Factors, "final": self.r_word.shape(), "tag": len(Cat(job.tag))}
         )
         # Gaps between jobs close up here while a vector is read.
-        m.submodules.ready = ready = StreamRegister(known)
-        vector = ready.o.payload
-        word, final = Signal.like(self.r_word), Signal.like(self.r_word)
+        m.submodules.ready = ready = HalfRegister(known) if registered else StreamRegister(known)
+        words = self._build_held_words if registered else self._build_words
+        valid, vector, word = words(m, ready.o)
+        final = Signal.like(self.r_word)
         m.d.comb += [
             final.eq(job.words - 1),
             setup.i_valid.eq(self.jobs.valid),
@@ -365,19 +369,14 @@ class VectorQuantizer(wiring.Component):
             ready.i.payload.factors.eq(factors.factors),
             ready.i.valid.eq(setup.o_valid),
             setup.o_ready.eq(ready.i.ready),
-            flow.i_valid.eq(ready.o.valid),
+            flow.i_valid.eq(valid),
             self.r_en.eq(flow.i_valid & flow.advance),
             self.r_advance.eq(flow.advance),
             self.r_word.eq(word),
-            self.r_last.eq(word == vector.final),
             Value.cast(self.r_tag).eq(vector.tag),
-            ready.o.ready.eq(self.r_en & self.r_last),
             beats.valid.eq(flow.o_valid),
             flow.o_ready.eq(beats.ready),
         ]
-        with m.If(self.r_en):
-            m.d.sync += word.eq(Mux(self.r_last, 0, word + 1))
-
         values = delayed(m, self.r_data, 1, enable=flow.advance, name="values")
         place = Cat(self.r_last, word, vector.tag, vector.factors)
         early = delayed(m, place, self.read_latency, enable=flow.advance, name="early")
@@ -401,3 +400,28 @@ class VectorQuantizer(wiring.Component):
             Cat(beat.last, beat.word, beat.tag, beat.factors).eq(late),
         ]
         return m
+
+    def _build_words(self, m: Module, vectors: Any) -> tuple[Value, Any, Value]:
+        """Whether there is a vector, what is known of it, and the word of it to be read."""
+        word = Signal.like(self.r_word)
+        m.d.comb += [
+            self.r_last.eq(word == vectors.payload.final),
+            vectors.ready.eq(self.r_en & self.r_last),
+        ]
+        with m.If(self.r_en):
+            m.d.sync += word.eq(Mux(self.r_last, 0, word + 1))
+        return vectors.valid, vectors.payload, word
+
+    def _build_held_words(self, m: Module, vectors: Any) -> tuple[Value, Any, Value]:
+        """As ``_build_words``, a cycle later: the vector is kept, and a register tells its last word."""
+        vector = Signal.like(vectors.payload, reset_less=True)
+        word, left = (Signal.like(self.r_word, name=name) for name in ("word", "left"))
+        valid, last = Signal(), Signal()
+        m.d.comb += [self.r_last.eq(last), vectors.ready.eq(~valid | (self.r_advance & last))]
+        with m.If(vectors.ready):
+            final = vectors.payload.final
+            m.d.sync += [valid.eq(vectors.valid), vector.eq(vectors.payload), word.eq(0)]
+            m.d.sync += [left.eq(final), last.eq(final == 0)]
+        with m.Elif(self.r_advance):
+            m.d.sync += [word.eq(word + 1), left.eq(left - 1), last.eq(left == 1)]
+        return valid, vector, word

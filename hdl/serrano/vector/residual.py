@@ -12,6 +12,7 @@ from serrano.config import AcceleratorConfig
 from serrano.layouts import EpilogueBeat
 from serrano.primitives.memory import OnChipMemory
 from serrano.stream.pipeline import delayed
+from serrano.stream.slices import later
 
 from .arithmetic import magnitude, sat32
 from .maximum import LaneMaximum, RowMaxima
@@ -36,7 +37,7 @@ class Residual(wiring.Component):
     Members
     -------
     start : ``In(1)``
-        Sets all maxima to zero; only when ``idle``.
+        Sets all maxima to zero, with ``config.registered`` a cycle later; only when ``idle``.
     add : ``In(stream.Signature(EpilogueBeat(config)))``
         Values to be added.
     load : ``In(stream.Signature(EpilogueBeat(config)))``
@@ -143,6 +144,7 @@ class Residual(wiring.Component):
         m.submodules.maximum = maximum = LaneMaximum(config.lanes, 32)
         m.submodules.maxima = maxima = RowMaxima(config.rows_max, 32, registered=config.registered)
         before = int(config.registered)
+        start = later(m, self.start, registered=config.registered, name="late_start")
         valid = Signal(before + maximum.latency)
         for lane in range(config.lanes):
             size = magnitude(self.written_beat.values[lane])
@@ -150,7 +152,7 @@ class Residual(wiring.Component):
         m.d.sync += valid.eq(Cat(self.written, valid))
         m.d.comb += [
             maximum.enable.eq(1),
-            maxima.start.eq(self.start),
+            maxima.start.eq(start),
             maxima.valid.eq(valid[-1]),
             maxima.row.eq(delayed(m, self.written_beat.row, len(valid), enable=1, name="row")),
             maxima.value.eq(maximum.maximum),

@@ -26,7 +26,7 @@ class RowQuantizer(wiring.Component):
 
     Codes come row after row, ``lanes`` per cycle without stalls, from one row to the next without pause; from
     ``length`` up to the next multiple of ``n`` they are zero. The first leave ``latency`` (15, with
-    ``config.registered`` 28) cycles after the command was taken. A row's scale is set after its elements were
+    ``config.registered`` 30) cycles after the command was taken. A row's scale is set after its elements were
     read, ``scale_latency`` cycles later.
 
     Parameters
