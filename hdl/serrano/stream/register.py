@@ -54,9 +54,10 @@ class ForwardRegister(StreamSlice):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        m.d.comb += self.i.ready.eq(self.o.ready | ~self.o.valid)
+        payload = Signal(self.shape, name="held", reset_less=True)
+        m.d.comb += [self.i.ready.eq(self.o.ready | ~self.o.valid), self.o.payload.eq(payload)]
         with m.If(self.i.ready):
-            m.d.sync += [self.o.valid.eq(self.i.valid), self.o.payload.eq(self.i.payload)]
+            m.d.sync += [self.o.valid.eq(self.i.valid), payload.eq(self.i.payload)]
         return m
 
 
@@ -110,13 +111,14 @@ class StreamRegister(StreamSlice):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
+        payload = Signal(self.shape, name="held", reset_less=True)
         spare = Signal(self.shape, reset_less=True)
         spare_valid = Signal()
-        m.d.comb += self.i.ready.eq(~spare_valid)
+        m.d.comb += [self.i.ready.eq(~spare_valid), self.o.payload.eq(payload)]
         with m.If(self.o.ready | ~self.o.valid):
             m.d.sync += [
                 self.o.valid.eq(self.i.valid | spare_valid),
-                self.o.payload.eq(Mux(spare_valid, Value.cast(spare), Value.cast(self.i.payload))),
+                payload.eq(Mux(spare_valid, Value.cast(spare), Value.cast(self.i.payload))),
                 spare_valid.eq(0),
             ]
         with m.Elif(self.i.valid):
