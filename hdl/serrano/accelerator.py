@@ -294,9 +294,7 @@ class Accelerator(wiring.Component):
             registers.irq_set[IRQ_COMPLETION].eq(
                 self._later(m, completed & scheduler.completions.payload.ended, "ended")
             ),
-            registers.irq_set[IRQ_FAULT].eq(
-                self._later(m, self._recovery.recorded.valid, "recorded")
-            ),
+            registers.irq_set[IRQ_FAULT].eq(self._later(m, self._recovery.recorded.valid, "recorded")),
             registers.irq_set[IRQ_LOADED].eq(loader.done),
         ]
 

@@ -148,7 +148,8 @@ def test_faults(name: str, packet: int, change: tuple[int, bytes], code: FaultCo
         # The check of the packet before may still be on its way.
         assert packet - 1 <= ctx.get(dut.checked) <= packet
         # With registers one more unit is taken.
-        await ctx.tick().repeat(int(config.registered))
+        if config.registered:
+            await ctx.tick()
         assert not ctx.get(dut.units.ready)
 
     simulate(dut, feed)

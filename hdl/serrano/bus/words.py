@@ -111,9 +111,10 @@ class WordReader(wiring.Component):
 class RecordWriter(wiring.Component):
     """Writes records of 16 bytes at multiples of 16, the highest bytes last.
 
-    A command is taken when its record is written and acknowledged, with ``config.registered`` a cycle later. A port narrower than a record writes the
-    highest four bytes when the others have been acknowledged, so that whoever finds them finds all. When the
-    memory reports an error the record is written again, as often as it takes.
+    A command is taken when its record is written and acknowledged, with ``config.registered`` a cycle later.
+    A port narrower than a record writes the highest four bytes when the others have been acknowledged, so
+    that whoever finds them finds all. When the memory reports an error the record is written again, as often
+    as it takes.
 
     Parameters
     ----------

@@ -65,8 +65,8 @@ class Recovery(wiring.Component):
     fault of its own: ``watchdog`` cycles, if not 0, in which ``progress`` was not set.
 
     With ``config.registered`` all of this begins a cycle after the fault has come, ``stop`` and ``flush``
-    come and go another cycle later, as does the record, and the memory port counts as idle when it has been so for as many cycles
-    as ``flush`` takes.
+    come and go another cycle later, as does the record, and the memory port counts as idle when it has been
+    so for as many cycles as ``flush`` takes.
 
     Parameters
     ----------
@@ -194,9 +194,7 @@ class Recovery(wiring.Component):
                 m.d.sync += self.record.eq(first)
             m.d.sync += self.record.count.eq(counted + fault + failures)
 
-    def _build_first(
-        self, m: Module, bus: Any, packet: Any, watching: Signal, fault: Signal
-    ) -> Any:
+    def _build_first(self, m: Module, bus: Any, packet: Any, watching: Signal, fault: Signal) -> Any:
         """What is wrong: with the step or between steps if that is a ``fault``, otherwise with a client
         apart. Also whether it concerns the tape, or the KV cache of a sequence, and how many errors clients
         apart had. With registers as of the cycle before."""

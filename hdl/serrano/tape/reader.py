@@ -32,9 +32,9 @@ class TapeReader(wiring.Component):
     Takes a unit of the load path in every cycle, with no pause between packets: where that is wider than the
     port, it catches up after a wait. A header is given out when it is complete, its payload while it passes;
     the CRC is compared two cycles after the packet's last unit, with ``config.registered`` four, and then a
-    header is found to be wrong two cycles later, and one more unit is taken behind a fault. ``checked`` counts the packets whose check
-    has passed since ``start``; whoever commits a step waits for it. After a fault nothing more is taken until
-    the block is reset.
+    header is found to be wrong two cycles later, and one more unit is taken behind a fault. ``checked``
+    counts the packets whose check has passed since ``start``; whoever commits a step waits for it. After a
+    fault nothing more is taken until the block is reset.
 
     Parameters
     ----------
