@@ -199,9 +199,11 @@ class Accelerator(wiring.Component):
         wiring.connect(m, scheduler.completions, completions.records)
         wiring.connect(m, completions.memory, self._writes.ports[COMPLETION])
         wiring.connect(m, scheduler.kv, self._controller.steps)
+        # It begins long before a model is loaded.
+        initializing = self._later(m, self._controller.initializing, "initializing")
         m.d.comb += [
             # The ring is read only while no step runs, so that a flush never hits it.
-            submissions.enable.eq(self._loader.loaded & scheduler.taking & ~self._controller.initializing),
+            submissions.enable.eq(self._loader.loaded & scheduler.taking & ~initializing),
             scheduler.waiting.eq(submissions.waiting),
             scheduler.reading.eq(submissions.reading),
             scheduler.cancel_write.eq(registers.cancel_write),
@@ -228,7 +230,7 @@ class Accelerator(wiring.Component):
         with m.Elif(scheduler.done | recovery.failed):
             m.d.sync += running.eq(0)
         # A cycle later than it was found: what the scheduler refuses is at the end of long paths.
-        refused = Signal.like(recovery.refused, name="refused")
+        self._refused = refused = Signal.like(recovery.refused, name="refused")
         m.d.sync += [
             refused.valid.eq(scheduler.refused.valid),
             refused.code.eq(scheduler.refused.code),
@@ -277,27 +279,28 @@ class Accelerator(wiring.Component):
         with m.If(loader.done):
             m.d.sync += loading.eq(0)
         quiet = wanted & ~loading & ~scheduler.busy
+        completed = scheduler.completions.valid & scheduler.completions.ready
         failed = loader.done & (loader.code != FaultCode.NONE)
         with m.If(failed):
-            m.d.comb += [self._recovery.refused.valid.eq(1), self._recovery.refused.code.eq(loader.code)]
+            m.d.sync += [self._refused.valid.eq(1), self._refused.code.eq(loader.code)]
         m.d.comb += [
             # Once a request is paused for it, nothing begins any more.
-            loader.start.eq(later(m, quiet, registered=self.config.registered, name="quiet") & ~loading),
+            loader.start.eq(self._later(m, quiet, "quiet") & ~loading),
             scheduler.pause.eq(wanted | loading),
             loader.address.eq(self._address("tape_address")),
             self._controller.initialize.eq(loader.start),
             self._controller.blocks.eq(registers.kv_blocks),
             registers.status.eq(Cat(scheduler.busy | wanted | loading, loader.loaded)),
             registers.irq_set[IRQ_COMPLETION].eq(
-                scheduler.completions.valid
-                & scheduler.completions.ready
-                & scheduler.completions.payload.ended
+                self._later(m, completed & scheduler.completions.payload.ended, "ended")
             ),
-            registers.irq_set[IRQ_FAULT].eq(
-                later(m, self._recovery.recorded.valid, registered=self.config.registered, name="recorded")
-            ),
+            registers.irq_set[IRQ_FAULT].eq(self._later(m, self._recovery.recorded.valid, "recorded")),
             registers.irq_set[IRQ_LOADED].eq(loader.done),
         ]
+
+    def _later(self, m: Module, value: Value, name: str) -> Value:
+        """The value, with registers that of the cycle before."""
+        return later(m, value, registered=self.config.registered, name=name)
 
     def _build_kv_registers(self, m: Module) -> None:
         registers, host = self._registers, self._controller.host

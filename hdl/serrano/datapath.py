@@ -190,7 +190,7 @@ class Datapath(wiring.Component):
         wiring.connect(m, sequencer.runs, runs.i)
         wiring.connect(m, runs.o, wiring.flipped(self.tape_memory.request))
         wiring.connect(m, wiring.flipped(self.tape_memory.data), reader.units)
-        wiring.connect(m, self._slice(m, "headers", reader.headers), issuer.headers)
+        wiring.connect(m, self._slice(m, "headers", reader.headers, HalfRegister), issuer.headers)
         wiring.connect(m, issuer.packets, sequencer.packets)
         wiring.connect(m, issuer.unpack, unpacker.command)
         wiring.connect(m, reader.payload, unpacker.payload)
@@ -213,20 +213,23 @@ class Datapath(wiring.Component):
             issuer.model.eq(self.model),
             issuer.attended.eq(attention.loaded),
         ]
+        found = Signal(PacketFault)
         with m.If(reader.fault.valid):
             m.d.comb += [
-                self.tape_fault.valid.eq(1),
-                self.tape_fault.code.eq(reader.fault.code),
-                self.tape_fault.index.eq(reader.fault.index),
+                found.valid.eq(1),
+                found.code.eq(reader.fault.code),
+                found.index.eq(reader.fault.index),
             ]
         with m.Elif(unpacker.fault):
             m.d.comb += [
-                self.tape_fault.valid.eq(1),
-                self.tape_fault.code.eq(FaultCode.PACKET_LENGTH),
-                self.tape_fault.index.eq(sequencer.packet),
+                found.valid.eq(1),
+                found.code.eq(FaultCode.PACKET_LENGTH),
+                found.index.eq(sequencer.packet),
             ]
         with m.Elif(issuer.fault.valid):
-            m.d.comb += self.tape_fault.eq(issuer.fault)
+            m.d.comb += found.eq(issuer.fault)
+        found = later(m, found, registered=config.registered, name="late_tape_fault")
+        m.d.comb += self.tape_fault.eq(found)
 
     def _build_embedding(self, m: Module) -> None:
         config, sequencer = self.config, self._sequencer
@@ -296,15 +299,17 @@ class Datapath(wiring.Component):
         wiring.connect(m, sequencer.dequantize, dequantizer.command)
         wiring.connect(m, sequencer.heads, self._heads.command)
         wiring.connect(m, sequencer.argmax, self._argmax.command)
-        tokens = self._slice(m, "tokens", self._argmax.tokens, HalfRegister)
+        tokens = self._argmax.tokens
+        given = self._sliced(m, "tokens", wiring.flipped(self.tokens), HalfRegister)
+        self._given = given
         m.d.comb += [
-            self.tokens.valid.eq(tokens.valid & sequencer.sampling),
-            self.tokens.payload.eq(tokens.payload),
-            tokens.ready.eq(self.tokens.ready & sequencer.sampling),
+            given.valid.eq(tokens.valid & sequencer.sampling),
+            given.payload.eq(tokens.payload),
+            tokens.ready.eq(given.ready & sequencer.sampling),
         ]
         m.d.comb += [
             self._residual.start.eq(sequencer.residual_start),
-            self._staging.start.eq(sequencer.staging_start),
+            self._staging.start.eq(self._later(m, sequencer.staging_start)),
         ]
 
     def _build_kv(self, m: Module) -> None:
@@ -349,8 +354,9 @@ class Datapath(wiring.Component):
         ]
 
         fault = self.execution_fault
+        ended = later(m, gather.ended, registered=config.registered, name="late_ended")
         for valid, status in (
-            (gather.ended.valid & (gather.ended.status != Status.OK), gather.ended.status),
+            (ended.valid & (ended.status != Status.OK), ended.status),
             (appender.fault.valid, appender.fault.status),
         ):
             with m.If(valid & ~fault.valid):
@@ -365,12 +371,13 @@ class Datapath(wiring.Component):
         sequencer, engine = self._sequencer, self._engine
         beats, staged, scales = self._beats, self._staging.writes, self._heads.scales
         wiring.connect(m, self._slice(m, "span", wiring.flipped(self.span), HalfRegister), sequencer.span)
-        wiring.connect(m, wiring.flipped(self.step), sequencer.step)
+        wiring.connect(m, self._slice(m, "step", wiring.flipped(self.step), HalfRegister), sequencer.step)
         # The last of the rows that are sampled.
+        given = self._given
         sampled, last_row = Signal(), Signal.like(self.tokens.payload.row)
         with m.If(self.step.valid & self.step.ready):
             m.d.sync += last_row.eq(self.step.payload.sampled - 1)
-        with m.If(self.tokens.valid & self.tokens.ready & (self.tokens.payload.row == last_row)):
+        with m.If(given.valid & given.ready & (given.payload.row == last_row)):
             m.d.sync += sampled.eq(1)
         with m.If(self.done):
             m.d.sync += sampled.eq(0)

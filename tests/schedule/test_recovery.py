@@ -35,6 +35,8 @@ async def fail(ctx, dut: Recovery, port: str, fault: dict, **others: dict) -> No
     await ctx.tick()
     for name in faults:
         ctx.set(getattr(dut, name), {})
+    # And what it was is kept another cycle later.
+    await settle(ctx, dut)
     await settle(ctx, dut)
 
 
@@ -142,13 +144,14 @@ def test_a_client_apart_is_none_of_the_steps(dut: Recovery, port: str, running: 
         ctx.set(dut.packet, 9)
         ctx.set(dut.sequence, 2)
         ctx.set(getattr(dut, port), {"valid": 1, "client": 6, "address": 0x456, "decode": 1, "apart": 1})
-        await settle(ctx, dut)
+        if dut.config.registered:
+            await ctx.tick()
+            ctx.set(getattr(dut, port), {})
+            await ctx.tick()
         recorded = ctx.get(dut.recorded)
         assert recorded.valid and FaultCode(recorded.code) == FaultCode.BUS_DECERR
-        if not dut.config.registered:
-            await ctx.tick()
+        await ctx.tick()
         ctx.set(getattr(dut, port), {})
-        await settle(ctx, dut)
         for _ in range(20):
             assert not ctx.get(dut.recorded.valid) and not ctx.get(dut.stop) and not ctx.get(dut.failed)
             await ctx.tick()
@@ -165,6 +168,7 @@ def test_a_client_apart_hides_no_fault_of_the_step(dut: Recovery) -> None:
 
     async def bench(ctx) -> None:
         ctx.set(dut.running, 1)
+        await settle(ctx, dut)
         await fail(ctx, dut, "write", {"client": 0, "address": 0x123, "decode": 1}, read=apart)
         # Both are counted, and the step's is the one that is shown.
         record = ctx.get(dut.record)

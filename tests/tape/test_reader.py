@@ -147,6 +147,9 @@ def test_faults(name: str, packet: int, change: tuple[int, bytes], code: FaultCo
         assert ctx.get(dut.fault.index) == packet
         # The check of the packet before may still be on its way.
         assert packet - 1 <= ctx.get(dut.checked) <= packet
+        # With registers one more unit is taken.
+        if config.registered:
+            await ctx.tick()
         assert not ctx.get(dut.units.ready)
 
     simulate(dut, feed)

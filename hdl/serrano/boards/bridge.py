@@ -169,7 +169,10 @@ class UartBridge(wiring.Component):
             self._build_registers(m),
             strict=True,
         )
-        m.d.sync += [self._ended.eq(Cat(ended).any()), self._failed.eq(Cat(failed).any())]
+        # A register where that is, and one where it is looked at.
+        some_ended, some_failed = Signal(), Signal()
+        m.d.sync += [some_ended.eq(Cat(ended).any()), some_failed.eq(Cat(failed).any())]
+        m.d.sync += [self._ended.eq(some_ended), self._failed.eq(some_failed)]
         return m
 
     def _build_line(self, m: Module) -> None:
@@ -332,14 +335,20 @@ class UartBridge(wiring.Component):
         """Statements that store a word in the buffer, as the next one."""
         return [self._store.eq(1), self._word.eq(word)]
 
-    def _end(self, m: Module) -> Value:
+    def _end(self, m: Module, go: Value) -> Value:
         """In a state machine: its last state, held until the request is no longer carried out."""
         ended = Signal()
         with m.State("END"):
             m.d.comb += ended.eq(1)
-            with m.If(~self._run):
+            with m.If(~go):
                 m.next = "IDLE"
         return ended
+
+    def _go(self, m: Module, *commands: BridgeCommand) -> Signal:
+        """A request of this kind is carried out, a cycle later."""
+        go = Signal()
+        m.d.sync += go.eq(self._run & Cat(self._chosen[command] for command in commands).any())
+        return go
 
     def _build_ping(self, m: Module) -> Value:
         """The identity, a word at a time. Returns whether all of it is there."""
@@ -350,17 +359,17 @@ class UartBridge(wiring.Component):
         rest = self.identity["baud"] | self.width << 32
         content = Cat(*(Const(field, 64) for field in fields), Const(rest, 48), self._bad, self._good)
         words = IDENTITY_BYTES // self.width
-        place = Signal(range(words))
+        place, go = Signal(range(words)), self._go(m, BridgeCommand.PING)
         with m.FSM(name="ping"):
             with m.State("IDLE"):
                 m.d.sync += place.eq(0)
-                with m.If(self._run & self._chosen[BridgeCommand.PING]):
+                with m.If(go):
                     m.next = "PUT"
             with m.State("PUT"):
                 m.d.sync += [*self._put(content.word_select(place, 8 * self.width)), place.eq(place + 1)]
                 with m.If(place == words - 1):
                     m.next = "END"
-            return self._end(m)
+            return self._end(m, go)
 
     def _build_memory_writes(self, m: Module) -> tuple[Value, Value]:
         """A burst of one word after another, the answers of up to 15 of which may be on their way. Returns
@@ -368,6 +377,7 @@ class UartBridge(wiring.Component):
         write, width = self.write, self.width
         pending = Signal(range(WRITES_MAX + 1))
         begun, answered = Signal(), Signal()
+        go = self._go(m, BridgeCommand.WRITE)
         m.d.comb += [
             write.awsize.eq(self.shift),
             write.awburst.eq(INCR),
@@ -384,7 +394,7 @@ class UartBridge(wiring.Component):
         with m.FSM(name="memory_writes"):
             with m.State("IDLE"):
                 m.d.sync += write.awaddr.eq(self._request.first)
-                with m.If(self._run & self._chosen[BridgeCommand.WRITE]):
+                with m.If(go):
                     m.next = "FETCH"
             with m.State("FETCH"):
                 with m.If(self._settled & self._none):
@@ -408,7 +418,7 @@ class UartBridge(wiring.Component):
             with m.State("WAIT"):
                 with m.If(pending == 0):
                     m.next = "END"
-            return self._end(m), write.bvalid & write.bresp[1]
+            return self._end(m, go), write.bvalid & write.bresp[1]
 
     def _build_memory_reads(self, m: Module) -> tuple[Value, Value]:
         """Bursts of up to 64 bytes, into the buffer or through a CRC. Returns whether all is there, and
@@ -416,6 +426,9 @@ class UartBridge(wiring.Component):
         read, width = self.read, self.width
         burst = BURST_BYTES // width
         checking = self._chosen[BridgeCommand.CHECK]
+        go = self._go(m, BridgeCommand.READ, BridgeCommand.CHECK)
+        # Known in the memory's neighbourhood a cycle later, long before it is valid.
+        address = Signal.like(read.araddr)
         words = 4 // width
         place, crc, fresh = Signal(range(words + 1)), Signal(32), Signal()
         word, arrived, ended = Signal(8 * width, reset_less=True), Signal(), Signal()
@@ -427,7 +440,8 @@ class UartBridge(wiring.Component):
             read.rready.eq(1),
         ]
         m.d.sync += [
-            to_end.eq(burst - read.araddr[self.shift : exact_log2(BURST_BYTES)]),
+            read.araddr.eq(address),
+            to_end.eq(burst - address[self.shift : exact_log2(BURST_BYTES)]),
             few.eq(self._left < to_end),
             read.arlen.eq(beats - 1),
             word.eq(read.rdata),
@@ -443,8 +457,8 @@ class UartBridge(wiring.Component):
             m.d.sync += read.arvalid.eq(0)
         with m.FSM(name="memory_reads"):
             with m.State("IDLE"):
-                m.d.sync += [read.araddr.eq(self._request.first), place.eq(0), crc.eq(_ALL_ONES)]
-                with m.If(self._run & (self._chosen[BridgeCommand.READ] | checking)):
+                m.d.sync += [address.eq(self._request.first), place.eq(0), crc.eq(_ALL_ONES)]
+                with m.If(go):
                     m.next = "MEASURE"
             with m.State("MEASURE"):
                 m.d.sync += beats.eq(Mux(few, self._left, to_end))
@@ -458,7 +472,7 @@ class UartBridge(wiring.Component):
             with m.State("DATA"):
                 with m.If(ended):
                     m.d.comb += self._touched.eq(1)
-                    m.d.sync += read.araddr.eq(read.araddr + (beats << self.shift))
+                    m.d.sync += address.eq(address + (beats << self.shift))
                     m.next = "MEASURE"
             with m.State("FINISH"):
                 with m.If(checking & (place != words)):
@@ -466,7 +480,7 @@ class UartBridge(wiring.Component):
                     m.d.sync += [*self._put(checked), place.eq(place + 1)]
                 with m.Else():
                     m.next = "END"
-            return self._end(m), read.rvalid & read.rresp[1]
+            return self._end(m, go), read.rvalid & read.rresp[1]
 
     def _build_registers(self, m: Module) -> tuple[Value, Value]:
         """Word after word, each after the answer to the one before. Returns whether that was the last, and
@@ -476,6 +490,7 @@ class UartBridge(wiring.Component):
         parts = 4 // width
         part, value = Signal(range(parts + 1)), Signal(32)
         offset = Signal(ADDRESS_BITS)
+        go = self._go(m, BridgeCommand.WRITE_REGISTERS, BridgeCommand.READ_REGISTERS)
         written, read = Signal(), Signal()
         m.d.comb += [
             bus.awaddr.eq(offset),
@@ -495,7 +510,7 @@ class UartBridge(wiring.Component):
         with m.FSM(name="registers"):
             with m.State("IDLE"):
                 m.d.sync += offset.eq(self._request.first)
-                with m.If(self._run & (writing | self._chosen[BridgeCommand.READ_REGISTERS])):
+                with m.If(go):
                     m.next = "NEXT"
             with m.State("NEXT"):
                 m.d.sync += part.eq(0)
@@ -536,7 +551,7 @@ class UartBridge(wiring.Component):
                 ]
                 with m.If(part == parts - 1):
                     m.next = "NEXT"
-            return self._end(m), (bus.bvalid & bus.bresp[1]) | (bus.rvalid & bus.rresp[1])
+            return self._end(m, go), (bus.bvalid & bus.bresp[1]) | (bus.rvalid & bus.rresp[1])
 
 
 def _delayed(m: Module, value: Value) -> Signal:

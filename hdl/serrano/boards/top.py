@@ -135,11 +135,14 @@ class BoardTop(wiring.Component):
         wiring.connect(m, controller.pins, wiring.flipped(self.sdram))
         wiring.connect(m, bridge.registers, accelerator.s_axi)
         stepping, fault = self._watch(m, accelerator, bridge)
+        # The memory's controller lies at its pads.
+        self._ready = Signal()
+        m.d.sync += self._ready.eq(controller.ready)
         m.d.comb += [
             bridge.rx.eq(self.uart_rx),
             self.uart_tx.eq(bridge.tx),
             bridge.state.irq.eq(accelerator.irq),
-            bridge.state.ready.eq(controller.ready),
+            bridge.state.ready.eq(self._ready),
             bridge.state.stepping.eq(stepping),
             bridge.state.fault.eq(fault),
         ]
@@ -194,7 +197,7 @@ class BoardTop(wiring.Component):
         m.d.sync += lamps.eq(
             Cat(
                 heartbeat,
-                controller.ready,
+                self._ready,
                 accelerator.irq,
                 shown(stepping, "busy"),
                 fault,

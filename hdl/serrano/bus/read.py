@@ -229,7 +229,8 @@ class ReadArbiter(wiring.Component):
     if nothing happened.
 
     With ``config.registered`` a burst is chosen from what was known a cycle ago and issued in the next cycle,
-    at most one in three cycles; beats and faults are told a cycle later, words given out four cycles later.
+    at most one in three cycles; beats and faults are told two cycles later, words given out five cycles
+    later, and their room is free another cycle later.
     ``stop`` and ``flush`` work a cycle later, and ``idle`` is told a cycle later: it holds from the third
     cycle with ``stop`` on.
 
@@ -329,26 +330,33 @@ class ReadArbiter(wiring.Component):
         beat = Signal(data.StructLayout({**layout, "ended": 1, "apart": 1}))
         arriving = order_fifo.o.payload
         accepted, ended, error, reported = Signal(), Signal(), Signal(), Signal()
+        came = Signal(
+            data.StructLayout({"valid": 1, "data": len(self.axi.rdata), "resp": 2, "last": 1}), name="came"
+        )
+        for name in ("valid", "data", "resp", "last"):
+            m.d.comb += came[name].eq(getattr(self.axi, f"r{name}"))
+        # There is room for every beat, and its burst is in the list before it can come.
+        came = self._late(m, came)
         m.d.comb += [
-            self.axi.rready.eq(order_fifo.o.valid),
-            accepted.eq(self.axi.rvalid & self.axi.rready),
-            ended.eq(accepted & self.axi.rlast),
+            self.axi.rready.eq(1 if self.config.registered else order_fifo.o.valid),
+            accepted.eq(came.valid & order_fifo.o.valid),
+            ended.eq(accepted & came.last),
             order_fifo.o.ready.eq(ended),
-            error.eq(accepted & self.axi.rresp[1]),
+            error.eq(accepted & came.resp[1]),
         ]
         m.d.sync += reported.eq((reported | error) & ~ended)
         domain = m.d.sync if self.config.registered else m.d.comb
         domain += [
             beat.clients.eq(Cat(accepted & (arriving.client == index) for index in range(count))),
-            beat.bytes.eq(self.axi.rdata),
-            beat.last.eq(arriving.last & self.axi.rlast),
-            beat.error.eq(self.axi.rresp[1]),
+            beat.bytes.eq(came.data),
+            beat.last.eq(arriving.last & came.last),
+            beat.error.eq(came.resp[1]),
             beat.ended.eq(ended),
             beat.apart.eq(arriving.apart),
             self.fault.valid.eq(error & ~reported),
             self.fault.client.eq(arriving.client),
             self.fault.address.eq(arriving.address),
-            self.fault.decode.eq(self.axi.rresp[0]),
+            self.fault.decode.eq(came.resp[0]),
             self.fault.apart.eq(arriving.apart),
             self.fault.tag.eq(arriving.tag),
         ]
@@ -375,7 +383,7 @@ class ReadArbiter(wiring.Component):
         room = Signal()
         # Beats that are buffered or on their way.
         claimed = Signal(range(client.fifo_beats + 1))
-        left = Signal()
+        given, left = Signal(), Signal()
         burst = splitter.burst
         # The buffers lie far apart: their beats come a cycle later, each in a register of its own.
         arrived = Signal(data.StructLayout({"mine": 1, "bytes": beat.bytes.shape(), "last": 1, "error": 1}))
@@ -384,18 +392,29 @@ class ReadArbiter(wiring.Component):
             arrived.bytes.eq(beat.bytes),
             arrived.last.eq(beat.last),
             arrived.error.eq(beat.error),
-            left.eq(fifo.o.valid & fifo.o.ready),
+            left.eq(self._late(m, given)),
             room.eq(claimed + burst.payload.beats <= client.fifo_beats),
             burst.ready.eq(issue[index]),
         ]
-        given = Mux(left, client.word_beats, 0)
-        m.d.sync += claimed.eq(claimed + Mux(issue[index], burst.payload.beats, 0) - given)
-        self._build_words(m, client, self._late(m, arrived), fifo, flush)
+        m.d.comb += given.eq(fifo.o.valid & fifo.o.ready)
+        claim = Mux(issue[index], burst.payload.beats, 0)
+        m.d.sync += claimed.eq(claimed + claim - Mux(left, client.word_beats, 0))
+        self._build_words(m, client, self._kept(m, arrived), fifo, flush)
         with m.If(flush):
             m.d.sync += claimed.eq(0)
         wanting = Signal(name=f"{client.name}_wanting")
         m.d.comb += wanting.eq(port.request.valid | ~splitter.request.ready | burst.valid)
         return burst, room, wanting
+
+    def _kept(self, m: Module, arrived: Any) -> Any:
+        """With registers, a client's own copy of a beat that is its own, in a cycle after it has come."""
+        if not self.config.registered:
+            return arrived
+        kept = Signal.like(arrived, name="arrived")
+        with m.If(arrived.mine):
+            m.d.sync += kept.eq(arrived)
+        m.d.sync += kept.mine.eq(arrived.mine)
+        return kept
 
     def _build_words(self, m: Module, client: ReadClient, beat: Any, fifo: StreamFIFO, flush: Value) -> None:
         """A client's beats become words of its buffer."""

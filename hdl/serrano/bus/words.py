@@ -111,9 +111,10 @@ class WordReader(wiring.Component):
 class RecordWriter(wiring.Component):
     """Writes records of 16 bytes at multiples of 16, the highest bytes last.
 
-    A command is taken when its record is written and acknowledged. A port narrower than a record writes the
-    highest four bytes when the others have been acknowledged, so that whoever finds them finds all. When the
-    memory reports an error the record is written again, as often as it takes.
+    A command is taken when its record is written and acknowledged, with ``config.registered`` a cycle later.
+    A port narrower than a record writes the highest four bytes when the others have been acknowledged, so
+    that whoever finds them finds all. When the memory reports an error the record is written again, as often
+    as it takes.
 
     Parameters
     ----------
@@ -184,5 +185,12 @@ class RecordWriter(wiring.Component):
                     with m.If(failed):
                         m.d.sync += index.eq(0)
                     with m.Elif(index == 0):
-                        m.d.comb += self.command.ready.eq(1)
+                        if self.config.registered:
+                            m.next = "TAKEN"
+                        else:
+                            m.d.comb += self.command.ready.eq(1)
+            if self.config.registered:
+                with m.State("TAKEN"):
+                    m.d.comb += self.command.ready.eq(1)
+                    m.next = "SEND"
         return m

@@ -13,7 +13,7 @@ from serrano.config import AcceleratorConfig
 from serrano.primitives.multiplier import Multiplier
 from serrano.stream import StreamFIFO
 from serrano.stream.pipeline import delayed
-from serrano.stream.slices import sliced
+from serrano.stream.slices import later, sliced
 from serrano.vector.payloads import HeadCodes, HeadKind, HeadScale
 
 from .combine import Piece, WriteCombiner, piece_bytes
@@ -117,15 +117,22 @@ class Appender(wiring.Component):
         m.d.comb += [
             places.geometry.eq(self.geometry),
             self.fault.eq(places.fault),
-            self.command.ready.eq(~active & ~places.busy),
             # Scales are few: they come first.
             scales.ready.eq(scales_wait & room),
             codes.ready.eq(codes_wait & room & ~(scales.valid & scales_wait)),
             selected.eq(Mux(scales.valid & scales_wait, Value.cast(of_scale), Value.cast(of_codes))),
             taken.eq(((scales.valid & scales.ready) | (codes.valid & codes.ready)) & selected.wanted),
-            combiner.flush.eq(~codes_wait & ~scales_wait),
+            combiner.flush.eq(
+                later(m, ~codes_wait & ~scales_wait, registered=config.registered, name="flush")
+            ),
             self.pending.eq(active | combiner.pending | places.busy | self.places.valid),
         ]
+        if config.registered:
+            # Rows get their places long before the first packet.
+            free = ~self.command.valid | ~self.command.ready
+            m.d.sync += self.command.ready.eq(~active & ~places.busy & free)
+        else:
+            m.d.comb += self.command.ready.eq(~active & ~places.busy)
         m.d.sync += inside.eq(inside + taken - dropped - (pieces.o.valid & pieces.o.ready))
         with m.If(self.command.valid & self.command.ready):
             m.d.sync += [
@@ -147,9 +154,9 @@ class Appender(wiring.Component):
         config = self.config
         n_bits, lane_bits = exact_log2(config.n), exact_log2(config.lanes)
         codes, scales = self._taken
-        head_dim = self.geometry.head_dim
         # The geometry stays.
         late = {"cycles": int(config.registered), "enable": Const(1)}
+        head_dim = delayed(m, self.geometry.head_dim, name="head_dim", **late)
         final_chunk = delayed(m, (head_dim - 1)[: len(codes.column)] >> n_bits, name="final_chunk", **late)
         narrow = Signal(range(n_bits + 1))
         m.d.comb += narrow.eq(last_shift(config, head_dim))

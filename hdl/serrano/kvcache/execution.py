@@ -129,7 +129,7 @@ def start_block(m: Module, parts: Parts, number: Signal) -> None:
     with m.Case(Opcode.RESET_POOL):
         m.d.sync += number.eq(1)
         m.next = "FORGET"
-        with m.If(parts.pool.size <= 1):
+        with m.If(settled(m, parts.config, parts.pool.size <= 1, "no_blocks")):
             m.next = "ANSWER"
 
 

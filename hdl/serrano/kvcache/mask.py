@@ -108,24 +108,32 @@ class RecordMask(wiring.Component):
         """What is kept of each beat."""
         task, mark = self.tasks.payload, marks.payload
         place = _Place(m, self.config, self.head_dim)
+        pieces = len(mark.keep) // place.piece
+        # Where the pieces of each beat lie is the same in all records.
+        beats = data.StructLayout({"places": data.ArrayLayout(place.layout, pieces), "last": 1})
+        walk = stream.Signature(beats).create(path=("walk",))
         here = Signal(place.layout, init=place.start)
         position: Any = here
-        for start in range(0, len(mark.keep), place.piece):
-            span = slice(start, start + place.piece)
-            m.d.comb += mark.keep[span].eq(place.kept(position, task.low, task.high))
+        for index in range(pieces):
+            m.d.comb += walk.payload.places[index].eq(position)
             position = place.following(m, position)
+        m.d.comb += [walk.valid.eq(1), walk.payload.last.eq(position.run == place.runs)]
+        with m.If(walk.ready):
+            m.d.sync += here.eq(Mux(walk.payload.last, Const(place.start, place.layout), position))
+        # So with registers it is found out ahead: of the two beats that wait, the geometry changes nothing.
+        ahead = self.config.registered and pieces == 1
+        walked = sliced(m, "walked", walk, registered=ahead)
+        for index in range(pieces):
+            span = slice(index * place.piece, (index + 1) * place.piece)
+            m.d.comb += mark.keep[span].eq(place.kept(walked.payload.places[index], task.low, task.high))
         m.d.comb += [
-            mark.last.eq(position.run == place.runs),
+            mark.last.eq(walked.payload.last),
             mark.good.eq(task.status == Status.OK),
             mark.task.eq(task),
-            marks.valid.eq(self.tasks.valid),
-            self.tasks.ready.eq(marks.ready & mark.last),
+            marks.valid.eq(self.tasks.valid & walked.valid),
+            walked.ready.eq(marks.ready & self.tasks.valid),
+            self.tasks.ready.eq(marks.ready & walked.valid & mark.last),
         ]
-        with m.If(marks.valid & marks.ready):
-            with m.If(mark.last):
-                m.d.sync += here.eq(Const(place.start, place.layout))
-            with m.Else():
-                m.d.sync += here.eq(position)
 
 
 class _Place:

@@ -12,7 +12,7 @@ from serrano.bus import ReadPort, WritePort
 from serrano.config import AcceleratorConfig
 from serrano.primitives.multiplier import Multiplier
 from serrano.stream import StreamFIFO
-from serrano.stream.slices import later
+from serrano.stream.slices import later, sliced
 
 from .commands import Status
 from .mask import RecordMask, RecordTask
@@ -192,7 +192,8 @@ class BlockMover(wiring.Component):
         m.submodules.tasks = tasks = StreamFIFO(RecordTask, AHEAD)
         wiring.connect(m, tasks.o, mask.tasks)
         wiring.connect(m, wiring.flipped(self.reads.data), mask.data)
-        run, beat, word = self.reads.request, mask.records, self.writes.request
+        records = sliced(m, "records", mask.records, registered=config.registered)
+        run, beat, word = self.reads.request, records, self.writes.request
         asks, reading, writing = Signal(), self._reading, self._writing
         m.d.comb += [
             mask.head_dim.eq(geometry.head_dim),

@@ -327,7 +327,10 @@ class BlockPool(wiring.Component):
         for _ in range(self.latency - 2):
             under_way.append(settled(m, self.config, under_way[-1], "under_way"))
             number = settled(m, self.config, number, "number")
-        m.d.comb += [self.initializing.eq(Cat(under_way).any() | writing), last.eq(self.size - 1)]
+        m.d.comb += [
+            self.initializing.eq(Cat(under_way).any() | writing),
+            last.eq(settled(m, self.config, (self.size - 1)[: len(last)], "last_number")),
+        ]
         m.d.sync += [
             writing.eq(under_way[-1]),
             place.eq(number),

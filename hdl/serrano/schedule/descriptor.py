@@ -160,8 +160,9 @@ class DescriptorLoader(wiring.Component):
                     m.d.sync += [index.eq(index + 1), crc_ok.eq(~crc == word)]
                     m.d.sync += crc.eq(crc32_step(crc, word, 4))
                     with m.If(words.o.payload.last):
-                        m.d.sync += [self.model.group.eq(1), product.eq(self.model.kv_heads)]
                         m.next = "GROUP"
+                # They have long been known with the last word.
+                m.d.sync += [self.model.group.eq(1), product.eq(self.model.kv_heads)]
             with m.State("GROUP"):
                 # heads / kv_heads by counting; the product is also the check that it divides.
                 with m.If(product < self.model.heads):
@@ -192,35 +193,40 @@ class DescriptorLoader(wiring.Component):
     def _build_capture(
         self, m: Module, index: Signal, word: Value, valid: Value, head: Any, large: Signal
     ) -> None:
-        """Keeps what a word says, a cycle after it has come: more of them come behind the last field."""
+        """Keeps what a word says, two cycles after it has come: more of them come behind the last field."""
         taken, number, came = Signal(32, reset_less=True), Signal.like(index), Signal()
         m.d.sync += [taken.eq(word), number.eq(index), came.eq(valid)]
-        with m.If(came):
-            self._build_fields(m, number, taken, head, large)
+        # The fields lie far apart: of each word a register says that it is there.
+        content, chosen = Signal(32, reset_less=True), {}
+        m.d.sync += content.eq(taken)
+        for place in (0, 1, 4, 5, 15, *(offset // 4 for offset in WORDS)):
+            chosen[place] = Signal(name=f"is_word_{place}")
+            m.d.sync += chosen[place].eq(came & (number == place))
+        self._build_fields(m, chosen, content, head, large)
 
-    def _build_fields(self, m: Module, index: Signal, word: Signal, head: Any, large: Signal) -> None:
+    def _build_fields(
+        self, m: Module, chosen: dict[int, Signal], word: Signal, head: Any, large: Signal
+    ) -> None:
         model, config = self.model, self.config
-        with m.Switch(index):
-            with m.Case(0):
-                m.d.sync += head.magic.eq(word == MAGIC)
-            with m.Case(1):
-                m.d.sync += head.version.eq(word[:16] == MAJOR)
-            with m.Case(4):
-                m.d.sync += head.geometry.eq(word == (config.n | config.tape_align << 16))
-            with m.Case(5):
-                with m.If(word != (GROUP_TOKENS | GROUP_TOKENS << 16)):
-                    m.d.sync += head.geometry.eq(0)
-            with m.Case(15):
-                m.d.sync += Cat(model.s_eps, model.s_score).eq(word)
-            for offset, name in WORDS.items():
-                with m.Case(offset // 4):
-                    field = getattr(model, name)
-                    m.d.sync += field.eq(word)
-                    with m.If((word >> len(Value.cast(field))).any() | ((word == 0) & (offset != 72))):
-                        m.d.sync += large.eq(1)
+        with m.If(chosen[0]):
+            m.d.sync += head.magic.eq(word == MAGIC)
+        with m.If(chosen[1]):
+            m.d.sync += head.version.eq(word[:16] == MAJOR)
+        with m.If(chosen[4]):
+            m.d.sync += head.geometry.eq(word == (config.n | config.tape_align << 16))
+        with m.If(chosen[5] & (word != (GROUP_TOKENS | GROUP_TOKENS << 16))):
+            m.d.sync += head.geometry.eq(0)
+        with m.If(chosen[15]):
+            m.d.sync += Cat(model.s_eps, model.s_score).eq(word)
+        for offset, name in WORDS.items():
+            field = getattr(model, name)
+            with m.If(chosen[offset // 4]):
+                m.d.sync += field.eq(word)
+                with m.If((word >> len(Value.cast(field))).any() | ((word == 0) & (offset != 72))):
+                    m.d.sync += large.eq(1)
 
     def _build_limits(self, m: Module) -> Value:
-        """Whether a field is over its limit, four cycles after the last of them has come."""
+        """Whether a field is over its limit, five cycles after the last of them is there."""
         model, config = self.model, self.config
         always = {"enable": Const(1), "registered": config.registered}
         kv_width = multiplied(m, model.kv_heads, model.head_pad, name="kv_width", **always)
@@ -236,8 +242,9 @@ class DescriptorLoader(wiring.Component):
             model.vocab > config.vocab_max,
         )
         over = Signal.like(conditions, name="over", reset_less=True)
-        m.d.sync += over.eq(conditions)
-        return over.any()
+        some = Signal(name="some_over", reset_less=True)
+        m.d.sync += [over.eq(conditions), some.eq(over.any())]
+        return some
 
     def _build_verdict(self, m: Module, head: Any, crc_ok: Signal, faulty: Signal, large: Signal) -> None:
         with m.If(faulty):

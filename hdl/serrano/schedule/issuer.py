@@ -70,7 +70,7 @@ class Issuer(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        m.submodules.fifo = fifo = StreamFIFO(Header, AHEAD)
+        m.submodules.fifo = fifo = StreamFIFO(Header, AHEAD, paused=self.config.registered)
         wiring.connect(m, fifo.o, wiring.flipped(self.packets))
         header, n = self.headers.payload, self.config.n
         carries, attends = Signal(), Signal()

@@ -65,8 +65,8 @@ class Recovery(wiring.Component):
     fault of its own: ``watchdog`` cycles, if not 0, in which ``progress`` was not set.
 
     With ``config.registered`` all of this begins a cycle after the fault has come, ``stop`` and ``flush``
-    come and go another cycle later, and the memory port counts as idle when it has been so for as many cycles
-    as ``flush`` takes.
+    come and go another cycle later, as does the record, and the memory port counts as idle when it has been
+    so for as many cycles as ``flush`` takes.
 
     Parameters
     ----------
@@ -147,21 +147,14 @@ class Recovery(wiring.Component):
         cycle, final = Signal(range(cycles)), Signal()
         watching, fault, stop, flush = (Signal() for _ in range(4))
         bus, packet = self._build_bus_fault(m, watching), self._build_packet_fault(m)
-        first, of_tape, of_sequence = self._build_first(m, bus, packet, watching, fault)
+        found = self._build_first(m, bus, packet, watching, fault)
         idle = self._taken(m, self.idle)
         m.d.comb += [self.stop.eq(self._taken(m, stop)), self.flush.eq(self._taken(m, flush))]
         with m.FSM():
             with m.State("WATCH"):
                 m.d.comb += watching.eq(1)
-                with m.If(fault):
-                    m.d.sync += [
-                        self.code.eq(first.code),
-                        self.retry.eq(of_tape),
-                        self.own.eq(of_sequence),
-                        self.own_sequence.eq(first.sequence),
-                    ]
-                    with m.If(self.running):
-                        m.next = "STOP"
+                with m.If(fault & self.running):
+                    m.next = "STOP"
             with m.State("STOP"):
                 m.d.comb += stop.eq(1)
                 if registered:
@@ -175,7 +168,14 @@ class Recovery(wiring.Component):
                     m.d.sync += cycle.eq(0)
                     m.d.comb += self.failed.eq(1)
                     m.next = "WATCH"
-        self._build_record(m, first, fault, bus.failures)
+        with m.If(found.fault):
+            m.d.sync += [
+                self.code.eq(found.first.code),
+                self.retry.eq(found.of_tape),
+                self.own.eq(found.of_sequence),
+                self.own_sequence.eq(found.first.sequence),
+            ]
+        self._build_record(m, found.first, found.fault, found.failures)
         return m
 
     def _build_record(self, m: Module, first: Any, fault: Signal, failures: Signal) -> None:
@@ -194,15 +194,17 @@ class Recovery(wiring.Component):
                 m.d.sync += self.record.eq(first)
             m.d.sync += self.record.count.eq(counted + fault + failures)
 
-    def _build_first(
-        self, m: Module, bus: Any, packet: Any, watching: Signal, fault: Signal
-    ) -> tuple[Any, Signal, Signal]:
+    def _build_first(self, m: Module, bus: Any, packet: Any, watching: Signal, fault: Signal) -> Any:
         """What is wrong: with the step or between steps if that is a ``fault``, otherwise with a client
-        apart. Also whether it concerns the tape, or the KV cache of a sequence."""
-        first = Signal(FaultRecord(self.config))
+        apart. Also whether it concerns the tape, or the KV cache of a sequence, and how many errors clients
+        apart had. With registers as of the cycle before."""
+        layout = {"fault": 1, "first": FaultRecord(self.config), "of_tape": 1, "of_sequence": 1}
+        found = Signal(data.StructLayout({**layout, "failures": 2}))
+        first, of_tape, of_sequence = found.first, found.of_tape, found.of_sequence
         expired = self._build_watchdog(m)
-        of_tape, of_sequence = Signal(), Signal()
         m.d.comb += [
+            found.fault.eq(fault),
+            found.failures.eq(bus.failures),
             fault.eq(watching & (bus.step | packet.valid | expired)),
             first.packet.eq(Mux(fault, self.packet, 0)),
             first.sequence.eq(Mux(fault, self.sequence, 0)),
@@ -226,7 +228,7 @@ class Recovery(wiring.Component):
             ]
         with m.Else():
             m.d.comb += first.code.eq(FaultCode.WATCHDOG)
-        return first, of_tape, of_sequence
+        return self._taken(m, found)
 
     def _build_bus_fault(self, m: Module, watching: Signal) -> Any:
         """An error of the memory, that of a step before that of a client apart; how many are of those."""
@@ -235,6 +237,7 @@ class Recovery(wiring.Component):
         found = Signal(data.StructLayout(layout))
         ports = ((self.read, 0, self.kv_reader, self.tape_clients), (self.write, WRITE, self.kv_writer, ()))
         apart = [port.valid & port.apart for port, *_ in ports]
+        watching = self._taken(m, watching)
         m.d.comb += [found.failures.eq(sum(apart)), found.step.eq(0)]
         # The last one wins.
         for (port, number, *_), theirs in reversed(tuple(zip(ports, apart, strict=True))):

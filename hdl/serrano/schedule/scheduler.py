@@ -315,7 +315,9 @@ class Scheduler(wiring.Component):
 
     def _build_records(self, m: Module) -> None:
         """Completion records wait here while the next step runs already; ``claimed`` are promised."""
-        m.submodules.records = records = StreamFIFO(Completion, 2 * self.config.rows_max)
+        m.submodules.records = records = StreamFIFO(
+            Completion, 2 * self.config.rows_max, paused=self.config.registered
+        )
         wiring.connect(m, records.o, wiring.flipped(self.completions))
         self._record, self._recorded = records.i, records.o.valid
         if self.config.registered:

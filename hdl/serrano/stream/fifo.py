@@ -70,6 +70,8 @@ class StreamFIFO(wiring.Component):
         stored = Signal(range(self.depth + 1))
 
         def following(index: Signal) -> Value:
+            if self.depth == 1 << pointer:
+                return index + 1
             return Mux(index == self.depth - 1, 0, index + 1)
 
         write, fetch, leave, pause = Signal(), Signal(), Signal(), Signal()

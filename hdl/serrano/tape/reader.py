@@ -11,6 +11,7 @@ from serrano.bus import ReadBeat
 from serrano.config import AcceleratorConfig
 from serrano.faults import FaultCode
 from serrano.stream import ForwardRegister, StreamRegister
+from serrano.stream.slices import later
 from serrano.tape.crc import crc32_step
 from serrano.tape.packets import HEADER_BYTES, WITH_PAYLOAD, Header, Opcode, PayloadUnit
 
@@ -31,9 +32,9 @@ class TapeReader(wiring.Component):
     Takes a unit of the load path in every cycle, with no pause between packets: where that is wider than the
     port, it catches up after a wait. A header is given out when it is complete, its payload while it passes;
     the CRC is compared two cycles after the packet's last unit, with ``config.registered`` four, and then a
-    header is found to be wrong two cycles later. ``checked`` counts the packets whose check
-    has passed since ``start``; whoever commits a step waits for it. After a fault nothing more is taken until
-    the block is reset.
+    header is found to be wrong two cycles later, and one more unit is taken behind a fault. ``checked``
+    counts the packets whose check has passed since ``start``; whoever commits a step waits for it. After a
+    fault nothing more is taken until the block is reset.
 
     Parameters
     ----------
@@ -103,8 +104,9 @@ class TapeReader(wiring.Component):
                 low = 8 * width * unit
                 m.d.comb += Value.cast(merged)[low : low + 8 * width].eq(content)
         self._build_flow(m, take, header_end, packet_end, in_payload, merged)
+        # What no unit has brought is overwritten by the one that is awaited.
+        m.d.sync += header.eq(merged)
         with m.If(take):
-            m.d.sync += header.eq(merged)
             if header_units == 1:
                 m.d.sync += header_end.eq(packet_end)
             else:
@@ -159,15 +161,17 @@ class TapeReader(wiring.Component):
         m.d.comb += [
             take.eq(
                 self.units.valid
-                & ~self.fault.valid
+                & ~later(m, self.fault.valid, registered=self.config.registered, name="faulty")
                 & Mux(in_payload, payload_free, ~header_end | header_free)
             ),
             self.units.ready.eq(take),
         ]
         with m.If(self.headers.ready):
             m.d.sync += self.headers.valid.eq(0)
+        with m.If(header_free):
+            m.d.sync += self.headers.payload.eq(merged)
         with m.If(take & header_end):
-            m.d.sync += [self.headers.valid.eq(1), self.headers.payload.eq(merged)]
+            m.d.sync += self.headers.valid.eq(1)
 
     def _build_output(self, m: Module, given: Value, last: Value) -> Value:
         """The register of the payload, which takes a unit when one is ``given``; whether it can.
@@ -198,7 +202,10 @@ class TapeReader(wiring.Component):
             header, domain, complete = kept, m.d.sync, completed
         carries = Cat(header.opcode == opcode.value for opcode in WITH_PAYLOAD).any()
         unaligned = header.payload_bytes & (self.config.tape_align - 1)
-        m.d.comb += index.eq(Mux(header.opcode == Opcode.END.value, self.last_index, expected))
+        # Long known in a header of several units.
+        early = self.config.registered and self.config.tape_align // self.config.load_bytes > 2
+        number = m.d.sync if early else m.d.comb
+        number += index.eq(Mux(header.opcode == Opcode.END.value, self.last_index, expected))
         domain += [
             judged.valid.eq(complete),
             judged.known.eq(Cat(header.opcode == opcode.value for opcode in Opcode).any()),
