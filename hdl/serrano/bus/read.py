@@ -365,7 +365,7 @@ class ReadArbiter(wiring.Component):
     def _build_client(self, m: Module, index: int, beat: Any, issue: Signal) -> tuple:
         client, port = self.clients[index], self.ports[index]
         flush = Const(0) if client.apart else self._flushed
-        reset = ResetInserter(flush)
+        reset = (lambda block: block) if client.apart else ResetInserter(flush)
         splitter = BurstSplitter(self.config, client.burst_beats)
         word = ReadBeat(self.config, client.word_beats)
         fifo = StreamFIFO(word, client.fifo_beats // client.word_beats)

@@ -31,10 +31,11 @@ module serrano_mem_1r1w #(
     reg [WIDTH-1:0] words [0:DEPTH-1];
     reg [WIDTH-1:0] stored;
 
+    wire spoiled;
 `ifdef SYNTHESIS
-    wire spoiled = 1'b0;
+    assign spoiled = 1'b0;
 `else
-    wire spoiled = COLLIDES == 0 && w_en != 0 && w_addr == r_addr;
+    assign spoiled = COLLIDES == 0 && w_en != 0 && w_addr == r_addr;
 `endif
 
     always @(posedge clk)
