@@ -41,7 +41,8 @@ for argument; do
   test "$last" = --write && written=$argument
   last=$argument
 done
-echo "$@" > arguments.txt
+echo "$@" >> arguments.txt
+case "$@" in *--tmg-ripup*) {ripup} ;; esac
 cat > $report <<END
 {report}
 END
@@ -49,6 +50,10 @@ cat > $written <<END
 {{"modules": {{"top": {{"cells": {{"a": {{"attributes": {{"NEXTPNR_BEL": "X1/Y2/SLICEA.FF0"}}}}}}}}}}}}
 END
 """
+
+
+def nextpnr(fmax: float, ripup: str = ":") -> str:
+    return NEXTPNR.format(report=json.dumps(report_of(fmax)), ripup=ripup)
 
 
 def report_of(fmax: float, comb: int = 3000) -> dict:
@@ -110,7 +115,7 @@ def test_a_tool_that_fails(scripts, tmp_path) -> None:
 
 
 def test_place(scripts, tmp_path) -> None:
-    scripts("nextpnr-ecp5", NEXTPNR.format(report=json.dumps(report_of(61.0))))
+    scripts("nextpnr-ecp5", nextpnr(61.0))
     options = {"device": "LFE5U-85F", "package": "caBGA381", "speed": "6", "clock_mhz": 62.5, "seed": 2}
     assert tools.place(tmp_path, **options, constraints="top.lpf") == report_of(61.0)
     assert json.loads((tmp_path / "seed2.sites.json").read_text()) == {"a": "X1/Y2/SLICEA.FF0"}
@@ -121,9 +126,22 @@ def test_place(scripts, tmp_path) -> None:
     assert "--85k" in given and "--placer-heap-beta" not in given
 
 
+@pytest.mark.parametrize(("rounds", "runs"), [(tools.ROUNDS, 1), (tools.ROUNDS + 1, 2)])
+def test_a_clock_out_of_reach_is_routed_without_taking_up_slow_wires(
+    scripts, tmp_path, monkeypatch, rounds: int, runs: int
+) -> None:
+    monkeypatch.setattr(tools, "WATCH_SECONDS", 0.05)
+    waits = "exec sleep 60" if runs == 2 else "sleep 0.3"
+    scripts("nextpnr-ecp5", nextpnr(61.0, ripup=f"echo iter=1 iter={rounds} > seed2.log; {waits}"))
+    options = {"device": "LFE5U-85F", "package": "caBGA381", "speed": "6", "clock_mhz": 62.5, "seed": 2}
+    assert tools.place(tmp_path, **options) == report_of(61.0)
+    given = (tmp_path / "arguments.txt").read_text().splitlines()
+    assert ["--tmg-ripup" in line for line in given] == [True, False][:runs]
+
+
 @pytest.mark.parametrize(("share", "density"), [(0.1, "0.60"), (0.6, "0.75"), (0.8, "0.90")])
 def test_no_region_is_much_fuller_than_the_device(scripts, tmp_path, share: float, density: str) -> None:
-    scripts("nextpnr-ecp5", NEXTPNR.format(report=json.dumps(report_of(61.0))))
+    scripts("nextpnr-ecp5", nextpnr(61.0))
     tools.place(
         tmp_path, device="LFE5U-85F", package="caBGA381", speed="6", clock_mhz=62.5, seed=2, share=share
     )

@@ -171,6 +171,7 @@ class Controller(wiring.Component):
             at_end=settled(m, config, index == final, "at_end"),
             above=settled(m, config, (index + 1)[: len(index)], "above"),
             below=settled(m, config, (index - 1)[: len(index)], "below"),
+            no_blocks=settled(m, config, pool.size <= 1, "no_blocks"),
             acts=take_turns(m, config),
             answer=Signal(Answer),
             rest="REST" if config.registered else "IDLE",

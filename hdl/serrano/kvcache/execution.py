@@ -38,8 +38,8 @@ class Parts:
     ``state`` is what would be written for the command's sequence: what it was, unless assigned otherwise.
     ``index`` and ``final`` are the present and the last entry of a walk through the table; ``entry`` is the
     block in the entry that the command speaks of; ``at_end``: ``index`` is ``final``; ``above``, ``below``:
-    the entries beside ``index``. States act with ``acts``; the last one gives the ``answer``, and the next
-    state is ``rest``.
+    the entries beside ``index``; ``no_blocks``: the pool has none but NULL. States act with ``acts``; the
+    last one gives the ``answer``, and the next state is ``rest``.
     """
 
     config: AcceleratorConfig
@@ -55,6 +55,7 @@ class Parts:
     at_end: Any
     above: Any
     below: Any
+    no_blocks: Any
     acts: Signal
     answer: Any
     rest: str
@@ -129,7 +130,7 @@ def start_block(m: Module, parts: Parts, number: Signal) -> None:
     with m.Case(Opcode.RESET_POOL):
         m.d.sync += number.eq(1)
         m.next = "FORGET"
-        with m.If(settled(m, parts.config, parts.pool.size <= 1, "no_blocks")):
+        with m.If(parts.no_blocks):
             m.next = "ANSWER"
 
 

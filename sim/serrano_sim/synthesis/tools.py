@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +48,12 @@ NAME = re.compile(r"\\[^\s]*\[[^\s]*")
 DENSITY, MARGIN = (0.6, 0.9), 0.15
 """How full the placer may make a region, and by how much that is more than the device's share."""
 
+ROUNDS = 120
+"""Rounds of the router after which it will not reach the clock; where it does it takes some 40."""
+
+WATCH_SECONDS = 1.0
+"""How often a running tool is looked at."""
+
 CELLS = {
     "comb": {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6},
     "ff": {"TRELLIS_FF": 1},
@@ -79,24 +84,42 @@ def command(tool: str, search: Callable[[str], str | None] = shutil.which) -> li
     return [found]
 
 
-def run(tool: str, arguments: Sequence[str], folder: Path, log: str) -> float:
-    """Runs a tool in a folder and returns the seconds that it took.
+def run(
+    tool: str,
+    arguments: Sequence[str],
+    folder: Path,
+    log: str,
+    *,
+    hopeless: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Runs a tool in a folder; whether it came to its end before it was ``hopeless``.
 
     Raises
     ------
     ToolError
         If it is missing or fails; with the last lines that it wrote.
     """
-    begin = time.monotonic()
     output = folder / f"{log}.out"
     with output.open("w", encoding="utf-8") as stream:
-        result = subprocess.run(
-            [*command(tool), *arguments], cwd=folder, stdout=stream, stderr=subprocess.STDOUT, check=False
+        process = subprocess.Popen(
+            [*command(tool), *arguments], cwd=folder, stdout=stream, stderr=subprocess.STDOUT
         )
-    if result.returncode:
+        with process:
+            while True:
+                try:
+                    process.wait(WATCH_SECONDS)
+                    break
+                except subprocess.TimeoutExpired:
+                    if hopeless():
+                        process.kill()
+                        return False
+                except BaseException:
+                    process.kill()
+                    raise
+    if process.returncode:
         tail = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-5:]
-        raise ToolError(f"{tool} failed ({result.returncode}), see {output}:\n" + "\n".join(tail))
-    return time.monotonic() - begin
+        raise ToolError(f"{tool} failed ({process.returncode}), see {output}:\n" + "\n".join(tail))
+    return True
 
 
 def without_indices(rtlil: str) -> str:
@@ -156,9 +179,10 @@ def place(
     """Places and routes ``folder/netlist.json`` and returns nextpnr's report; the bitstream's text is beside.
 
     The sites of the cells are beside as well, for :mod:`serrano_sim.synthesis.timing`. Timing that is not met
-    is no error: the report says what was reached. With ``share``, what part of the device's logic cells is
-    taken, no region is filled much more than the device is: without it, wires run short where the placer
-    packs what belongs together as tightly as it can.
+    is no error: the report says what was reached. Routing takes up again what is too slow for the clock; this
+    never ends where the clock is out of reach, and is then repeated without. With ``share``, what part of the
+    device's logic cells is taken, no region is filled much more than the device is: without it, wires run
+    short where the placer packs what belongs together as tightly as it can.
     """
     name = f"seed{seed}"
     arguments = [
@@ -171,7 +195,15 @@ def place(
         arguments += ["--placer-heap-beta", f"{min(DENSITY[1], max(DENSITY[0], share + MARGIN)):.2f}"]
     if constraints:
         arguments += ["--lpf", constraints]
-    run("nextpnr-ecp5", arguments, folder, name)
+    log = folder / f"{name}.log"
+
+    def hopeless() -> bool:
+        rounds = re.findall(r"iter=(\d+)", log.read_text(encoding="utf-8")) if log.exists() else []
+        return bool(rounds) and int(rounds[-1]) > ROUNDS
+
+    log.unlink(missing_ok=True)
+    if not run("nextpnr-ecp5", [*arguments, "--tmg-ripup"], folder, name, hopeless=hopeless):
+        run("nextpnr-ecp5", arguments, folder, name)
     # What it writes repeats the netlist and tells every wire: ten times the netlist's size.
     written = folder / f"{name}.written.json"
     modules = json.loads(written.read_text(encoding="utf-8"))["modules"]
