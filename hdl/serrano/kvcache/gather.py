@@ -10,9 +10,9 @@ from amaranth.lib.wiring import In, Out
 from serrano.bus import ReadPort
 from serrano.config import AcceleratorConfig
 from serrano.primitives.multiplier import Multiplier
-from serrano.stream import StreamFIFO
+from serrano.stream import HalfRegister, StreamFIFO
 from serrano.stream.pipeline import delayed
-from serrano.stream.slices import later, sliced
+from serrano.stream.slices import later, slice_before, sliced
 
 from .commands import Status
 from .mask import RecordMask, RecordTask
@@ -120,7 +120,8 @@ class Gather(wiring.Component):
         wiring.connect(m, mask.records, wiring.flipped(self.records))
 
         # A run that is ready is asked for once there is room for its record.
-        run, request = runs.o.payload, self.memory.request
+        run, request = runs.o.payload, wiring.flipped(self.memory.request)
+        request = slice_before(m, "request", request, registered=config.registered, kind=HalfRegister)
         good, may = Signal(), Signal()
         m.d.comb += [
             good.eq(run.good),
