@@ -327,7 +327,7 @@ class Datapath(wiring.Component):
         wiring.connect(m, head_scales.o[0], attention.scales)
         wiring.connect(m, head_scales.o[1], appender.scales)
         wiring.connect(m, sequencer.gather, gathers.i)
-        wiring.connect(m, gathers.o, gather.command)
+        wiring.connect(m, self._slice(m, "gather_command", gathers.o, HalfRegister), gather.command)
         wiring.connect(m, sequencer.append, appender.command)
         wiring.connect(m, sequencer.attend, attention.command)
         wiring.connect(m, gather.memory, wiring.flipped(self.kv_memory))
@@ -336,7 +336,7 @@ class Datapath(wiring.Component):
         wiring.connect(m, appender.translate, wiring.flipped(self.translate[1]))
         wiring.connect(m, gather.records, attention.records)
         m.d.comb += [
-            self.activity.gathering.eq(gathers.o.valid | ~gather.idle),
+            self.activity.gathering.eq(gathers.o.valid | gather.command.valid | ~gather.idle),
             self.activity.appending.eq(appender.pending),
         ]
         m.d.comb += [

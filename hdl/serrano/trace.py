@@ -17,6 +17,7 @@ from serrano.schedule.rings import NO_SEQUENCE
 from serrano.schedule.slots import Served
 from serrano.schedule.spans import Span, StepCommand
 from serrano.stream import StreamRegister
+from serrano.stream.slices import later
 from serrano.vector.payloads import CodesBeat, HeadCodes, HeadKind, Token, WrittenBeat
 
 __all__ = ["ActivityWord", "TraceBeat", "TraceKind", "Tracer"]
@@ -94,7 +95,7 @@ def _event(shape: Any) -> Any:
 
 class Tracer(wiring.Component):
     """Merges what the blocks show into one stream that cannot be stalled, one cycle later; with
-    ``config.registered`` two.
+    ``config.registered`` three.
 
     Results of different blocks never come in the same cycle, as packets are executed one after another;
     counters wait for a free cycle. An event of the scheduler goes before a fault, and that before a result;
@@ -213,7 +214,7 @@ class Tracer(wiring.Component):
         return m
 
     def _take(self, m: Module) -> Any:
-        """What comes in, with registers what came in the cycle before."""
+        """What comes in, with registers what came in two cycles ago: its sources lie far away."""
         if not self.config.registered:
             return self
         m.submodules.counters = counters = StreamRegister(CounterValue)
@@ -221,9 +222,8 @@ class Tracer(wiring.Component):
         taken = SimpleNamespace(model=self.model, counters=counters.o)
         for name, member in self.signature.members.items():
             if member.is_port and member.flow == In and name != "model":
-                late = Signal(member.shape, name=f"taken_{name}")
-                m.d.sync += late.eq(getattr(self, name))
-                setattr(taken, name, late)
+                came = later(m, getattr(self, name), registered=True, name=f"came_{name}")
+                setattr(taken, name, later(m, came, registered=True, name=f"taken_{name}"))
         return taken
 
     def _choose(self, m: Module, now: Any, result: Any, first_head: Value) -> None:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A host at a serial line: reads and writes memory and registers."""
 
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from amaranth import *
@@ -30,7 +32,7 @@ BURST_BYTES = 64
 IDENTITY_BYTES = 28
 WRITES_MAX = 15
 
-SETTLING = 6
+SETTLING = 8
 """Cycles in which a change has become known everywhere."""
 _ALL_ONES = (1 << 32) - 1
 
@@ -145,8 +147,9 @@ class UartBridge(wiring.Component):
         self._request = self._frames.o.payload
         # Words of the buffer: which is next, how many are left, and whether that is none.
         self._index, self._left, self._none = Signal(range(words)), Signal(32), Signal()
-        # By how much that changes, a cycle later.
+        # By how much that changes, two cycles later: what each of those that use the buffer wants.
         self._advance, self._less = Signal(), Signal(range(BURST_BYTES // self.width + 1))
+        self._advances, self._lesses = [], []
         self._word = Signal(8 * self.width, reset_less=True)
         self._fetched = Signal(8 * self.width, reset_less=True)
         self._store, self._fetch = Signal(), Signal()
@@ -155,10 +158,6 @@ class UartBridge(wiring.Component):
         self._run, self._ended, self._failed = Signal(), Signal(), Signal()
         self._chosen = {command: Signal(name=f"is_{command.name.lower()}") for command in BridgeCommand}
         self._overrun, self._good, self._bad = Signal(), Signal(32), Signal(16)
-        # Nothing has changed for long enough.
-        since, self._touched = Signal(SETTLING), Signal()
-        self._settled = since[-1]
-        m.d.sync += since.eq(Mux(self._touched | ~self._run, 0, Cat(1, since)))
         self._build_line(m)
         self._build_buffer(m)
         self._build_control(m)
@@ -172,12 +171,17 @@ class UartBridge(wiring.Component):
         # A register where that is, and one where it is looked at.
         some_ended, some_failed = Signal(), Signal()
         m.d.sync += [some_ended.eq(Cat(ended).any()), some_failed.eq(Cat(failed).any())]
-        m.d.sync += [self._ended.eq(some_ended), self._failed.eq(some_failed)]
+        m.d.sync += [
+            self._ended.eq(some_ended),
+            self._failed.eq(some_failed),
+            self._advance.eq(Cat(self._advances).any()),
+            self._less.eq(reduce(or_, self._lesses)),
+        ]
         return m
 
     def _build_line(self, m: Module) -> None:
         m.submodules.receiver = receiver = UartReceiver(self.divisor)
-        m.submodules.received_bytes = waiting = StreamFIFO(unsigned(8), self.waiting)
+        m.submodules.received_bytes = waiting = StreamFIFO(unsigned(8), self.waiting, paused=True)
         m.submodules.transmitter = transmitter = UartTransmitter(self.divisor)
         wiring.connect(m, receiver.o, waiting.i)
         m.submodules.waited = waited = MemoryOutput(unsigned(8))
@@ -206,8 +210,6 @@ class UartBridge(wiring.Component):
         m.d.comb += buffer.r_en.eq(1)
         m.d.sync += [
             self._store.eq(0),
-            self._advance.eq(0),
-            self._less.eq(0),
             self._index.eq(self._index + (self._store | self._advance)),
             self._left.eq(self._left - self._less),
             self._none.eq(self._left == 0),
@@ -232,8 +234,10 @@ class UartBridge(wiring.Component):
             sender.i.payload.status.eq(self._status),
             sender.i.payload.length.eq(length),
         ]
+        fetches = Signal()
         m.d.sync += [
-            self._fetch.eq(chosen[BridgeCommand.WRITE] | chosen[BridgeCommand.WRITE_REGISTERS]),
+            fetches.eq(chosen[BridgeCommand.WRITE] | chosen[BridgeCommand.WRITE_REGISTERS]),
+            self._fetch.eq(fetches),
             state.eq(self.state),
             state.overrun.eq(self._overrun),
             length.eq(Mux(self._status == BridgeStatus.OK, self._length, 0)),
@@ -245,6 +249,13 @@ class UartBridge(wiring.Component):
         done, repeated = Signal(), Signal()
         writes = chosen[BridgeCommand.WRITE_REGISTERS]
         m.d.sync += repeated.eq(writes & request.flags[0] & done & (request.sequence == last))
+        # What is decided, and what is counted, a cycle later.
+        right, refused, counts = Signal(), Signal(), Signal()
+        m.d.sync += [right.eq(status == BridgeStatus.OK), refused.eq(~right), counts.eq(0)]
+        with m.If(counts & ~refused):
+            m.d.sync += self._good.eq(self._good + 1)
+        with m.If(counts & refused & ~self._bad.all()):
+            m.d.sync += self._bad.eq(self._bad + 1)
         with m.FSM(name="control"):
             with m.State("WAIT"):
                 m.d.sync += self._index.eq(0)
@@ -254,14 +265,12 @@ class UartBridge(wiring.Component):
                 # Cycles for the check, whose result is a register.
                 m.next = "CHECKED"
             with m.State("CHECKED"):
+                m.next = "JUDGED"
+            with m.State("JUDGED"):
                 m.next = "BEGIN"
             with m.State("BEGIN"):
-                m.d.sync += [self._status.eq(status), shown.eq(Value.cast(state))]
-                with m.If(status == BridgeStatus.OK):
-                    m.d.sync += self._good.eq(self._good + 1)
-                with m.Elif(~self._bad.all()):
-                    m.d.sync += self._bad.eq(self._bad + 1)
-                with m.If((status != BridgeStatus.OK) | repeated):
+                m.d.sync += [self._status.eq(status), shown.eq(Value.cast(state)), counts.eq(1)]
+                with m.If(~right | repeated):
                     m.next = "ANSWER"
                 with m.Else():
                     with m.If(writes):
@@ -335,6 +344,28 @@ class UartBridge(wiring.Component):
         """Statements that store a word in the buffer, as the next one."""
         return [self._store.eq(1), self._word.eq(word)]
 
+    def _use(self, m: Module) -> tuple[Signal, Signal]:
+        """Drive these for one cycle: the next word's turn, and so many words less are left."""
+        advance, less = Signal.like(self._advance), Signal.like(self._less)
+        wanted, fewer = Signal.like(advance), Signal.like(less)
+        m.d.sync += [wanted.eq(advance), fewer.eq(less)]
+        self._advances.append(wanted)
+        self._lesses.append(fewer)
+        return advance, less
+
+    def _settled(self, m: Module, waiting: Value) -> tuple[Signal, Signal]:
+        """Set for a cycle: all that was changed before has been known for a while, with words left; or with
+        none left. Counted while a state machine waits, and anew after each."""
+        since, some, none = Signal(SETTLING), Signal(), Signal()
+        settled = Signal()
+        m.d.comb += settled.eq(waiting & since[-1] & ~some & ~none)
+        m.d.sync += [
+            since.eq(Mux(waiting & ~some & ~none, Cat(1, since), 0)),
+            some.eq(settled & ~self._none),
+            none.eq(settled & self._none),
+        ]
+        return some, none
+
     def _end(self, m: Module, go: Value) -> Value:
         """In a state machine: its last state, held until the request is no longer carried out."""
         ended = Signal()
@@ -377,6 +408,7 @@ class UartBridge(wiring.Component):
         write, width = self.write, self.width
         pending = Signal(range(WRITES_MAX + 1))
         begun, answered = Signal(), Signal()
+        advance, less = self._use(m)
         go = self._go(m, BridgeCommand.WRITE)
         m.d.comb += [
             write.awsize.eq(self.shift),
@@ -391,24 +423,23 @@ class UartBridge(wiring.Component):
             m.d.sync += write.awvalid.eq(0)
         with m.If(write.wready):
             m.d.sync += write.wvalid.eq(0)
-        with m.FSM(name="memory_writes"):
+        with m.FSM(name="memory_writes") as fsm:
+            some, none = self._settled(m, fsm.ongoing("FETCH"))
             with m.State("IDLE"):
                 m.d.sync += write.awaddr.eq(self._request.first)
                 with m.If(go):
                     m.next = "FETCH"
             with m.State("FETCH"):
-                with m.If(self._settled & self._none):
+                with m.If(none):
                     m.next = "WAIT"
-                with m.Elif(self._settled & (pending != WRITES_MAX)):
+                with m.If(some & (pending != WRITES_MAX)):
                     m.next = "SEND"
             with m.State("SEND"):
-                m.d.comb += [begun.eq(1), self._touched.eq(1)]
+                m.d.comb += [begun.eq(1), advance.eq(1), less.eq(1)]
                 m.d.sync += [
                     write.awvalid.eq(1),
                     write.wvalid.eq(1),
                     write.wdata.eq(self._fetched),
-                    self._advance.eq(1),
-                    self._less.eq(1),
                 ]
                 m.next = "NEXT"
             with m.State("NEXT"):
@@ -425,7 +456,7 @@ class UartBridge(wiring.Component):
         whether something is bad."""
         read, width = self.read, self.width
         burst = BURST_BYTES // width
-        checking = self._chosen[BridgeCommand.CHECK]
+        checking, (_, less) = Signal(), self._use(m)
         go = self._go(m, BridgeCommand.READ, BridgeCommand.CHECK)
         # Known in the memory's neighbourhood a cycle later, long before it is valid.
         address = Signal.like(read.araddr)
@@ -433,6 +464,8 @@ class UartBridge(wiring.Component):
         place, crc, fresh = Signal(range(words + 1)), Signal(32), Signal()
         word, arrived, ended = Signal(8 * width, reset_less=True), Signal(), Signal()
         beats, to_end, few = Signal(range(burst + 1)), Signal(range(burst + 1)), Signal()
+        # The same, where the memory is.
+        asked, ask = Signal.like(beats), Signal()
         m.d.comb += [
             read.arsize.eq(self.shift),
             read.arburst.eq(INCR),
@@ -440,10 +473,13 @@ class UartBridge(wiring.Component):
             read.rready.eq(1),
         ]
         m.d.sync += [
+            checking.eq(self._chosen[BridgeCommand.CHECK]),
+            asked.eq(beats),
+            ask.eq(0),
             read.araddr.eq(address),
             to_end.eq(burst - address[self.shift : exact_log2(BURST_BYTES)]),
             few.eq(self._left < to_end),
-            read.arlen.eq(beats - 1),
+            read.arlen.eq(asked - 1),
             word.eq(read.rdata),
             arrived.eq(read.rvalid),
             ended.eq(read.rvalid & read.rlast),
@@ -455,24 +491,27 @@ class UartBridge(wiring.Component):
             m.d.sync += [*self._put(word), self._store.eq(~checking)]
         with m.If(read.arready):
             m.d.sync += read.arvalid.eq(0)
-        with m.FSM(name="memory_reads"):
+        with m.If(ask):
+            m.d.sync += read.arvalid.eq(1)
+        with m.FSM(name="memory_reads") as fsm:
+            some, none = self._settled(m, fsm.ongoing("MEASURE"))
             with m.State("IDLE"):
                 m.d.sync += [address.eq(self._request.first), place.eq(0), crc.eq(_ALL_ONES)]
                 with m.If(go):
                     m.next = "MEASURE"
             with m.State("MEASURE"):
                 m.d.sync += beats.eq(Mux(few, self._left, to_end))
-                with m.If(self._settled & self._none):
+                with m.If(none):
                     m.next = "FINISH"
-                with m.Elif(self._settled):
+                with m.If(some):
                     m.next = "ASK"
             with m.State("ASK"):
-                m.d.sync += [read.arvalid.eq(1), self._less.eq(beats)]
+                m.d.comb += less.eq(beats)
+                m.d.sync += ask.eq(1)
                 m.next = "DATA"
             with m.State("DATA"):
                 with m.If(ended):
-                    m.d.comb += self._touched.eq(1)
-                    m.d.sync += address.eq(address + (beats << self.shift))
+                    m.d.sync += address.eq(address + (asked << self.shift))
                     m.next = "MEASURE"
             with m.State("FINISH"):
                 with m.If(checking & (place != words)):
@@ -490,6 +529,7 @@ class UartBridge(wiring.Component):
         parts = 4 // width
         part, value = Signal(range(parts + 1)), Signal(32)
         offset = Signal(ADDRESS_BITS)
+        advance, less = self._use(m)
         go = self._go(m, BridgeCommand.WRITE_REGISTERS, BridgeCommand.READ_REGISTERS)
         written, read = Signal(), Signal()
         m.d.comb += [
@@ -507,27 +547,27 @@ class UartBridge(wiring.Component):
             m.d.sync += bus.wvalid.eq(0)
         with m.If(bus.arready):
             m.d.sync += bus.arvalid.eq(0)
-        with m.FSM(name="registers"):
+        with m.FSM(name="registers") as fsm:
+            some, none = self._settled(m, fsm.ongoing("NEXT") | fsm.ongoing("TAKE"))
             with m.State("IDLE"):
                 m.d.sync += offset.eq(self._request.first)
                 with m.If(go):
                     m.next = "NEXT"
             with m.State("NEXT"):
                 m.d.sync += part.eq(0)
-                with m.If(self._settled):
-                    m.d.comb += self._touched.eq(1)
-                    m.d.sync += [self._less.eq(1), bus.arvalid.eq(~writing & ~self._none)]
+                with m.If(none):
+                    m.next = "END"
+                with m.If(some):
+                    m.d.comb += less.eq(1)
+                    m.d.sync += bus.arvalid.eq(~writing)
                     m.next = "READ"
                     with m.If(writing):
                         m.next = "TAKE"
-                    with m.If(self._none):
-                        m.next = "END"
             with m.State("TAKE"):
-                with m.If(self._settled):
-                    m.d.comb += self._touched.eq(1)
+                with m.If(some | none):
+                    m.d.comb += advance.eq(1)
                     m.d.sync += [
                         value.eq(Cat(value, self._fetched)[8 * width :]),
-                        self._advance.eq(1),
                         part.eq(part + 1),
                     ]
                     with m.If(part == parts - 1):

@@ -192,8 +192,9 @@ class SdramController(wiring.Component):
             Signal(part.row_bits, name=f"row{bank}", reset_less=True) for bank in range(1 << part.bank_bits)
         )
         # The segment that is prepared, and the one that is read or written.
-        kinds = {"segment": Segment(part), "write": 1, "data": part.data_bits, "strobe": part.data_bits // 8}
-        self._next = Signal(data.StructLayout(kinds))
+        kinds = {"segment": Segment(part), "write": 1}
+        word = {"data": part.data_bits, "strobe": part.data_bits // 8}
+        self._next = Signal(data.StructLayout({**kinds, "word": data.StructLayout(word)}))
         self._now = Signal(data.StructLayout(kinds))
         self._now_valid, self._hand_over = Signal(), Signal()
         # Commands of this cycle, at most one.
@@ -342,8 +343,8 @@ class SdramController(wiring.Component):
         segment = upcoming.segment
         return [
             upcoming.write.eq(write),
-            upcoming.data.eq(beats.data),
-            upcoming.strobe.eq(beats.strobe),
+            upcoming.word.data.eq(beats.data),
+            upcoming.word.strobe.eq(beats.strobe),
             segment.place.eq(Mux(write, Value.cast(beats.place), Value.cast(reads.place))),
             segment.beats.eq(Mux(write, 1, reads.beats)),
             segment.id.eq(Mux(write, beats.id, reads.id)),
@@ -396,7 +397,8 @@ class SdramController(wiring.Component):
         with m.If(self._hand_over):
             column, left = upcoming.segment.place.column, upcoming.segment.beats
             m.d.sync += [
-                now.eq(upcoming),
+                segment.eq(upcoming.segment),
+                now.write.eq(upcoming.write),
                 self._now_valid.eq(1),
                 known.eq(1),
                 count.eq(words(column, left)),
@@ -529,6 +531,12 @@ class SdramController(wiring.Component):
         next_place, current = Signal.like(self._next.segment.place), Signal.like(now)
         m.d.sync += [getattr(given, name).eq(order) for name, order in orders.items()]
         m.d.sync += [next_place.eq(self._next.segment.place), current.eq(now)]
+        # What is written lies at the pins. It is fetched a cycle after the segment was handed over, when the
+        # next one cannot have come yet; then it is there when its command can be.
+        word, handed = Signal.like(self._next.word, reset_less=True), Signal()
+        m.d.sync += handed.eq(self._hand_over)
+        with m.If(handed):
+            m.d.sync += word.eq(self._next.word)
         place = current.segment.place
         # Of an erroneous burst nothing reaches the memory.
         column = given.column & (current.segment.response == OKAY)
@@ -542,8 +550,8 @@ class SdramController(wiring.Component):
             pins.ras.eq(opens | closes | given.refresh | given.mode),
             pins.cas.eq(column | given.refresh | given.mode),
             pins.we.eq(write | closes | given.mode),
-            pins.dqm.eq(Mux(given.column & current.write, ~current.strobe, 0)),
-            pins.dq_o.eq(current.data),
+            pins.dqm.eq(Mux(given.column & current.write, ~word.strobe, 0)),
+            pins.dq_o.eq(word.data),
             pins.dq_oe.eq(write),
             pins.ba.eq(Mux(given.column | given.reopen, place.bank, next_place.bank)),
             pins.a.eq(next_place.row),

@@ -10,7 +10,7 @@ from amaranth.utils import exact_log2
 
 from serrano.boards.description import SdramPart
 from serrano.bus.axi import ID_BITS, INCR, AXI4Read, AXI4Write
-from serrano.stream import StreamFIFO, StreamRegister
+from serrano.stream import HalfRegister, StreamFIFO
 
 __all__ = ["DECERR", "OKAY", "SLVERR", "Place", "ReadSegments", "Segment", "WriteBeat", "WriteBeats"]
 
@@ -174,7 +174,8 @@ class WriteBeats(wiring.Component):
         axi, part = self.axi, self.part
         shift = exact_log2(part.data_bits // 8)
         m.submodules.fifo = fifo = StreamFIFO(WriteBeat(part), WRITES)
-        m.submodules.output = output = StreamRegister(WriteBeat(part))
+        # Each beat keeps the memory for longer than this.
+        m.submodules.output = output = HalfRegister(WriteBeat(part))
         wiring.connect(m, fifo.o, output.i)
         wiring.connect(m, output.o, wiring.flipped(self.o))
         m.d.comb += self.level.eq(fifo.level)

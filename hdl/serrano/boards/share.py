@@ -4,11 +4,12 @@
 from typing import Any
 
 from amaranth import *
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from serrano.bus.axi import AXI4Read, AXI4Write
 from serrano.bus.slice import AXISlice
+from serrano.stream import StreamRegister
 
 __all__ = ["AXIShare"]
 
@@ -96,6 +97,8 @@ class AXIShare(wiring.Component):
         write, managers = self.write, self._managers["write"]
         last, owner, busy = Signal(), Signal(), Signal()
         free = ~busy & (~write.awvalid | write.awready)
+        word = data.StructLayout({"data": write.wdata.shape(), "strobe": write.wstrb.shape(), "last": 1})
+        m.submodules.words = words = StreamRegister(word)
         chosen = Mux(last, ~managers[0].awvalid, managers[1].awvalid)
         with m.If(write.awready):
             m.d.sync += write.awvalid.eq(0)
@@ -115,12 +118,19 @@ class AXIShare(wiring.Component):
             # Data of a burst goes on until its last beat; then the next burst may come.
             with m.If(busy & (owner == number)):
                 m.d.comb += [
-                    write.wdata.eq(manager.wdata),
-                    write.wstrb.eq(manager.wstrb),
-                    write.wlast.eq(manager.wlast),
-                    write.wvalid.eq(manager.wvalid),
-                    manager.wready.eq(write.wready),
+                    words.i.payload.data.eq(manager.wdata),
+                    words.i.payload.strobe.eq(manager.wstrb),
+                    words.i.payload.last.eq(manager.wlast),
+                    words.i.valid.eq(manager.wvalid),
+                    manager.wready.eq(words.i.ready),
                 ]
-        with m.If(write.wvalid & write.wready & write.wlast):
+        with m.If(words.i.valid & words.i.ready & words.i.payload.last):
             m.d.sync += busy.eq(0)
+        m.d.comb += [
+            write.wdata.eq(words.o.payload.data),
+            write.wstrb.eq(words.o.payload.strobe),
+            write.wlast.eq(words.o.payload.last),
+            write.wvalid.eq(words.o.valid),
+            words.o.ready.eq(write.wready),
+        ]
         m.d.comb += write.bready.eq(Mux(write.bid[0], managers[1].bready, managers[0].bready))

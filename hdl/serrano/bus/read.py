@@ -230,7 +230,7 @@ class ReadArbiter(wiring.Component):
 
     With ``config.registered`` a burst is chosen from what was known a cycle ago and issued in the next cycle,
     at most one in three cycles; beats and faults are told two cycles later, words given out five cycles
-    later, and their room is free another cycle later.
+    later, and their room is free two more cycles later.
     ``stop`` and ``flush`` work a cycle later, and ``idle`` is told a cycle later: it holds from the third
     cycle with ``stop`` on.
 
@@ -309,7 +309,7 @@ class ReadArbiter(wiring.Component):
         entered = issued.valid & ~issued.order.apart
         m.d.sync += [
             in_flight.eq(in_flight + entered - (beat.ended & ~beat.apart)),
-            self._coming.eq(self._coming + issued.beats - beat.clients.any()),
+            self._coming.eq(self._coming + issued.beats - self._late(m, beat.clients.any())),
         ]
         idle = Signal()
         m.d.comb += [
@@ -392,7 +392,7 @@ class ReadArbiter(wiring.Component):
             arrived.bytes.eq(beat.bytes),
             arrived.last.eq(beat.last),
             arrived.error.eq(beat.error),
-            left.eq(self._late(m, given)),
+            left.eq(self._late(m, self._late(m, given))),
             room.eq(claimed + burst.payload.beats <= client.fifo_beats),
             burst.ready.eq(issue[index]),
         ]
@@ -403,7 +403,7 @@ class ReadArbiter(wiring.Component):
         with m.If(flush):
             m.d.sync += claimed.eq(0)
         wanting = Signal(name=f"{client.name}_wanting")
-        m.d.comb += wanting.eq(port.request.valid | ~splitter.request.ready | burst.valid)
+        m.d.comb += wanting.eq(self._late(m, port.request.valid) | ~splitter.request.ready | burst.valid)
         return burst, room, wanting
 
     def _kept(self, m: Module, arrived: Any) -> Any:

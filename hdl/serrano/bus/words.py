@@ -12,6 +12,7 @@ from serrano.bus.read import ReadPort
 from serrano.bus.write import WritePort
 from serrano.config import AcceleratorConfig
 from serrano.stream import Gearbox
+from serrano.stream.slices import sliced
 
 __all__ = ["RECORD_BYTES", "RecordWriter", "WordReader"]
 
@@ -22,7 +23,7 @@ class WordReader(wiring.Component):
     """Reads runs of 32-bit words.
 
     A command's address is a multiple of 4. Whole words of the port are read. With ``config.registered`` a
-    command is taken a cycle later.
+    command is taken, and words are given, a cycle later.
 
     Parameters
     ----------
@@ -60,7 +61,8 @@ class WordReader(wiring.Component):
         address, words = self.command.payload.address, self.command.payload.words
         # Words before the first one in its beat.
         lead = address[2 : exact_log2(width)] if width > 4 else Const(0)
-        request, beat = self.memory.request, self.memory.data
+        request = self.memory.request
+        beat = sliced(m, "beats", wiring.flipped(self.memory.data), registered=self.config.registered)
         span = (lead + words) << 2
         grain = max(4, width)
         m.d.comb += [

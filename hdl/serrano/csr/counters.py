@@ -10,6 +10,7 @@ from amaranth.utils import ceil_log2
 
 from serrano.csr.table import COUNTERS
 from serrano.primitives.memory import OnChipMemory
+from serrano.stream.pipeline import delayed
 from serrano.stream.slices import later
 
 __all__ = ["INCREMENT_BITS", "CounterReadPort", "CounterValue", "Counters"]
@@ -50,12 +51,13 @@ class Counters(wiring.Component):
 
     Only the lower bits of a counter are registers. The upper ones lie in a memory, and each counter in turn
     has its carry added there. A copy takes the registers at once, and goes through the memory with the same
-    turn: it is complete after as many cycles as there are counters.
+    turn: it is complete after as many cycles as there are counters. With ``registered``, what is added in a
+    counter's turn is chosen in one cycle and added in the next.
 
     Parameters
     ----------
     registered : :class:`bool`
-        Everything that comes in counts a cycle later.
+        Everything that comes in counts a cycle later, and a copy is complete a cycle later.
 
     Members
     -------
@@ -99,16 +101,14 @@ class Counters(wiring.Component):
         # The carry is not in memory yet; nothing of the counter is: what lies there does not count.
         carry, fresh = Signal(count), Signal(count, init=-1)
         visited = Signal(count)
-        old = Signal(len(upper.r_data))
         m.d.sync += [turn.eq(Mux(turn == count - 1, 0, turn + 1)), place.eq(turn), started.eq(1)]
         m.d.comb += [
             visited.eq(started << place),
             upper.r_en.eq(1),
             upper.r_addr.eq(turn),
-            old.eq(Mux(fresh.bit_select(place, 1), 0, upper.r_data)),
-            upper.w_en.eq(started),
-            upper.w_addr.eq(place),
-            upper.w_data.eq(old + carry.bit_select(place, 1)),
+            upper.w_en.eq(self._chosen(m, started)),
+            upper.w_addr.eq(self._chosen(m, place)),
+            upper.w_data.eq(self._sum(m, place, upper.r_data, carry, fresh)),
         ]
         m.d.sync += [carry.eq(carry & ~visited), fresh.eq(fresh & ~visited)]
         for index, low in enumerate(lower):
@@ -136,6 +136,15 @@ class Counters(wiring.Component):
         """The value, with registers that of the cycle before."""
         return later(m, value, registered=self.registered, name="late")
 
+    def _chosen(self, m: Module, value: Value) -> Value:
+        """What is known of a counter in its turn, when it is added."""
+        return delayed(m, value, int(self.registered), enable=Const(1), name="chosen")
+
+    def _sum(self, m: Module, place: Value, upper: Value, carry: Value, fresh: Value) -> Value:
+        """The upper bits of the counter that has its turn, with its carry."""
+        old = self._chosen(m, Mux(fresh.bit_select(place, 1), 0, upper))
+        return old + self._chosen(m, carry.bit_select(place, 1))
+
     def _build_copy(
         self, m: Module, name: str, begin: Value, now: tuple[Value, Value, Value], place: Value, upper: Value
     ) -> tuple[OnChipMemory, Value]:
@@ -149,13 +158,14 @@ class Counters(wiring.Component):
             m.d.sync += [Cat(Value.cast(lower), carry, fresh).eq(Cat(now)), left.eq(count)]
         with m.Elif(left != 0):
             m.d.sync += left.eq(left - 1)
-        whole = Mux(fresh.bit_select(place, 1), 0, upper) + carry.bit_select(place, 1)
+        whole = self._sum(m, place, upper, carry, fresh)
+        writing = self._chosen(m, left != 0)
         m.d.comb += [
-            memory.w_en.eq(left != 0),
-            memory.w_addr.eq(place),
-            memory.w_data.eq(Cat(lower[place], whole)),
+            memory.w_en.eq(writing),
+            memory.w_addr.eq(self._chosen(m, place)),
+            memory.w_data.eq(Cat(self._chosen(m, lower[place]), whole[: len(upper)])),
         ]
-        return memory, left != 0
+        return memory, (left != 0) | writing
 
     def _build_report(
         self, m: Module, report: Value, now: tuple[Value, Value, Value], place: Value, upper: Value

@@ -204,7 +204,11 @@ class ControlRegisters(wiring.Component):
             with m.If(now):
                 m.d.sync += known[entry.offset >> 2].eq(1)
         inside = address[exact_log2(places) :] == 0
-        m.d.sync += copied.eq(inside & known.bit_select(address[: exact_log2(places)], 1))
+        # Those around the address, with the address.
+        around, low = Signal(GROUP), exact_log2(GROUP)
+        with m.If(bus.arready):
+            m.d.sync += around.eq(known.word_select(bus.araddr[2 + low : 2 + exact_log2(places)], GROUP))
+        m.d.sync += copied.eq(inside & around.bit_select(address[:low], 1))
         return copied, memory.r_data
 
     def _is_copied(self, entry: Register) -> bool:

@@ -10,9 +10,9 @@ from amaranth.lib.wiring import In, Out
 from serrano.bus import ReadPort
 from serrano.config import AcceleratorConfig
 from serrano.primitives.multiplier import Multiplier
-from serrano.stream import StreamFIFO
+from serrano.stream import HalfRegister, StreamFIFO
 from serrano.stream.pipeline import delayed
-from serrano.stream.slices import sliced
+from serrano.stream.slices import later, slice_before, sliced
 
 from .commands import Status
 from .mask import RecordMask, RecordTask
@@ -115,11 +115,13 @@ class Gather(wiring.Component):
             name="length",
         )
         wiring.connect(m, sliced(m, "next_task", tasks.o, registered=config.registered), mask.tasks)
-        wiring.connect(m, wiring.flipped(self.memory.data), mask.data)
+        data = sliced(m, "data", wiring.flipped(self.memory.data), registered=config.registered)
+        wiring.connect(m, data, mask.data)
         wiring.connect(m, mask.records, wiring.flipped(self.records))
 
         # A run that is ready is asked for once there is room for its record.
-        run, request = runs.o.payload, self.memory.request
+        run, request = runs.o.payload, wiring.flipped(self.memory.request)
+        request = slice_before(m, "request", request, registered=config.registered, kind=HalfRegister)
         good, may = Signal(), Signal()
         m.d.comb += [
             good.eq(run.good),
@@ -136,13 +138,18 @@ class Gather(wiring.Component):
         # Records from their look-up to the address leaving, and to the last beat.
         looked_up, under_way = Signal(range(AHEAD + 1)), Signal(range(AHEAD + IN_FLIGHT + 1))
         asked, given = Signal(), Signal()
-        m.d.comb += given.eq(mask.beat.valid & mask.beat.last)
+        # With registers, a beat that is given counts a cycle later.
+        failed = data.valid & data.ready & data.payload.error
+        beat, failed = (
+            later(m, value, registered=config.registered, name="late") for value in (mask.beat, failed)
+        )
+        m.d.comb += given.eq(beat.valid & beat.last)
         m.d.sync += [
             looked_up.eq(looked_up + asked - self.claim),
             under_way.eq(under_way + asked - given),
         ]
         empty = self._build_front(m, runs, asked, looked_up, under_way)
-        self._build_end(m, mask, given, empty)
+        self._build_end(m, beat, failed, given, empty)
         return m
 
     def _build_front(
@@ -251,17 +258,17 @@ class Gather(wiring.Component):
         ]
         m.d.comb += runs.i.valid.eq(valid[-1])
 
-    def _build_end(self, m: Module, mask: RecordMask, given: Signal, empty: Signal) -> None:
+    def _build_end(self, m: Module, beat: Any, failed: Value, given: Signal, empty: Signal) -> None:
         """The status of a command: that of the first thing that went wrong."""
         held, status = Signal(Status), Signal(Status)
-        task, beat, here = mask.beat.task, mask.data, mask.beat.valid
+        task, here = beat.task, beat.valid
         m.d.comb += status.eq(held)
         with m.If(held == Status.OK):
             with m.If(here & (task.status != Status.OK)):
                 m.d.comb += status.eq(task.status)
             with m.Elif(here & task.short):
                 m.d.comb += status.eq(Status.OUT_OF_RANGE)
-            with m.Elif(beat.valid & beat.ready & beat.payload.error):
+            with m.Elif(failed):
                 m.d.comb += status.eq(Status.BUS_ERROR)
         ends = given & task.final
         m.d.sync += [

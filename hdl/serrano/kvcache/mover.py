@@ -11,8 +11,8 @@ from amaranth.utils import exact_log2
 from serrano.bus import ReadPort, WritePort
 from serrano.config import AcceleratorConfig
 from serrano.primitives.multiplier import Multiplier
-from serrano.stream import StreamFIFO
-from serrano.stream.slices import later, sliced
+from serrano.stream import HalfRegister, StreamFIFO
+from serrano.stream.slices import later, slice_before, sliced
 
 from .commands import Status
 from .mask import RecordMask, RecordTask
@@ -193,18 +193,19 @@ class BlockMover(wiring.Component):
         wiring.connect(m, tasks.o, mask.tasks)
         wiring.connect(m, wiring.flipped(self.reads.data), mask.data)
         records = sliced(m, "records", mask.records, registered=config.registered)
+        task = slice_before(m, "task", tasks.i, registered=config.registered, kind=HalfRegister)
         run, beat, word = self.reads.request, records, self.writes.request
         asks, reading, writing = Signal(), self._reading, self._writing
         m.d.comb += [
             mask.head_dim.eq(geometry.head_dim),
-            run.valid.eq(self._moving & self._asking & tasks.i.ready),
+            run.valid.eq(self._moving & self._asking & task.ready),
             run.payload.address.eq(self._source),
             run.payload.bytes.eq(record_bytes(geometry.head_dim)),
             asks.eq(run.valid & run.ready),
-            tasks.i.valid.eq(asks),
-            tasks.i.payload.low.eq(self._command.low),
-            tasks.i.payload.high.eq(self._command.high),
-            tasks.i.payload.status.eq(Status.OK),
+            task.valid.eq(asks),
+            task.payload.low.eq(self._command.low),
+            task.payload.high.eq(self._command.high),
+            task.payload.status.eq(Status.OK),
             # Behind the last record come zeros.
             beat.ready.eq(word.ready | ~writing),
             word.valid.eq(self._moving & writing & (beat.valid | ~reading)),
