@@ -451,7 +451,7 @@ class Datapath(wiring.Component):
     def _route(
         self, m: Module, source: Any, targets: dict[Any, Any], choice: Any, *, registered: bool = False
     ) -> None:
-        """Connect ``source`` to the target that ``choice`` names, or with ``registered`` named a cycle ago."""
+        """Connect ``source`` to the target that ``choice`` names, with ``registered`` a cycle ago."""
         for key, target in targets.items():
             chosen = later(m, choice == key, registered=registered, name=f"to_{key}")
             m.d.comb += [target.valid.eq(source.valid & chosen), target.payload.eq(source.payload)]

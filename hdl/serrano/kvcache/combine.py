@@ -52,8 +52,8 @@ class WriteCombiner(wiring.Component):
     """Turns pieces into strobed writes, joining pieces of the same word that follow each other.
 
     A piece longer than a word takes several cycles. Each of the two streams has a word that waits for more;
-    it leaves when a piece for another word comes, or with ``flush``. With ``config.registered`` two cycles find
-    the word of a piece, another one joins it, and one takes it to the port.
+    it leaves when a piece for another word comes, or with ``flush``. With ``config.registered`` two cycles
+    find the word of a piece, another one joins it, and one takes it to the port.
 
     Parameters
     ----------
