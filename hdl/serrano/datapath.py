@@ -203,7 +203,8 @@ class Datapath(wiring.Component):
         with m.Elif(attention.command.valid & attention.command.ready):
             m.d.sync += from_kv.eq(1)
         tiles = self._sliced(m, "tiles", self._engine.tiles)
-        self._select(m, from_kv, attention.tiles, unpacker.tiles, tiles)
+        unpacked = self._slice(m, "unpacked", unpacker.tiles)
+        self._select(m, from_kv, attention.tiles, unpacked, tiles)
         # Of attention there are no others, so its pipeline moves on whoever is chosen.
         m.d.comb += attention.tiles.ready.eq(tiles.ready)
         m.d.comb += [
@@ -293,6 +294,7 @@ class Datapath(wiring.Component):
                 Route.LOGITS: self._argmax.beats,
             },
             sequencer.route,
+            registered=config.registered,
         )
         staged = self._attention.staged, gate_up.staged
         self._select(m, self._staged_attending, *staged, self._staging.writes)
@@ -446,10 +448,12 @@ class Datapath(wiring.Component):
             target.payload.eq(Mux(choice, Value.cast(one.payload), Value.cast(other.payload))),
         ]
 
-    def _route(self, m: Module, source: Any, targets: dict[Any, Any], choice: Any) -> None:
-        """Connect ``source`` to the target that ``choice`` names."""
+    def _route(
+        self, m: Module, source: Any, targets: dict[Any, Any], choice: Any, *, registered: bool = False
+    ) -> None:
+        """Connect ``source`` to the target that ``choice`` names, with ``registered`` a cycle ago."""
         for key, target in targets.items():
-            chosen = choice == key
+            chosen = later(m, choice == key, registered=registered, name=f"to_{key}")
             m.d.comb += [target.valid.eq(source.valid & chosen), target.payload.eq(source.payload)]
             with m.If(chosen):
                 m.d.comb += source.ready.eq(target.ready)

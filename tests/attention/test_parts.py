@@ -62,7 +62,7 @@ def test_rate(registered):
         for cycle in range(40):
             valid = ctx.get(dut.valid)
             assert valid == ctx.get(dut.taken) == (cycle >= int(registered))
-            assert ctx.get(dut.i.ready) == ((cycle - int(registered)) % 4 == 3 or (registered and not cycle))
+            assert ctx.get(dut.i.ready) == (cycle % 4 == (1 if registered else 3))
             await ctx.tick()
 
     simulate(dut, bench)

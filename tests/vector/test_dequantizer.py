@@ -102,9 +102,9 @@ def test_latency_and_rate(config) -> None:
     acc, _, columns, kmeans = make(config, rng, 4, 3)
     scale_inputs, results = inputs(config, acc, columns, kmeans)
     seen = []
-    # With registers, a cycle is free when the scales of a block have gone.
-    block = [1] * (count // 3) + [0] * int(config.registered)
-    expected = [0] * dut.latency + (block * 3)[: count + 2 * int(config.registered)] + [0]
+    # With registers, a cycle is free after each result, and in front of the first one.
+    free = [0] * int(config.registered)
+    expected = [0] * dut.latency + (free + [1] * (count // 12)) * 12 + [0]
 
     async def command(ctx) -> None:
         ctx.set(dut.beats.ready, 1)

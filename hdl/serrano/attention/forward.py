@@ -123,7 +123,7 @@ class ForwardBuffer(wiring.Component):
         ]
         # The bank of the first row of the read whose answer is there.
         late, read = int(config.registered), self.read
-        asked = read_enable(m, read, registered=config.registered)
+        asked = read_enable(read, registered=config.registered)
         first = Signal(range(max(2, config.load_vectors)))
         turn = Signal.like(first, reset_less=True)
         m.d.comb += first.eq(read.row[: ceil_log2(config.load_vectors)])

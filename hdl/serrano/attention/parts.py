@@ -20,9 +20,9 @@ class PartBeat(data.StructLayout):
 class ResultParts(wiring.Component):
     """Gives the channels of results part by part: ``lanes`` of them, those of part ``p`` from ``p * lanes``.
 
-    Combinational; a result is taken with its last part. With ``registered`` it is kept in a register, a cycle
-    later, that moves on from part to part; ``i.ready`` and ``taken`` are registers, which say a cycle ahead
-    that the kept result ends, or begins: so the next one follows without a pause.
+    Combinational; a result is taken with its last part. With ``registered`` its parts come a cycle later, out
+    of a register that moves on from part to part; a result is taken with its first part, and ``i.ready`` and
+    ``taken`` are registers. The next result follows without a pause, if it is there with the last part.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class ResultParts(wiring.Component):
         The present part may be taken. With ``registered``, the first part of a result may be taken in the
         cycle after this one, if there is a result then; its other parts follow in any case.
     valid : ``Out(1)``
-        There is a part.
+        There is a part; with ``registered`` the same as ``taken``.
     taken : ``Out(1)``
         It is taken.
     values : ``Out(ArrayLayout(signed(bits), lanes))``
@@ -112,28 +112,32 @@ class ResultParts(wiring.Component):
         return m
 
     def _build_register(self, m: Module, last: Value, next_is_last: Value) -> None:
-        i, i_valid, bits = self.i.payload, self.i.valid, len(Value.cast(self.values))
-        kept = Signal(len(Value.cast(i.channels)), reset_less=True)
+        i, parts = self.i.payload, self.count // self.lanes
+        kept = [Signal(len(Value.cast(self.values)), name=f"kept_{k}", reset_less=True) for k in range(parts)]
         tag = Signal.like(self.tag, reset_less=True)
-        ready, ready_next, taken_next = Signal(init=1), Signal(), Signal()
-        # For the many that keep the result: its opposite, and whether they move.
-        keeps, moves = Signal(), Signal(init=1)
+        ready, begin, goes_on = Signal(), Signal(), Signal()
+        # Each part's register has its own sign that it takes what the next part's holds, as long as that is
+        # wanted; else it takes what comes. So none of them needs an enable.
+        shifts = Signal(parts - 1)
         m.d.comb += [
             self.i.ready.eq(ready),
-            Value.cast(self.values).eq(kept[:bits]),
+            Value.cast(self.values).eq(kept[0]),
             self.tag.eq(tag),
-            # While it is ready, nothing but the last part is there, which is being taken.
-            ready_next.eq(Mux(ready & i_valid, 0, Mux(self.taken, last | next_is_last, ready))),
-            taken_next.eq((self.taken & ~last) | (self.go & Mux(ready, i_valid, self.valid & ~self.taken))),
+            self.valid.eq(self.taken),
+            goes_on.eq(self.taken & ~last),
+            begin.eq(self.go & self.i.valid & ~ready & ~goes_on),
         ]
         m.d.sync += [
-            ready.eq(ready_next),
-            self.taken.eq(taken_next),
-            keeps.eq(~ready_next),
-            moves.eq(ready_next | taken_next),
-            self.valid.eq((ready & i_valid) | (self.valid & ~(self.taken & last))),
+            ready.eq(begin),
+            self.taken.eq(begin | goes_on),
+            shifts.eq(Mux(begin, ~0, Mux(goes_on & ~next_is_last, shifts >> 1, 0))),
         ]
-        with m.If(moves):
-            m.d.sync += kept.eq(Mux(keeps, Cat(kept[bits:], kept[-bits:]), Value.cast(i.channels)))
-        with m.If(~keeps):
+        # The half of two parts is known too late for that.
+        wanted = shifts & (~self.half).replicate(parts - 1) if parts == 2 else shifts
+        channels = Value.cast(i.channels)
+        for k, register in enumerate(kept):
+            coming = channels.word_select(k, len(register))
+            following = Mux(wanted[k], kept[k + 1], coming) if k + 1 < parts else coming
+            m.d.sync += register.eq(following)
+        with m.If(~wanted[0] if parts > 1 else 1):
             m.d.sync += tag.eq(i.tag)

@@ -128,14 +128,13 @@ def two_step_product(m: Module, one: Value, other: Value, *, name: str) -> Value
     return low + (high << half)
 
 
-def read_enable(m: Module, read: Any, *, registered: bool) -> Value:
-    """When memory is read for a port with ``en`` and ``advance``: with ``registered``, an advance later."""
-    if not registered:
-        return read.en
-    asked = Signal(name="asked")
-    with m.If(read.advance):
-        m.d.sync += asked.eq(read.en)
-    return asked & read.advance
+def read_enable(read: Any, *, registered: bool) -> Value:
+    """When memory is read for a port with ``en`` and ``advance``.
+
+    With ``registered`` that is whenever its reader advances, and what was asked for an advance ago: so the
+    memories' own registers can be used behind it.
+    """
+    return read.advance if registered else read.en
 
 
 class AttendCommand(data.StructLayout):

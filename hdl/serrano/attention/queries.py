@@ -125,7 +125,7 @@ class QueryBuffer(wiring.Component):
             codes.w_en.eq(delayed(m, w_en, name="w_en", **once)),
             codes.w_addr.eq(address(beat, beat.column[chunk_bits:], enable=Const(1), name="write")),
             Value.cast(codes.w_data).eq(delayed(m, w_data, name="w_data", **once)),
-            codes.r_en.eq(read_enable(m, read, registered=config.registered)),
+            codes.r_en.eq(read_enable(read, registered=config.registered)),
             codes.r_addr.eq(address(read, read.chunk, enable=read.advance, name="read")),
             self.read.data.eq(codes.r_data),
             self.scales.ready.eq(1),

@@ -118,24 +118,27 @@ class Rescaler(wiring.Component):
         pauses = words + self._known
         pause = Signal(range(pauses + 1))
         taken, begin, last_word = Signal(), Signal(init=1), Signal()
+        # Whether there is a pause.
+        rests = Signal()
         final_row = delayed(
             m, (self.rows - 1)[: len(row)], int(self.config.registered), enable=Const(1), name="final_row"
         )
         m.d.comb += [
-            control.i_valid.eq(self.full & (~begin | (pause == 0))),
+            control.i_valid.eq(self.full & (~begin | ~rests)),
             taken.eq(control.i_valid & control.i_ready),
             last_word.eq(word == words - 1),
             self.done.eq(taken & last_word & (row == final_row)),
-            self.read.en.eq(taken),
+            # With registers something is read in every cycle: the valid bits say what is wanted.
+            self.read.en.eq(control.advance if self.config.registered else taken),
             self.read.row.eq(row),
             self.read.word.eq(word),
         ]
         with m.If(taken):
             m.d.sync += [begin.eq(self.done), word.eq(word + 1), row.eq(Mux(self.done, 0, row + last_word))]
         with m.If(taken & begin):
-            m.d.sync += pause.eq(pauses)
+            m.d.sync += [pause.eq(pauses), rests.eq(1)]
         with m.Elif(control.advance & (pause != 0)):
-            m.d.sync += pause.eq(pause - 1)
+            m.d.sync += [pause.eq(pause - 1), rests.eq(pause != 1)]
         with m.If(control.advance):
             m.d.sync += [
                 Cat(place[1].row, place[1].word, place[1].first, place[1].last).eq(

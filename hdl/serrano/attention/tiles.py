@@ -97,7 +97,8 @@ class TileFeeder(wiring.Component):
             self.wait_record.eq(read.valid & waits),
             taken.eq(control.i_valid & control.i_ready),
             self.free.eq(taken & unit.whole),
-            self.records.en.eq(taken & unit.from_memory),
+            # With registers something is read in every cycle: what is not wanted matters to nobody.
+            self.records.en.eq(control.advance if registered else taken & unit.from_memory),
             self.records.slot.eq(unit.slot),
             self.records.serial.eq(unit.serial),
             self.records.unit.eq(unit.unit),

@@ -99,7 +99,7 @@ class WeightBuffer(wiring.Component):
             memory.w_addr.eq(Cat(beat.tile[:tile_bits], beat.row, tail)),
             memory.w_data.p.eq(beat.p),
             memory.w_data.shift.eq(beat.shift),
-            memory.r_en.eq(read_enable(m, read, registered=config.registered)),
+            memory.r_en.eq(read_enable(read, registered=config.registered)),
             memory.r_addr.eq(
                 delayed(
                     m,

@@ -11,7 +11,8 @@ from amaranth.utils import exact_log2
 from serrano.bus import WritePort, WriteRequest
 from serrano.config import AcceleratorConfig
 from serrano.layouts import tag_bits
-from serrano.stream.slices import sliced
+from serrano.stream import ForwardRegister
+from serrano.stream.slices import later, sliced
 
 __all__ = ["Piece", "WriteCombiner", "piece_bytes"]
 
@@ -41,18 +42,18 @@ class Piece(data.StructLayout):
 
 
 class _Word(data.StructLayout):
-    """What a piece has of a word."""
+    """What a piece has of a word; ``follows`` if so had the piece before of the same stream."""
 
     def __init__(self, config: AcceleratorConfig):
-        super().__init__({"request": WriteRequest(config), "scale": 1})
+        super().__init__({"request": WriteRequest(config), "scale": 1, "follows": 1})
 
 
 class WriteCombiner(wiring.Component):
     """Turns pieces into strobed writes, joining pieces of the same word that follow each other.
 
     A piece longer than a word takes several cycles. Each of the two streams has a word that waits for more;
-    it leaves when a piece for another word comes, or with ``flush``. With ``config.registered`` a cycle finds
-    the word of a piece, another one joins it, and one takes it to the port.
+    it leaves when a piece for another word comes, or with ``flush``. With ``config.registered`` two cycles
+    find the word of a piece, another one joins it, and one takes it to the port.
 
     Parameters
     ----------
@@ -91,24 +92,25 @@ class WriteCombiner(wiring.Component):
         leaving = sliced(m, "leaving", request, registered=self.config.registered)
         wiring.connect(m, leaving, wiring.flipped(self.memory.request))
         words = stream.Signature(_Word(self.config)).create(path=("found",))
-        self._build_words(m, words)
+        held = [Signal(WriteRequest(self.config), name=f"held_{index}") for index in range(2)]
+        registered = self.config.registered
+        pieces = sliced(m, "pieces", wiring.flipped(self.pieces), registered=registered, kind=ForwardRegister)
+        flush = later(m, self.flush, registered=registered, name="late_flush")
+        self._build_words(m, pieces, words, held)
         words = sliced(m, "words", words, registered=self.config.registered)
         word, take = words.payload.request, Signal()
-        held = [Signal(WriteRequest(self.config), name=f"held_{index}") for index in range(2)]
         full, open_, leave = Signal(2), Signal(2), Signal(2)
         free = ~request.valid | request.ready
         mine = Cat(~words.payload.scale, words.payload.scale) & words.valid.replicate(2)
         with m.If(request.ready):
             m.d.sync += request.valid.eq(0)
         for index, waiting in enumerate(held):
-            same = full[index] & (waiting.address == word.address)
+            same = full[index] & words.payload.follows
             first = ~leave[0] if index else Const(1)
             m.d.comb += [
                 # A piece can join, or the word before it can go.
                 open_[index].eq(~full[index] | same | (free & first)),
-                leave[index].eq(
-                    full[index] & free & first & Mux(mine[index], ~same, self.flush & ~mine.any())
-                ),
+                leave[index].eq(full[index] & free & first & Mux(mine[index], ~same, flush & ~mine.any())),
             ]
             with m.If(leave[index]):
                 m.d.sync += [request.valid.eq(1), request.payload.eq(waiting), full[index].eq(0)]
@@ -126,31 +128,43 @@ class WriteCombiner(wiring.Component):
             take.eq((mine & open_).any()),
             words.ready.eq(take),
             self.waiting.eq(
-                full.any() | request.valid | leaving.valid | words.valid & self.config.registered
+                full.any()
+                | request.valid
+                | leaving.valid
+                | ((words.valid | pieces.valid) & self.config.registered)
             ),
             self.pending.eq(self.waiting | self.memory.pending),
         ]
         return m
 
-    def _build_words(self, m: Module, words: Any) -> None:
+    def _build_words(self, m: Module, pieces: Any, words: Any, held: list[Any]) -> None:
         """The piece's next word: its bytes in their place."""
         width, longest = self.config.port_bytes, piece_bytes(self.config)
-        piece, word = self.pieces.payload, words.payload.request
+        piece, word = pieces.payload, words.payload.request
         width_bits = exact_log2(width)
         step = Signal(range(max(2, longest // width)))
         steps = Signal.like(step)
         last = Signal()
         sizes = range(min(1, exact_log2(self.config.lanes)), min(width_bits, exact_log2(longest)) + 1)
         offset = piece.address[:width_bits]
+        # The address that each word kept will have, when those under way have come.
+        latest = [waiting.address for waiting in held]
+        if self.config.registered:
+            latest = [Signal.like(address, name=f"latest_{k}") for k, address in enumerate(latest)]
+            with m.If(words.valid & words.ready):
+                for is_scale, address in enumerate(latest):
+                    with m.If(piece.scale == is_scale):
+                        m.d.sync += address.eq(word.address)
         m.d.comb += [
             word.address.eq(Cat(Const(0, width_bits), (piece.address >> width_bits) + step)),
             word.tag.eq(piece.tag),
             # Of pieces no longer than a word there is one word.
             steps.eq(((1 << piece.size) - 1) >> width_bits if longest > width else 0),
             last.eq(step == steps),
-            words.valid.eq(self.pieces.valid),
+            words.valid.eq(pieces.valid),
             words.payload.scale.eq(piece.scale),
-            self.pieces.ready.eq(words.ready & last),
+            words.payload.follows.eq(Mux(piece.scale, latest[1], latest[0]) == word.address),
+            pieces.ready.eq(words.ready & last),
         ]
         if longest > width:
             with m.If(words.valid & words.ready):

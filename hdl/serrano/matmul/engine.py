@@ -183,7 +183,7 @@ class Engine(wiring.Component):
         fetch, leave, emits, free = Signal(), Signal(), Signal(), Signal()
         column_tag = edge
         # With registers nothing goes from `ready` to all of a result: it is fetched when the place is free.
-        results, paused = self.results, int(self.config.registered)
+        results = self.results
         for index in range(self.config.n):
             column = AccumulatorColumn(self.config)
             m.submodules[f"column_{index}"] = column
@@ -196,7 +196,6 @@ class Engine(wiring.Component):
             ]
             column_tag = column.tag_o
         m.d.comb += [
-            fetch.eq((stored != 0) & (~results.valid | (results.ready & ~paused))),
             leave.eq(results.valid & results.ready),
             emits.eq(tag.emit & (tag.half != Half.HIGH)),
             room.eq(free | ~emits),
@@ -204,8 +203,14 @@ class Engine(wiring.Component):
         if self.config.registered:
             # Two cycles late, and therefore two short.
             m.d.sync += free.eq(claimed < depth - 2)
+            # Found a cycle ahead: nothing is there then, nor on its way.
+            there = (stored != 0) | column.written
+            m.d.sync += fetch.eq(there & ~fetch & (~results.valid | results.ready))
         else:
-            m.d.comb += free.eq(claimed != depth)
+            m.d.comb += [
+                free.eq(claimed != depth),
+                fetch.eq((stored != 0) & (~results.valid | results.ready)),
+            ]
         left = later(m, leave, registered=self.config.registered, name="left")
         claims = later(m, taken & emits, registered=self.config.registered, name="claims")
         m.d.sync += [

@@ -84,9 +84,15 @@ class HalfRegister(StreamSlice):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         payload = Signal(self.shape, name="held", reset_less=True)
-        m.d.comb += [self.i.ready.eq(~self.o.valid), self.o.payload.eq(payload)]
-        m.d.sync += self.o.valid.eq(Mux(self.o.valid, ~self.o.ready, self.i.valid))
-        with m.If(~self.o.valid):
+        # The opposite of `valid`, for the payload's many bits.
+        free, following = Signal(init=1), Signal()
+        m.d.comb += [
+            self.i.ready.eq(free),
+            self.o.payload.eq(payload),
+            following.eq(Mux(self.o.valid, ~self.o.ready, self.i.valid)),
+        ]
+        m.d.sync += [self.o.valid.eq(following), free.eq(~following)]
+        with m.If(free):
             m.d.sync += payload.eq(self.i.payload)
         return m
 

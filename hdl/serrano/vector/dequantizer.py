@@ -28,8 +28,9 @@ class Dequantizer(wiring.Component):
     as ``n / lanes`` beats, one per cycle without stalls, the first ``latency`` (5, with
     ``config.registered`` 14) cycles after the result came. Only the low 32 bits of a result count.
 
-    The scales of a block stay at the input until its last result has been taken, with ``config.registered``
-    until the cycle after that, which is free; ``row_scales`` must not change while a command runs.
+    The scales of a block stay at the input until its last result has been taken. With ``config.registered``
+    they stay for a cycle more, and the cycle after each result is free. ``row_scales`` must
+    not change while a command runs.
 
     Parameters
     ----------
@@ -81,21 +82,32 @@ class Dequantizer(wiring.Component):
         taken, last_row, last_block, last_part = Signal(), Signal(), Signal(), Signal()
         chosen = Signal(self._chosen())
         passed = later(m, taken & last_part & last_row, registered=config.registered, name="passed")
-        # Until the scales have gone, those of the next block are not there.
-        going = busy & ~passed if config.registered else busy
+        going = Signal()
         present = going & self.scales.valid
         m.d.comb += [
             control.i_valid.eq(present & self.results.valid),
             control.o_ready.eq(self.beats.ready),
             taken.eq(control.i_valid & control.i_ready),
-            last_part.eq(part == slices - 1),
-            last_row.eq(row == final_row),
-            last_block.eq(block == final_block),
             self.command.ready.eq(~busy),
             self.results.ready.eq(control.i_ready & present & last_part),
             self.scales.ready.eq(passed),
             self.beats.valid.eq(control.o_valid),
         ]
+        # The scale of the row that comes last is at its own place. With registers nothing is taken in the
+        # cycle behind a result, in which what follows from its place gets there.
+        scale_row = Signal.like(row)
+        domain = m.d.sync if config.registered else m.d.comb
+        domain += [
+            going.eq(busy & ~(taken & last_part) if config.registered else busy),
+            last_row.eq(row == final_row),
+            last_block.eq(block == final_block),
+            scale_row.eq(Mux(row == final_row, todo.last, row)),
+        ]
+        if config.registered and slices > 1:
+            with m.If(taken):
+                m.d.sync += last_part.eq(part == slices - 2)
+        else:
+            m.d.comb += last_part.eq(part == slices - 1)
         with m.If(self.command.ready):
             m.d.sync += [
                 todo.eq(self.command.payload),
@@ -116,18 +128,16 @@ class Dequantizer(wiring.Component):
             chosen.row.eq(row),
             chosen.column.eq(column),
             chosen.last.eq(last_part & last_row & last_block),
-            chosen.scale_row.eq(Mux(last_row, todo.last, row)),
+            chosen.scale_row.eq(scale_row),
         ]
         for lane in range(config.lanes):
             channels = range(lane, config.n, config.lanes)
             m.d.comb += [
-                chosen.sums[lane].eq(Array(self.results.payload[channel][:32] for channel in channels)[part]),
+                chosen.sums[lane].eq(_selected((self.results.payload[c][:32] for c in channels), part)),
                 Value.cast(chosen.scales[lane]).eq(
-                    Array(Value.cast(self.scales.payload.scales[channel]) for channel in channels)[part]
+                    _selected((Value.cast(self.scales.payload.scales[c]) for c in channels), part)
                 ),
-                chosen.kmeans[lane].eq(
-                    Array(self.scales.payload.kmeans[channel] for channel in channels)[part]
-                ),
+                chosen.kmeans[lane].eq(_selected((self.scales.payload.kmeans[c] for c in channels), part)),
             ]
         # With registers the slice goes into one, which advances as those behind it.
         chosen = delayed(m, chosen, int(config.registered), enable=control.advance, name="chosen")
@@ -182,3 +192,11 @@ class Dequantizer(wiring.Component):
                 scaler.value.eq(moved(chosen.sums[lane], f"sum_{lane}", after + product.latency)),
                 beat.values[lane].eq(scaler.result),
             ]
+
+
+def _selected(values: Any, index: Value) -> Value:
+    """That of the values, as many as the index can name; its bits choose without being decoded."""
+    values = list(values)
+    for bit in index:
+        values = [Mux(bit, odd, even) for even, odd in zip(values[::2], values[1::2], strict=True)]
+    return values[0]

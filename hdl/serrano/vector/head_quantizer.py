@@ -194,7 +194,10 @@ class HeadQuantizer(wiring.Component):
         words = config.head_dim_max // config.lanes
         half_bits = ceil_log2(config.n // (2 * config.lanes))
         m.submodules.memory = memory = OnChipMemory(
-            data.ArrayLayout(signed(32), config.lanes), SLOTS * config.rows_max * words, transparent=False
+            data.ArrayLayout(signed(32), config.lanes),
+            SLOTS * config.rows_max * words,
+            transparent=False,
+            collides=False,
         )
         m.submodules.maxima = maxima = HeadMaxima(config)
         m.submodules.jobs = jobs = StreamFIFO(maxima.job.shape(), 4 * config.rows_max)
@@ -220,7 +223,8 @@ class HeadQuantizer(wiring.Component):
             # There is a place for every head of both slots, so that the maxima need not wait.
             jobs.i.valid.eq(maxima.job_valid),
             jobs.i.payload.eq(maxima.job),
-            memory.r_en.eq(quantizer.r_en),
+            # With registers something is read in every cycle: so the memory's own register can be used.
+            memory.r_en.eq(quantizer.r_advance if config.registered else quantizer.r_en),
             memory.r_addr.eq(
                 address(
                     quantizer.r_tag.slot, quantizer.r_tag.head.row, quantizer.r_tag.half, quantizer.r_word

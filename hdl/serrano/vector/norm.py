@@ -41,7 +41,7 @@ class SquareSum(wiring.Component):
     lanes : :class:`int`
         Elements per cycle, a power of two.
     registered : :class:`bool`
-        A register more, in front of the squares.
+        More registers: in front of the squares and of the sum.
 
     Members
     -------
@@ -74,15 +74,19 @@ class SquareSum(wiring.Component):
     @staticmethod
     def latency_of(lanes: int, registered: bool = False) -> int:
         """Latency with so many lanes: squares, the levels of the tree, and the accumulation."""
-        return _squaring(registered) + ceil_log2(lanes) + 1
+        return _squaring(registered) + ceil_log2(lanes) + 1 + 2 * int(registered)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         # Cycle 1: squares. Then one cycle for each level of the tree, and one to accumulate.
         always = {"enable": Const(1), "registered": self.registered}
-        level = [
-            multiplied(m, self.values[lane], self.values[lane], name=f"square_{lane}", **always)[:33]
+        values = [
+            delayed(m, self.values[lane], int(self.registered), enable=1, name=f"value_{lane}")
             for lane in range(self.lanes)
+        ]
+        level = [
+            multiplied(m, value, value, name=f"square_{lane}", **always)[:33]
+            for lane, value in enumerate(values)
         ]
         depth, stages = 1, self.latency - 1
         while len(level) > 1:
@@ -102,8 +106,16 @@ class SquareSum(wiring.Component):
             last.eq(Cat(self.last, last)),
             self.done.eq(valid[-1] & last[-1]),
         ]
-        with m.If(valid[-1]):
-            m.d.sync += [total.eq(level[0] + Mux(fresh, 0, total)), fresh.eq(last[-1])]
+        if self.registered:
+            # What is added, which else is nothing, and to what, is known a cycle ahead.
+            starts = Signal()
+            addend = delayed(m, Mux(valid[-2], level[0], 0), 1, enable=1, name="addend")
+            m.d.sync += [starts.eq(valid[-2] & fresh), total.eq(addend + Mux(starts, 0, total))]
+            with m.If(valid[-2]):
+                m.d.sync += fresh.eq(last[-2])
+        else:
+            with m.If(valid[-1]):
+                m.d.sync += [total.eq(level[0] + Mux(fresh, 0, total)), fresh.eq(last[-1])]
         m.d.comb += self.total.eq(total)
         return m
 

@@ -12,6 +12,7 @@ from serrano.config import AcceleratorConfig
 from serrano.layouts import Scale
 from serrano.stream import StreamRegister
 from serrano.stream.pipeline import PipelineControl, delayed
+from serrano.stream.slices import later
 
 from .h16 import h16_parts
 from .norm import NormScale, SquareSum
@@ -66,6 +67,7 @@ class RowQuantizer(wiring.Component):
             + SquareSum.latency_of(config.lanes, config.registered)
             + NormScale.latency_of(config.registered)
             + 1
+            + int(config.registered)
         )
         super().__init__(
             {
@@ -224,9 +226,14 @@ class RowQuantizer(wiring.Component):
             norm.eps.eq(todo.eps),
         ]
         m.d.sync += valid.eq(Cat(squares.done, valid))
-        with m.If(valid[-1]):
-            m.d.sync += [
-                Value.cast(self.row_scales[place]).eq(Mux(unnormed, plain, Value.cast(norm.scale))),
-                count.eq(count + 1),
-            ]
+        # With registers a cycle chooses the scale and its row, another one sets it.
+        scale = Mux(unnormed, plain, Value.cast(norm.scale))
+        scale = delayed(m, scale, int(self.config.registered), enable=1, name="new_scale")
+        here = (valid[-1] << place)[: self.config.rows_max]
+        here = later(m, here, registered=self.config.registered, name="here")
+        for index in range(self.config.rows_max):
+            with m.If(here[index]):
+                m.d.sync += Value.cast(self.row_scales[index]).eq(scale)
+        with m.If(here.any()):
+            m.d.sync += count.eq(count + 1)
         return count
