@@ -180,6 +180,7 @@ class Scheduler(wiring.Component):
         self._build_memories(m)
         self._build_after(m)
         self._build_records(m)
+        self._fill_record(m)
         self._build_requests(m)
         self._build_formation(m)
         to_end = self._failing | self._cancels
@@ -341,6 +342,29 @@ class Scheduler(wiring.Component):
         m.d.sync += self._claimed.eq(self._claimed + change - written)
         self._room = Signal(32)
         m.d.comb += self._room.eq(settled(m, self.config, (self.ring_free - self._claimed)[:32], "room"))
+
+    def _fill_record(self, m: Module) -> None:
+        """What a record says, whenever it is given: of a request that ends or goes on, or is refused."""
+        slot, held, content = self._slots.r_data, self._held, self._record.payload
+        good = self._status == FaultCode.NONE
+        self._releases = settled(m, self.config, -(slot.remaining + good), "releases")
+        m.d.comb += [
+            content.id.eq(slot.id),
+            content.token.eq(Mux(good, slot.token, 0)),
+            content.status.eq(self._status),
+            content.has_token.eq(good),
+            content.ended.eq(self._ends),
+            content.sequence.eq(self._sequence),
+        ]
+        with m.If(self._refusing):
+            m.d.comb += [
+                content.id.eq(held.request.id),
+                content.token.eq(0),
+                content.status.eq(self._admission.code),
+                content.has_token.eq(0),
+                content.ended.eq(1),
+                content.sequence.eq(NO_SEQUENCE),
+            ]
 
     def _build_requests(self, m: Module) -> None:
         admission, search = self._admission, self._search
@@ -523,27 +547,6 @@ class Scheduler(wiring.Component):
         closing = Mux(slot.keep, Opcode.TRIM, Opcode.FREE)
         with kv_call(m, self._kv, "CLOSE", closing, sequence, slot.tenant, slot.position):
             m.next = "RECORD"
-        good = self._status == FaultCode.NONE
-        release = settled(m, self.config, (-(slot.remaining + good))[:32], "release")
-        # What it says is chosen beforehand.
-        m.d.comb += [
-            record.payload.id.eq(slot.id),
-            record.payload.token.eq(Mux(good, slot.token, 0)),
-            record.payload.status.eq(self._status),
-            record.payload.has_token.eq(good),
-            record.payload.ended.eq(self._ends),
-            record.payload.sequence.eq(sequence),
-        ]
-        held, code = self._held, self._admission.code
-        with m.If(self._refusing):
-            m.d.comb += [
-                record.payload.id.eq(held.request.id),
-                record.payload.token.eq(0),
-                record.payload.status.eq(code),
-                record.payload.has_token.eq(0),
-                record.payload.ended.eq(1),
-                record.payload.sequence.eq(NO_SEQUENCE),
-            ]
         with m.State("RECORD"):
             m.d.comb += [
                 record.valid.eq(1),
@@ -557,7 +560,7 @@ class Scheduler(wiring.Component):
                 with m.If(~self._alone):
                     m.next = "NEXT"
                 with m.If(self._ends):
-                    m.d.comb += [self.ended.valid.eq(1), self._claims.eq(release)]
+                    m.d.comb += [self.ended.valid.eq(1), self._claims.eq(self._releases)]
                     self._happens(m, "ends", sequence)
 
     def _build_step(self, m: Module) -> None:
