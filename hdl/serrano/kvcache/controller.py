@@ -225,6 +225,7 @@ class Controller(wiring.Component):
         self._wrong = settled(m, config, check.status != Status.OK, "wrong")
         self._walks = measure_walks(m, parts)
         self._statistic = read_statistic(m, parts)
+        self._no_blocks = settled(m, config, parts.pool.size <= 1, "no_blocks")
         answer = settled(m, config, parts.answer, "answered")
         m.d.comb += [
             check.block.eq(parts.pool.state),
@@ -296,7 +297,7 @@ class Controller(wiring.Component):
             with m.Else(), m.Switch(parts.command.opcode):
                 build_short(m, parts)
                 start_walk(m, parts, self._walks)
-                start_block(m, parts, number)
+                start_block(m, parts, number, self._no_blocks)
                 with m.Case(Opcode.GATHER):
                     m.d.sync += [
                         parts.index.eq(parts.command.arg0 >> SLOT_BITS),

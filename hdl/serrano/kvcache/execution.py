@@ -117,8 +117,8 @@ def build_short(m: Module, parts: Parts) -> None:
         m.next = "ANSWER"
 
 
-def start_block(m: Module, parts: Parts, number: Signal) -> None:
-    """In JUDGE: commands on one block, or on the pool."""
+def start_block(m: Module, parts: Parts, number: Signal, no_blocks: Value) -> None:
+    """In JUDGE: commands on one block, or on the pool, unless it has ``no_blocks``."""
     with m.Case(Opcode.SEAL):
         m.next = "SEAL"
     with m.Case(Opcode.SHARE):
@@ -129,7 +129,7 @@ def start_block(m: Module, parts: Parts, number: Signal) -> None:
     with m.Case(Opcode.RESET_POOL):
         m.d.sync += number.eq(1)
         m.next = "FORGET"
-        with m.If(settled(m, parts.config, parts.pool.size <= 1, "no_blocks")):
+        with m.If(no_blocks):
             m.next = "ANSWER"
 
 
