@@ -62,7 +62,11 @@ def decide(manager: BlockManager, wanted: list[dict], active: int = 0, room: int
         while True:
             (command,) = await collect(ctx, dut.kv.commands, 1, 0.0, 1, lambda p: p)
             status, aux = manager.execute(command.opcode, command.seq, command.tenant, command.arg0)
-            await send(ctx, dut.kv.responses, [{"status": status, "aux": aux}], 0.0, 2)
+            # It may be looked at in the cycle before.
+            response = {"status": status, "aux": aux}
+            ctx.set(dut.kv.responses.payload, response)
+            await ctx.tick()
+            await send(ctx, dut.kv.responses, [response], 0.0, 2)
 
     simulate(dut, bench, background=[controller], cycles=5000)
     return found

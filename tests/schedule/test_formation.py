@@ -74,7 +74,11 @@ def form(config, slots: dict[int, dict], steps: int, stall: float, refuse: dict[
             (command,) = await collect(ctx, dut.kv.commands, 1, stall, 1, lambda p: p)
             status = (refuse or {}).get(command.seq, Status.OK)
             aux = slots[command.seq]["position"] if status is Status.OK else 0
-            await send(ctx, dut.kv.responses, [{"status": status, "aux": aux}], stall, 2)
+            # It may be looked at in the cycle before.
+            response = {"status": status, "aux": aux}
+            ctx.set(dut.kv.responses.payload, response)
+            await ctx.tick()
+            await send(ctx, dut.kv.responses, [response], stall, 2)
 
     async def serve(ctx) -> None:
         await memory.serve_reads(ctx, arbiter.axi)

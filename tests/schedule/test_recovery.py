@@ -79,11 +79,11 @@ def test_a_step_is_given_up(dut: Recovery, port: str, fault: dict, code: FaultCo
         for _ in range(silent):
             assert ctx.get(dut.stop) and not ctx.get(dut.flush)
             await ctx.tick()
-        # With registers the data path is still being reset in the cycle behind.
+        # With registers the data path is still being reset in the two cycles behind.
         late = dut.config.registered
         for cycle in range(cycles):
             assert ctx.get(dut.flush) and ctx.get(dut.stop)
-            assert ctx.get(dut.failed) == (cycle == cycles - 1 - late)
+            assert ctx.get(dut.failed) == (cycle == cycles - 1 - 2 * late)
             await ctx.tick()
         assert FaultCode(ctx.get(dut.code)) == code and ctx.get(dut.retry) == retry
         assert not ctx.get(dut.stop) and not ctx.get(dut.flush) and not ctx.get(dut.failed)
@@ -168,6 +168,7 @@ def test_a_client_apart_hides_no_fault_of_the_step(dut: Recovery) -> None:
 
     async def bench(ctx) -> None:
         ctx.set(dut.running, 1)
+        await settle(ctx, dut)
         await settle(ctx, dut)
         await fail(ctx, dut, "write", {"client": 0, "address": 0x123, "decode": 1}, read=apart)
         # Both are counted, and the step's is the one that is shown.

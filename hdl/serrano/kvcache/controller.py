@@ -153,7 +153,10 @@ class Controller(wiring.Component):
         for outer, inner in zip(self.translate, tables.ports, strict=True):
             wiring.connect(m, wiring.flipped(outer), inner)
 
-        command = Signal(KVCommand)
+        # Its opcode goes to many places, through a register of its own.
+        self._command, command = Signal(KVCommand, name="taken"), Signal(KVCommand)
+        opcode = settled(m, config, self._command.opcode, "opcode")
+        m.d.comb += [command.eq(self._command), command.opcode.eq(opcode)]
         state = Signal(SequenceState(config))
         index, final = Signal(entry_bits(config)), Signal(entry_bits(config))
         entry = Signal(block_bits(config))
@@ -238,7 +241,7 @@ class Controller(wiring.Component):
         m.d.comb += parts.check.destination.eq(destination)
         with step(m, parts, "IDLE"):
             m.d.comb += [tables.r_seq.eq(requesters.command.seq), tables.r_en.eq(requesters.offered)]
-            m.d.sync += command.eq(requesters.command)
+            m.d.sync += self._command.eq(requesters.command)
             with m.If(wanted):
                 m.d.comb += [pool.initialize.eq(1), tables.clear.eq(1)]
                 m.d.sync += wanted.eq(self.initialize)

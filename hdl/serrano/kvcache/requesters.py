@@ -22,6 +22,10 @@ def sequence_bits(config: AcceleratorConfig) -> int:
     return bits_for(config.sequences_max)
 
 
+OPCODE_BITS = bits_for(max(opcode.value for opcode in Opcode) + 1)
+"""Bits of an opcode: the largest one is none."""
+
+
 def argument_bits(config: AcceleratorConfig) -> int:
     """Bits of a first argument: twice what any length, block, sequence or kind can be, and is refused."""
     return (
@@ -60,8 +64,8 @@ class Requesters(wiring.Component):
     offered : ``Out(1)``
         There is a command.
     command : ``Out(KVCommand)``
-        The command, its requester's next one. Of a sequence that there cannot be, and of a first argument
-        that is larger than any command takes, only that is left.
+        The command, its requester's next one. Of an operation and a sequence that there cannot be, and of a
+        first argument that is larger than any command takes, only that is left.
     take : ``In(1)``
         It is taken; only with ``offered``, and not again before its response.
     respond : ``In(1)``
@@ -109,6 +113,7 @@ class Requesters(wiring.Component):
             with m.If(port.commands.valid & port.commands.ready):
                 m.d.sync += [
                     command.eq(port.commands.payload),
+                    command.opcode.eq(_limited(port.commands.payload.opcode, OPCODE_BITS)),
                     command.seq.eq(_limited(port.commands.payload.seq, sequence_bits(self.config))),
                     command.arg0.eq(_limited(port.commands.payload.arg0, argument_bits(self.config))),
                     full[index].eq(1),

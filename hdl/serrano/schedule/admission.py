@@ -12,7 +12,7 @@ from serrano.faults import FaultCode
 from serrano.kvcache.commands import Opcode, Stat, Status
 from serrano.kvcache.pace import paced, settled, take_turns
 from serrano.kvcache.payloads import KVPort, sequence_bits
-from serrano.schedule.calls import kv_call
+from serrano.schedule.calls import judged, kv_call
 from serrano.schedule.descriptor import ModelInfo
 from serrano.schedule.rings import Submission
 from serrano.schedule.slots import Slot
@@ -104,6 +104,9 @@ class Admission(wiring.Component):
             slot.keep.eq(request.flags.keep),
         ]
         self._first_wrong = self._wrong(m)
+        known = (Status.OK, Status.SEQ_BUSY, Status.NO_SPACE, Status.NEVER_FITS)
+        self._some_active = settled(m, self.config, self.active.any(), "some_active")
+        self._found = judged(m, self.config, self.kv, *known)
         with m.FSM():
             self._build_checks(m)
             self._build_open(m)
@@ -178,12 +181,11 @@ class Admission(wiring.Component):
         sequence, tenant = self.sequence, self.submission.request.tenant
         sequences = self.config.sequences_max
         every = settled(m, self.config, self._tried == sequences, "every")
-        some_active = settled(m, self.config, self.active.any(), "some_active")
         is_free = settled(m, self.config, ~self.active.bit_select(self._next, 1), "is_free")
         with paced(m, "FIND", self._acts):
             with m.If(every):
                 m.next = "WAIT"
-                with m.If(~some_active):
+                with m.If(~self._some_active):
                     self._refuse(m, FaultCode.KV_COMMAND, Status.SEQ_BUSY)
             with m.Else():
                 m.d.sync += [
@@ -194,14 +196,14 @@ class Admission(wiring.Component):
                 with m.If(is_free):
                     m.next = "OPEN"
         with kv_call(m, self.kv, "OPEN", Opcode.OPEN, sequence, tenant) as answer:
-            with m.If(answer.status == Status.OK):
+            with m.If(self._found[Status.OK]):
                 m.next = "ALLOCATE"
-            with m.Elif(answer.status == Status.SEQ_BUSY):
+            with m.Elif(self._found[Status.SEQ_BUSY]):
                 m.next = "FIND"
             with m.Else():
                 self._refuse(m, FaultCode.KV_COMMAND, answer.status)
         with kv_call(m, self.kv, "ALLOCATE", Opcode.ALLOC, sequence, tenant, self._total) as answer:
-            with m.If(answer.status == Status.OK):
+            with m.If(self._found[Status.OK]):
                 m.d.sync += self._first.eq(self._next)
                 m.next = "ADMITTED"
             with m.Else():
@@ -212,9 +214,10 @@ class Admission(wiring.Component):
 
     def _judge(self, m: Module, status: Value, refused: str, wait: str) -> None:
         """A command was not executed: what it means for the request."""
-        with m.If((status == Status.NO_SPACE) & self.active.any()):
+        found = self._found
+        with m.If(found[Status.NO_SPACE] & self._some_active):
             m.next = wait
-        with m.Elif((status == Status.NO_SPACE) | (status == Status.NEVER_FITS)):
+        with m.Elif(found[Status.NO_SPACE] | found[Status.NEVER_FITS]):
             self._refuse(m, FaultCode.REQUEST_SPACE, status, refused)
         with m.Else():
             self._refuse(m, FaultCode.KV_COMMAND, status, refused)
@@ -222,23 +225,26 @@ class Admission(wiring.Component):
     def _build_adopt(self, m: Module) -> None:
         request, position = self.submission.request, self.slot.position
         kv, sequence, tenant = self.kv, self.sequence, request.tenant
+        aux = kv.responses.payload.aux
+        moved = settled(m, self.config, aux != position, "moved")
+        long = settled(m, self.config, aux >= request.prompt_tokens, "long")
         # To append nothing tells the position, and whether the sequence is open and the tenant's.
         with kv_call(m, kv, "POSITION", Opcode.APPEND, sequence, tenant) as answer:
             m.d.sync += position.eq(answer.aux)
             m.next = "LENGTH"
-            with m.If(answer.status != Status.OK):
+            with m.If(~self._found[Status.OK]):
                 self._refuse(m, FaultCode.KV_COMMAND, answer.status)
         with kv_call(m, kv, "LENGTH", Opcode.STAT, sequence, tenant, Stat.SEQUENCE_LENGTH) as answer:
             m.next = "TAKE"
-            with m.If(answer.status != Status.OK):
+            with m.If(~self._found[Status.OK]):
                 self._refuse(m, FaultCode.KV_COMMAND, answer.status)
-            with m.Elif((answer.aux != position) | (answer.aux >= request.prompt_tokens)):
+            with m.Elif(moved | long):
                 self._refuse(m, FaultCode.REQUEST_SEQUENCE)
         rest = settled(m, self.config, self._total - position, "rest")
         with kv_call(m, kv, "TAKE", Opcode.APPEND, sequence, tenant, rest) as answer:
-            with m.If(answer.status != Status.OK):
+            with m.If(~self._found[Status.OK]):
                 self._judge(m, answer.status, "REFUSED", "WAIT")
-            with m.Elif(answer.aux != position):
+            with m.Elif(moved):
                 self._refuse(m, FaultCode.REQUEST_CHANGED, following="DROP")
             with m.Else():
                 m.next = "TAKEN"

@@ -8,10 +8,11 @@ from typing import Any
 from amaranth import *
 
 from serrano.config import AcceleratorConfig
+from serrano.kvcache.commands import Status
 from serrano.kvcache.pace import settled
 from serrano.kvcache.payloads import KVPort
 
-__all__ = ["kv_call", "share_kv"]
+__all__ = ["judged", "kv_call", "share_kv"]
 
 
 @contextmanager
@@ -29,12 +30,12 @@ def kv_call(
     The body says what follows from the answer, its payload, in the one cycle in which it is there.
     """
     command, response = port.commands, port.responses
+    # These are the same in all of a port's commands.
+    m.d.comb += [command.payload.seq.eq(sequence), command.payload.tenant.eq(tenant)]
     with m.State(state):
         m.d.comb += [
             command.valid.eq(1),
             command.payload.opcode.eq(opcode),
-            command.payload.seq.eq(sequence),
-            command.payload.tenant.eq(tenant),
             command.payload.arg0.eq(argument),
         ]
         with m.If(command.ready):
@@ -45,21 +46,30 @@ def kv_call(
             yield response.payload
 
 
+def judged(m: Module, config: AcceleratorConfig, port: Any, *statuses: Status) -> dict[Status, Any]:
+    """Whether a status is that of the response at ``port``; with registers, known when it is valid."""
+    found = port.responses.payload.status
+    return {
+        status: settled(m, config, found == status, f"answers_{status.name.lower()}") for status in statuses
+    }
+
+
 def share_kv(m: Module, config: AcceleratorConfig, port: Any, users: list[Any]) -> None:
     """Connects users of which one at a time has a command under way.
 
-    If the accelerator is ``registered``, a command comes to the port two cycles later and its response to
+    If the accelerator is ``registered``, a command comes to the port three cycles later and its response to
     the user two cycles later, all through registers; the response may be looked at in the cycle before.
     """
     if config.registered:
         port = _register_kv(m, config, port)
-    for user in users:
+    for index, user in enumerate(users):
         m.d.comb += [
             user.commands.ready.eq(port.commands.ready),
             user.responses.valid.eq(port.responses.valid),
             user.responses.payload.eq(port.responses.payload),
         ]
-        with m.If(user.commands.valid):
+        # Its payload stays while it waits.
+        with m.If(settled(m, config, user.commands.valid, f"calls_{index}")):
             m.d.comb += [port.commands.valid.eq(1), port.commands.payload.eq(user.commands.payload)]
         with m.If(user.responses.ready):
             m.d.comb += port.responses.ready.eq(1)

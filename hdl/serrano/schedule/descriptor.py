@@ -10,8 +10,10 @@ from amaranth.lib.wiring import In, Out
 from serrano.bus import ReadPort
 from serrano.config import GROUP_TOKENS, AcceleratorConfig
 from serrano.faults import FaultCode
+from serrano.kvcache.pace import paced, settled, take_turns
 from serrano.layouts import PackedScale
 from serrano.stream.gearbox import Gearbox
+from serrano.stream.slices import connect_reads
 from serrano.tape.crc import crc32_step
 from serrano.vector.arithmetic import multiplied
 
@@ -123,7 +125,8 @@ class DescriptorLoader(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         m.submodules.words = words = Gearbox(self.config.port_bytes, 4)
-        memory = self.memory
+        memory = ReadPort(self.config).create(path=("port",))
+        connect_reads(m, memory, wiring.flipped(self.memory), registered=self.config.registered)
         m.d.comb += [
             words.i.valid.eq(memory.data.valid),
             words.i.payload.bytes.eq(memory.data.payload.bytes),
@@ -140,6 +143,11 @@ class DescriptorLoader(wiring.Component):
         large = Signal()
         # The product of group and KV heads; whether something that has long been known is too large.
         product, over = Signal(16), self._build_limits(m)
+        below = settled(m, self.config, product < self.model.heads, "below")
+        differs = settled(m, self.config, product != self.model.heads, "differs")
+        endless = settled(m, self.config, (self.model.kv_heads == 0) | self.model.group.all(), "endless")
+        many = settled(m, self.config, self.model.group > self.config.attention_rows_max, "many")
+        acts = take_turns(m, self.config)
         self._build_capture(m, index, word, words.o.valid & words.o.ready, head, large)
 
         with m.FSM():
@@ -163,22 +171,22 @@ class DescriptorLoader(wiring.Component):
                         m.next = "GROUP"
                 # They have long been known with the last word.
                 m.d.sync += [self.model.group.eq(1), product.eq(self.model.kv_heads)]
-            with m.State("GROUP"):
+            with paced(m, "GROUP", acts):
                 # heads / kv_heads by counting; the product is also the check that it divides.
-                with m.If(product < self.model.heads):
+                with m.If(below):
                     m.d.sync += [
                         self.model.group.eq(self.model.group + 1),
                         product.eq(product + self.model.kv_heads),
                     ]
                 with m.Else():
-                    with m.If(product != self.model.heads):
+                    with m.If(differs):
                         m.d.sync += large.eq(1)
                     m.next = "LIMITS"
-                with m.If((self.model.kv_heads == 0) | self.model.group.all()):
+                with m.If(endless):
                     m.d.sync += large.eq(1)
                     m.next = "LIMITS"
             with m.State("LIMITS"):
-                with m.If(over | (self.model.group > self.config.attention_rows_max)):
+                with m.If(over | many):
                     m.d.sync += large.eq(1)
                 with m.If(self.model.context > self.config.context_max):
                     m.d.sync += self.model.context.eq(self.config.context_max)

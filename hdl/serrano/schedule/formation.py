@@ -13,10 +13,11 @@ from serrano.faults import FaultCode
 from serrano.kvcache.commands import Opcode, Status
 from serrano.kvcache.pace import paced, settled, take_turns
 from serrano.kvcache.payloads import KVPort, sequence_bits
-from serrano.schedule.calls import kv_call
+from serrano.schedule.calls import judged, kv_call
 from serrano.schedule.embed import EmbedCommand
 from serrano.schedule.slots import Served, Slot, one_of
 from serrano.schedule.spans import Span, StepCommand
+from serrano.stream.slices import connect_reads
 
 __all__ = ["Formation"]
 
@@ -100,7 +101,7 @@ class Formation(wiring.Component):
         m = Module()
         config, slot = self.config, self.slot
         m.submodules.words = self._words = words = WordReader(config)
-        wiring.connect(m, words.memory, wiring.flipped(self.memory))
+        connect_reads(m, words.memory, wiring.flipped(self.memory), registered=config.registered)
         # Rows of the present span, and of those of a chunk the ones that have been read.
         self._count, self._read = Signal.like(self.step.rows), Signal.like(self.step.rows)
         self._left = Signal(config.sequences_max)
@@ -247,17 +248,20 @@ class Formation(wiring.Component):
         step, slot = self.step, self.slot
         sampled = slot.position + self._count >= slot.prompt_tokens
         sampled = settled(m, self.config, sampled, "sampled")
+        known = (Status.OK, Status.BAD_SEQ, Status.TENANT, Status.NO_SPACE, Status.NEVER_FITS)
+        found = judged(m, self.config, self.kv, *known)
+        moved = settled(m, self.config, self.kv.responses.payload.aux != slot.position, "moved")
         with kv_call(
             m, self.kv, "RESERVE", Opcode.APPEND, self._sequence, slot.tenant, self._count
         ) as answer:
             m.next = "SPAN"
-            with m.If((answer.status == Status.BAD_SEQ) | (answer.status == Status.TENANT)):
+            with m.If(found[Status.BAD_SEQ] | found[Status.TENANT]):
                 self._fail(m, FaultCode.REQUEST_CHANGED, answer.status)
-            with m.Elif((answer.status == Status.NO_SPACE) | (answer.status == Status.NEVER_FITS)):
+            with m.Elif(found[Status.NO_SPACE] | found[Status.NEVER_FITS]):
                 self._fail(m, FaultCode.REQUEST_SPACE, answer.status)
-            with m.Elif(answer.status != Status.OK):
+            with m.Elif(~found[Status.OK]):
                 self._fail(m, FaultCode.KV_COMMAND, answer.status)
-            with m.Elif(answer.aux != slot.position):
+            with m.Elif(moved):
                 self._fail(m, FaultCode.REQUEST_CHANGED)
             with m.Else():
                 m.d.comb += self.reserved.eq(1)

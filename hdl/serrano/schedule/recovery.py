@@ -145,6 +145,8 @@ class Recovery(wiring.Component):
         registered = self.config.registered
         cycles = FLUSH_CYCLES * (1 + registered)
         cycle, final = Signal(range(cycles)), Signal()
+        # The scheduler has a cycle for the news.
+        ends = self._taken(m, final)
         watching, fault, stop, flush = (Signal() for _ in range(4))
         bus, packet = self._build_bus_fault(m, watching), self._build_packet_fault(m)
         found = self._build_first(m, bus, packet, watching, fault)
@@ -163,10 +165,10 @@ class Recovery(wiring.Component):
                     m.next = "FLUSH"
             with m.State("FLUSH"):
                 m.d.comb += [stop.eq(1), flush.eq(1)]
-                m.d.sync += [cycle.eq(cycle + 1), final.eq(cycle == cycles - 2)]
-                with m.If(final):
+                m.d.sync += [cycle.eq(cycle + 1), final.eq(cycle == cycles - 2 - registered)]
+                m.d.comb += self.failed.eq(final)
+                with m.If(ends):
                     m.d.sync += cycle.eq(0)
-                    m.d.comb += self.failed.eq(1)
                     m.next = "WATCH"
         with m.If(found.fault):
             m.d.sync += [
@@ -201,15 +203,20 @@ class Recovery(wiring.Component):
         layout = {"fault": 1, "first": FaultRecord(self.config), "of_tape": 1, "of_sequence": 1}
         found = Signal(data.StructLayout({**layout, "failures": 2}))
         first, of_tape, of_sequence = found.first, found.of_tape, found.of_sequence
-        expired = self._build_watchdog(m)
+        expired, by_bus = self._build_watchdog(m), Signal()
+        m.d.comb += [
+            fault.eq(watching & (bus.step | packet.valid | expired)),
+            by_bus.eq(bus.step | ~fault),
+        ]
+        fault, by_bus = self._taken(m, fault), self._taken(m, by_bus)
+        bus, packet = self._taken(m, bus), self._taken(m, packet)
         m.d.comb += [
             found.fault.eq(fault),
             found.failures.eq(bus.failures),
-            fault.eq(watching & (bus.step | packet.valid | expired)),
             first.packet.eq(Mux(fault, self.packet, 0)),
             first.sequence.eq(Mux(fault, self.sequence, 0)),
         ]
-        with m.If(bus.step | ~fault):
+        with m.If(by_bus):
             m.d.comb += [
                 first.code.eq(bus.code),
                 first.detail.eq(bus.detail),
@@ -228,7 +235,7 @@ class Recovery(wiring.Component):
             ]
         with m.Else():
             m.d.comb += first.code.eq(FaultCode.WATCHDOG)
-        return self._taken(m, found)
+        return found
 
     def _build_bus_fault(self, m: Module, watching: Signal) -> Any:
         """An error of the memory, that of a step before that of a client apart; how many are of those."""
@@ -237,7 +244,7 @@ class Recovery(wiring.Component):
         found = Signal(data.StructLayout(layout))
         ports = ((self.read, 0, self.kv_reader, self.tape_clients), (self.write, WRITE, self.kv_writer, ()))
         apart = [port.valid & port.apart for port, *_ in ports]
-        watching = self._taken(m, watching)
+        watching = self._taken(m, self._taken(m, watching))
         m.d.comb += [found.failures.eq(sum(apart)), found.step.eq(0)]
         # The last one wins.
         for (port, number, *_), theirs in reversed(tuple(zip(ports, apart, strict=True))):

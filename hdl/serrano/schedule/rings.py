@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 from serrano.bus import RECORD_BYTES, ReadPort, RecordWriter, WordReader, WritePort
 from serrano.config import AcceleratorConfig
 from serrano.faults import FaultCode
+from serrano.stream.slices import connect_reads
 
 __all__ = [
     "NO_SEQUENCE",
@@ -128,7 +129,7 @@ class SubmissionRing(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         m.submodules.reader = reader = WordReader(self.config)
-        wiring.connect(m, reader.memory, wiring.flipped(self.memory))
+        connect_reads(m, reader.memory, wiring.flipped(self.memory), registered=self.config.registered)
         payload, word = self.requests.payload, reader.words.payload
         place, again = self.head & (self.size - 1), Signal()
         m.d.comb += [

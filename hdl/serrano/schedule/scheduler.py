@@ -16,14 +16,15 @@ from serrano.kvcache.pace import paced, settled, take_turns
 from serrano.kvcache.payloads import KVPort, sequence_bits
 from serrano.primitives.memory import OnChipMemory
 from serrano.schedule.admission import Admission
-from serrano.schedule.calls import kv_call, share_kv
+from serrano.schedule.calls import judged, kv_call, share_kv
 from serrano.schedule.descriptor import ModelInfo
 from serrano.schedule.embed import EmbedCommand
 from serrano.schedule.formation import Formation
 from serrano.schedule.rings import NO_SEQUENCE, Completion, Submission
 from serrano.schedule.slots import CancelSearch, Served, Slot, one_of
 from serrano.schedule.spans import Span, StepCommand
-from serrano.stream import StreamFIFO, StreamRegister
+from serrano.stream import HalfRegister, StreamFIFO, StreamRegister
+from serrano.stream.slices import slice_before
 
 __all__ = ["Scheduler"]
 
@@ -44,7 +45,8 @@ class Scheduler(wiring.Component):
 
     Sequences are ``locked`` from the answer to a step's APPEND to that of its COMMIT or ABORT: whoever else
     has a command for them gets in between two steps. If the accelerator is ``registered``, ``locked`` follows
-    up to six cycles after the answer was offered, and the outcome of a step is taken a cycle later.
+    up to six cycles after the answer was offered, the outcome of a step is taken two cycles later, and spans
+    and steps are given a cycle later.
 
     Parameters
     ----------
@@ -178,6 +180,7 @@ class Scheduler(wiring.Component):
         self._build_memories(m)
         self._build_after(m)
         self._build_records(m)
+        self._fill_record(m)
         self._build_requests(m)
         self._build_formation(m)
         to_end = self._failing | self._cancels
@@ -194,6 +197,11 @@ class Scheduler(wiring.Component):
             self._build_commit(m)
             self._build_drop(m)
         self._apply_events(m)
+        m.d.comb += [
+            self.begin.eq(self.step.valid & self.step.ready),
+            self.embed.payload.eq(self._rows.r_data),
+            self.tokens.ready.eq(settled(m, config, fsm.ongoing("EXECUTE"), "executing")),
+        ]
         between = fsm.ongoing("GAP")
         if config.registered:
             between |= fsm.ongoing("CHOOSE")
@@ -224,7 +232,8 @@ class Scheduler(wiring.Component):
         )
         for name in ("done", "failed", "retry", "code", "own", "fault_sequence"):
             m.d.comb += outcome[name].eq(getattr(self, name))
-        self._outcome = settled(m, config, outcome, "outcome_before")
+        early = settled(m, config, outcome, "outcome_early")
+        self._outcome = settled(m, config, early, "outcome_before")
         # A request is to end for a reason.
         given = data.StructLayout({"valid": 1, "sequence": sequence_bits(config), "code": FaultCode})
         self._given = Signal(given)
@@ -272,13 +281,14 @@ class Scheduler(wiring.Component):
         with m.If(given.valid):
             m.d.sync += known.eq(1)
         formation, slots = self._formation, self._slots
+        forming = settled(m, config, self._forming, "forming_before")
         told = Signal(data.StructLayout({"valid": 1, "row": EmbedCommand(config)}))
         m.d.comb += [told.valid.eq(formation.row_en), told.row.eq(formation.row)]
         told = settled(m, config, told, "told_row")
         # What is in hand is read in every cycle. The spans that are sampled come first: one token of each.
         m.d.comb += [
             slots.r_en.eq(1),
-            slots.r_addr.eq(Mux(self._forming, formation.slot_sequence, self._sequence)),
+            slots.r_addr.eq(Mux(forming, formation.slot_sequence, self._sequence)),
             slots.w_en.eq(self._update.valid),
             slots.w_addr.eq(self._update.sequence),
             slots.w_data.eq(self._update.slot),
@@ -315,6 +325,8 @@ class Scheduler(wiring.Component):
 
     def _build_records(self, m: Module) -> None:
         """Completion records wait here while the next step runs already; ``claimed`` are promised."""
+        # The record in hand is that of a request which has been refused.
+        self._refusing = Signal()
         m.submodules.records = records = StreamFIFO(
             Completion, 2 * self.config.rows_max, paused=self.config.registered
         )
@@ -324,12 +336,35 @@ class Scheduler(wiring.Component):
             m.submodules.record = behind = StreamRegister(Completion)
             wiring.connect(m, behind.o, records.i)
             self._record, self._recorded = behind.i, records.o.valid | records.i.valid
-        self._claimed, self._claim, self._release = Signal(32), Signal(32), Signal(32)
+        self._claimed, self._claims = Signal(32), Signal(32)
         written = self.completions.valid & self.completions.ready
-        change = settled(m, self.config, (self._claim - self._release)[:32], "change")
+        change = settled(m, self.config, self._claims, "change")
         m.d.sync += self._claimed.eq(self._claimed + change - written)
         self._room = Signal(32)
         m.d.comb += self._room.eq(settled(m, self.config, (self.ring_free - self._claimed)[:32], "room"))
+
+    def _fill_record(self, m: Module) -> None:
+        """What a record says, whenever it is given: of a request that ends or goes on, or is refused."""
+        slot, held, content = self._slots.r_data, self._held, self._record.payload
+        good = self._status == FaultCode.NONE
+        self._releases = settled(m, self.config, -(slot.remaining + good), "releases")
+        m.d.comb += [
+            content.id.eq(slot.id),
+            content.token.eq(Mux(good, slot.token, 0)),
+            content.status.eq(self._status),
+            content.has_token.eq(good),
+            content.ended.eq(self._ends),
+            content.sequence.eq(self._sequence),
+        ]
+        with m.If(self._refusing):
+            m.d.comb += [
+                content.id.eq(held.request.id),
+                content.token.eq(0),
+                content.status.eq(self._admission.code),
+                content.has_token.eq(0),
+                content.ended.eq(1),
+                content.sequence.eq(NO_SEQUENCE),
+            ]
 
     def _build_requests(self, m: Module) -> None:
         admission, search = self._admission, self._search
@@ -362,7 +397,8 @@ class Scheduler(wiring.Component):
 
     def _build_after(self, m: Module) -> None:
         """What is known of the request in hand when the span in hand is committed."""
-        slot, span, token = self._slots.r_data, self._spans.r_data, self._sampled.r_data
+        slot, span = self._slots.r_data, self._spans.r_data
+        token = settled(m, self.config, self._sampled.r_data, "token_read")
         self._after = after = Signal(Slot(self.config))
         self._is_sampled, self._is_last = sampled, last = Signal(), Signal()
         position = settled(m, self.config, slot.position + span.rows, "position_after")
@@ -379,7 +415,11 @@ class Scheduler(wiring.Component):
         self._decodes = settled(m, self.config, after.decoding, "decodes")
 
     def _build_formation(self, m: Module) -> None:
-        formation, span = self._formation, self.span
+        formation, config = self._formation, self.config
+        self._given_step, span = (
+            slice_before(m, name, target, registered=config.registered, kind=HalfRegister)
+            for name, target in (("step", wiring.flipped(self.step)), ("span", wiring.flipped(self.span)))
+        )
         wiring.connect(m, formation.memory, wiring.flipped(self.memory))
         m.d.comb += [
             formation.vocab.eq(self.model.vocab),
@@ -389,12 +429,13 @@ class Scheduler(wiring.Component):
             span.payload.eq(formation.span.payload),
             formation.span.ready.eq(span.ready),
             self.number.eq(formation.number),
+            self._given_step.payload.eq(formation.step),
         ]
         # Without registers they are locked in the very cycle of the answer.
-        now = Signal(self.config.sequences_max)
+        now = Signal(config.sequences_max)
         with m.If(formation.reserved):
             self._happens(m, "locks", formation.slot_sequence)
-            if not self.config.registered:
+            if not config.registered:
                 m.d.comb += now.bit_select(formation.slot_sequence, 1).eq(1)
         m.d.comb += self.locked.eq(self._locked | now)
         with m.If(span.valid & span.ready & (formation.spans == 0)):
@@ -466,7 +507,7 @@ class Scheduler(wiring.Component):
                     m.d.comb += [
                         self._change.valid.eq(1),
                         self._change.slot.eq(admission.slot),
-                        self._claim.eq(claim),
+                        self._claims.eq(claim),
                         self._search.begin.eq(1),
                         self.admitted.valid.eq(1),
                     ]
@@ -479,20 +520,17 @@ class Scheduler(wiring.Component):
                     m.d.sync += self._blocked.eq(1)
                 with m.Else():
                     self._tell(m, admission.code, admission.detail)
+                    m.d.sync += self._refusing.eq(1)
                     m.next = "REFUSE"
         with m.State("REFUSE"):
             m.d.comb += [
                 record.valid.eq(1),
-                record.payload.id.eq(held.request.id),
-                record.payload.status.eq(admission.code),
-                record.payload.ended.eq(1),
-                record.payload.sequence.eq(NO_SEQUENCE),
                 self.ended.number.eq(held.number),
                 self.ended.code.eq(admission.code),
             ]
             with m.If(record.ready):
-                m.d.comb += [self._claim.eq(1), self.ended.valid.eq(1)]
-                m.d.sync += self._taken.eq(0)
+                m.d.comb += [self._claims.eq(1), self.ended.valid.eq(1)]
+                m.d.sync += [self._taken.eq(0), self._refusing.eq(0)]
                 m.next = "GAP"
 
     def _build_ending(self, m: Module) -> None:
@@ -509,17 +547,9 @@ class Scheduler(wiring.Component):
         closing = Mux(slot.keep, Opcode.TRIM, Opcode.FREE)
         with kv_call(m, self._kv, "CLOSE", closing, sequence, slot.tenant, slot.position):
             m.next = "RECORD"
-        good = self._status == FaultCode.NONE
-        release = settled(m, self.config, slot.remaining + good, "release")
         with m.State("RECORD"):
             m.d.comb += [
                 record.valid.eq(1),
-                record.payload.id.eq(slot.id),
-                record.payload.token.eq(Mux(good, slot.token, 0)),
-                record.payload.status.eq(self._status),
-                record.payload.has_token.eq(good),
-                record.payload.ended.eq(self._ends),
-                record.payload.sequence.eq(sequence),
                 self.ended.has_sequence.eq(1),
                 self.ended.sequence.eq(sequence),
                 self.ended.number.eq(slot.number),
@@ -530,25 +560,21 @@ class Scheduler(wiring.Component):
                 with m.If(~self._alone):
                     m.next = "NEXT"
                 with m.If(self._ends):
-                    m.d.comb += [self.ended.valid.eq(1), self._release.eq(release)]
+                    m.d.comb += [self.ended.valid.eq(1), self._claims.eq(self._releases)]
                     self._happens(m, "ends", sequence)
 
     def _build_step(self, m: Module) -> None:
-        step = self._formation.step
+        step = self._given_step
         with m.State("STEP"):
-            m.d.comb += [
-                self.step.valid.eq(1),
-                self.step.payload.eq(step),
-                self.begin.eq(self.step.ready),
-            ]
-            with m.If(self.step.ready):
+            m.d.comb += step.valid.eq(1)
+            with m.If(step.ready):
                 m.d.sync += self.running.eq(1)
                 m.next = "ROW_READ"
         with m.State("ROW_READ"):
             m.next = "ROW"
             self._watch_step(m)
         with m.State("ROW"):
-            m.d.comb += [self.embed.valid.eq(1), self.embed.payload.eq(self._rows.r_data)]
+            m.d.comb += self.embed.valid.eq(1)
             with m.If(self.embed.ready):
                 m.d.sync += self._index.eq(self._index + 1)
                 m.next = "ROW_READ"
@@ -556,7 +582,6 @@ class Scheduler(wiring.Component):
                     m.next = "EXECUTE"
             self._watch_step(m)
         with m.State("EXECUTE"):
-            m.d.comb += self.tokens.ready.eq(1)
             m.d.sync += self._index.eq(0)
             with m.If(self._outcome.done):
                 m.d.comb += [self.committed.eq(1), self._formation.commit.eq(1)]
@@ -580,6 +605,7 @@ class Scheduler(wiring.Component):
     def _build_commit(self, m: Module) -> None:
         slot, span, sequence = self._slots.r_data, self._spans.r_data, self._sequence
         after, sampled, last = self._after, self._is_sampled, self._is_last
+        found = judged(m, self.config, self._kv, Status.OK)
         # The span in hand, its slot and its token come one after another.
         with m.State("SPAN"):
             m.next = "SPAN_SLOT"
@@ -591,7 +617,7 @@ class Scheduler(wiring.Component):
         with kv_call(m, self._kv, "COMMIT", Opcode.COMMIT, sequence, slot.tenant, span.rows) as answer:
             self._happens(m, "unlocks", sequence)
             m.next = "UPDATE"
-            with m.If(answer.status != Status.OK):
+            with m.If(~found[Status.OK]):
                 self._tell(m, FaultCode.KV_COMMAND, answer.status)
                 self._give_reason(m, sequence, FaultCode.KV_COMMAND)
                 m.next = "NEXT"

@@ -10,6 +10,7 @@ from amaranth.utils import exact_log2
 
 from serrano.attention.payloads import AttendCommand
 from serrano.config import AcceleratorConfig
+from serrano.kvcache.pace import settled
 from serrano.kvcache.payloads import AppendCommand, GatherCommand
 from serrano.layouts import ReadRequest
 from serrano.schedule.descriptor import ModelInfo
@@ -368,13 +369,15 @@ class Sequencer(wiring.Component):
         gather, parts, model = self._gathers, self._gathered, self.model
         head, record = Signal.like(model.kv_heads), Signal.like(self._record)
         fresh = parts.part.span.position == 0
+        # Commands are taken in every other cycle at most.
+        is_last = settled(m, self.config, head == model.kv_heads - 1, "is_last_head")
         m.d.comb += [
             gather.payload.seq.eq(parts.part.span.sequence),
             gather.payload.record.eq(record + head),
             gather.payload.first.eq(0),
             gather.payload.count.eq(parts.part.span.position),
             gather.valid.eq(parts.valid & ~fresh),
-            parts.step.eq(parts.valid & (fresh | (gather.ready & (head == model.kv_heads - 1)))),
+            parts.step.eq(parts.valid & (fresh | (gather.ready & is_last))),
         ]
         with m.If(parts.start):
             m.d.sync += [record.eq(self._record), head.eq(0)]

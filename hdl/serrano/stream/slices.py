@@ -6,9 +6,9 @@ from typing import Any
 from amaranth import *
 from amaranth.lib import wiring
 
-from .register import StreamRegister
+from .register import HalfRegister, StreamRegister
 
-__all__ = ["later", "slice_before", "sliced"]
+__all__ = ["connect_reads", "later", "slice_before", "sliced"]
 
 
 def sliced(m: Module, name: str, source: Any, *, registered: bool, kind: Any = StreamRegister) -> Any:
@@ -27,6 +27,13 @@ def slice_before(m: Module, name: str, target: Any, *, registered: bool, kind: A
     m.submodules[name] = register = kind(target.payload.shape())
     wiring.connect(m, register.o, target)
     return register.i
+
+
+def connect_reads(m: Module, client: Any, port: Any, *, registered: bool) -> None:
+    """Connects one who reads little to his port, with ``registered`` through slices of half the rate."""
+    behind = {"registered": registered, "kind": HalfRegister}
+    wiring.connect(m, sliced(m, "reads_request", client.request, **behind), port.request)
+    wiring.connect(m, sliced(m, "reads_data", port.data, **behind), client.data)
 
 
 def later(m: Module, value: Any, *, registered: bool, name: str) -> Any:

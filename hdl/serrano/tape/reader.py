@@ -129,19 +129,13 @@ class TapeReader(wiring.Component):
         expected = Signal(32)
         wrong = self._build_header_check(m, take & header_end, merged, header, expected)
         corrupt = self._build_crc(m, take, in_payload, position, packet_end, merged)
+        # It loads what would be told, until something is: that it is wrong shows late in the cycle.
         with m.If(~self.fault.valid):
-            with m.If(corrupt.valid):
-                m.d.sync += [
-                    self.fault.valid.eq(1),
-                    self.fault.code.eq(FaultCode.PACKET_CRC),
-                    self.fault.index.eq(corrupt.index),
-                ]
-            with m.Elif(wrong.valid):
-                m.d.sync += [
-                    self.fault.valid.eq(1),
-                    self.fault.code.eq(wrong.code),
-                    self.fault.index.eq(wrong.index),
-                ]
+            m.d.sync += [
+                self.fault.valid.eq(corrupt.valid | wrong.valid),
+                self.fault.code.eq(Mux(corrupt.valid, FaultCode.PACKET_CRC, wrong.code)),
+                self.fault.index.eq(Mux(corrupt.valid, corrupt.index, wrong.index)),
+            ]
         with m.If(self.start):
             m.d.sync += [expected.eq(0), self.checked.eq(0)]
         return m
