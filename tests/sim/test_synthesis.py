@@ -149,6 +149,12 @@ def test_no_region_is_much_fuller_than_the_device(scripts, tmp_path, share: floa
     assert given[given.index("--placer-heap-beta") + 1] == density
 
 
+def test_the_router_aims_higher_than_the_clock() -> None:
+    assert fpga.faster(50.0).split("\n")[1:3] == [
+        f'FREQUENCY NET "{net}" 51.50 MHZ;' for net in ("pll_clk", "clk")
+    ]
+
+
 def test_summary_takes_the_slowest_clock_and_the_median() -> None:
     reports = [report_of(90.0), report_of(110.04), report_of(100.0)]
     found = fpga.summarize("board", "LFE5U-85F", 100.0, reports, [1, 2, 3], 64)

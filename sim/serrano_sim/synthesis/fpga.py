@@ -39,6 +39,9 @@ SHAPES = {
 }
 """Models whose tokens per second are computed; a text is a folder with a config.json."""
 
+AIM = 1.03
+"""How much faster than the clock the router is to make the design."""
+
 CONTEXT = 128
 """Committed tokens of the one sequence that decodes."""
 
@@ -150,6 +153,14 @@ def _tell_utilization(cells: Any, device: str, report: Path | None = None, **kno
     return found
 
 
+def faster(clock_mhz: float) -> str:
+    """Constraints of the clock's nets, as LPF, with which the router aims higher than the clock.
+
+    What it adds up for a path is up to 2 % less than what timing analysis finds in the end.
+    """
+    return "".join(f'\nFREQUENCY NET "{net}" {clock_mhz * AIM:.2f} MHZ;' for net in ("pll_clk", "clk")) + "\n"
+
+
 def build_board(
     described: Board, seeds: Sequence[int], clock_hz: int, folder: Path, *, estimate_only: bool = False
 ) -> dict[str, Any]:
@@ -166,10 +177,11 @@ def build_board(
     if estimate_only:
         return found
     constraints = plan.files["top.lpf"]
-    (folder / "top.lpf").write_text(
-        constraints if isinstance(constraints, str) else constraints.decode(), encoding="utf-8"
-    )
     clock_mhz = clock_hz / 1e6
+    (folder / "top.lpf").write_text(
+        (constraints if isinstance(constraints, str) else constraints.decode()) + faster(clock_mhz),
+        encoding="utf-8",
+    )
     package = platform._nextpnr_package_options[platform.package]
     reports = _place_all(
         folder, seeds, device=platform.device, package=package, speed=platform.speed,
