@@ -199,8 +199,8 @@ RECORDS = (
                 "asks for a run only while a word is taken",
                 _edit(
                     "mover",
-                    "self._asking & tasks.i.ready",
-                    "self._asking & tasks.i.ready & word.ready",
+                    "self._asking & task.ready",
+                    "self._asking & task.ready & word.ready",
                 ),
                 depth=10,
             ),
