@@ -405,7 +405,7 @@ class VectorQuantizer(wiring.Component):
         """Whether there is a vector, what is known of it, and the word of it to be read."""
         word = Signal.like(self.r_word)
         m.d.comb += [
-            self.r_last.eq(word == vectors.payload.final),
+            self.r_last.eq(vectors.valid & (word == vectors.payload.final)),
             vectors.ready.eq(self.r_en & self.r_last),
         ]
         with m.If(self.r_en):
