@@ -16,12 +16,12 @@ from serrano.datapath import Datapath
 from serrano.emit.boundary import axi_port_names
 from serrano.faults import FaultCode
 from serrano.kvcache import BlockMover, Controller
+from serrano.kvcache.pace import settled
 from serrano.kvcache.payloads import KVGeometry
 from serrano.schedule.descriptor import DescriptorLoader
 from serrano.schedule.recovery import Recovery
 from serrano.schedule.rings import CompletionRing, SubmissionRing
 from serrano.schedule.scheduler import Scheduler
-from serrano.stream.slices import later
 from serrano.trace import ActivityWord, TraceBeat, Tracer
 from serrano.vector.arithmetic import multiplied
 
@@ -200,7 +200,7 @@ class Accelerator(wiring.Component):
         wiring.connect(m, completions.memory, self._writes.ports[COMPLETION])
         wiring.connect(m, scheduler.kv, self._controller.steps)
         # It begins long before a model is loaded.
-        initializing = self._later(m, self._controller.initializing, "initializing")
+        initializing = settled(m, self.config, self._controller.initializing, "initializing")
         m.d.comb += [
             # The ring is read only while no step runs, so that a flush never hits it.
             submissions.enable.eq(self._loader.loaded & scheduler.taking & ~initializing),
@@ -285,22 +285,20 @@ class Accelerator(wiring.Component):
             m.d.sync += [self._refused.valid.eq(1), self._refused.code.eq(loader.code)]
         m.d.comb += [
             # Once a request is paused for it, nothing begins any more.
-            loader.start.eq(self._later(m, quiet, "quiet") & ~loading),
+            loader.start.eq(settled(m, self.config, quiet, "quiet") & ~loading),
             scheduler.pause.eq(wanted | loading),
             loader.address.eq(self._address("tape_address")),
             self._controller.initialize.eq(loader.start),
             self._controller.blocks.eq(registers.kv_blocks),
             registers.status.eq(Cat(scheduler.busy | wanted | loading, loader.loaded)),
             registers.irq_set[IRQ_COMPLETION].eq(
-                self._later(m, completed & scheduler.completions.payload.ended, "ended")
+                settled(m, self.config, completed & scheduler.completions.payload.ended, "ended")
             ),
-            registers.irq_set[IRQ_FAULT].eq(self._later(m, self._recovery.recorded.valid, "recorded")),
+            registers.irq_set[IRQ_FAULT].eq(
+                settled(m, self.config, self._recovery.recorded.valid, "recorded")
+            ),
             registers.irq_set[IRQ_LOADED].eq(loader.done),
         ]
-
-    def _later(self, m: Module, value: Value, name: str) -> Value:
-        """The value, with registers that of the cycle before."""
-        return later(m, value, registered=self.config.registered, name=name)
 
     def _build_kv_registers(self, m: Module) -> None:
         registers, host = self._registers, self._controller.host

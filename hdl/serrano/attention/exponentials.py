@@ -176,13 +176,13 @@ class Exponentials(wiring.Component):
             last_tile.eq(tile == config.group_tiles - 1),
             ends.eq(taken & last_part & last_score),
             self.items.ready.eq(later(m, ends, registered=config.registered, name="ended")),
-            scores.go.eq(self.items.valid & (inside | self.room)),
         ]
         if config.registered:
             # Of the next cycle.
-            m.d.comb += scores.go.eq(
-                self.items.valid & ~ends & ~self.items.ready & (inside | taken | self.room)
-            )
+            may = self.items.valid & ~ends & ~self.items.ready & (inside | taken | self.room)
+        else:
+            may = self.items.valid & (inside | self.room)
+        m.d.comb += scores.go.eq(may)
         for index in range(config.tile_tokens):
             m.d.comb += scores.i.payload.channels[index].eq(self.scores.payload.sums[index])
         # Of more than one part, the first tells it for the last.

@@ -29,8 +29,8 @@ class Dequantizer(wiring.Component):
     ``config.registered`` 14) cycles after the result came. Only the low 32 bits of a result count.
 
     The scales of a block stay at the input until its last result has been taken. With ``config.registered``
-    they stay for a cycle more, and the cycle after each result is free. ``row_scales`` must
-    not change while a command runs.
+    they stay for a cycle more, and the cycle after each result is free. ``row_scales`` must not change while
+    a command runs.
 
     Parameters
     ----------

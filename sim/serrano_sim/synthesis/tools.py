@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,17 +106,14 @@ def run(
             [*command(tool), *arguments], cwd=folder, stdout=stream, stderr=subprocess.STDOUT
         )
         with process:
-            while True:
-                try:
-                    process.wait(WATCH_SECONDS)
-                    break
-                except subprocess.TimeoutExpired:
+            try:
+                while process.poll() is None:
                     if hopeless():
-                        process.kill()
                         return False
-                except BaseException:
-                    process.kill()
-                    raise
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(WATCH_SECONDS)
+            finally:
+                process.kill()
     if process.returncode:
         tail = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-5:]
         raise ToolError(f"{tool} failed ({process.returncode}), see {output}:\n" + "\n".join(tail))
