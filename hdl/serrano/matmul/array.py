@@ -150,10 +150,10 @@ class SystolicArray(wiring.Component):
         config, n, vectors = self.config, self.config.n, self.config.load_vectors
         tile = Signal.like(self.tile.vectors, reset_less=True)
         load_plane = Signal(reset_less=True)
-        with m.If(self.load):
-            m.d.sync += tile.eq(self.tile.vectors)
-            if not config.held_weights:
-                m.d.sync += load_plane.eq(self.load_plane)
+        # What is not to be loaded is not written either.
+        m.d.sync += tile.eq(self.tile.vectors)
+        if not config.held_weights:
+            m.d.sync += load_plane.eq(self.load_plane)
         weights = [
             [self._delay(m, tile[v][e], e, f"weight_{v}_{e}") for e in range(n)] for v in range(vectors)
         ]

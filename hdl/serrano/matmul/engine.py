@@ -27,7 +27,7 @@ class Engine(wiring.Component):
 
     For every row of a tile, ``s[j] = sum_k operand[k] * tile[k][j]`` goes into the accumulators as the
     row's tag says; the values of rows with ``emit`` come out in order. A row waits until its tile is
-    loaded, with ``emit`` until there is room for its result, and until its accumulator was last used at
+    loaded, with ``emit`` (or ``config.registered``) until there is room for its result, and until its accumulator was last used at
     least ``AccumulatorColumn.interval_of(config)`` cycles ago. Otherwise a row is taken in every cycle. A LOW
     row follows its HIGH row in the same tile, with no row between them.
 
@@ -198,7 +198,8 @@ class Engine(wiring.Component):
         m.d.comb += [
             leave.eq(results.valid & results.ready),
             emits.eq(tag.emit & (tag.half != Half.HIGH)),
-            room.eq(free | ~emits),
+            # With registers whatever the row is: it decides on all of the way in.
+            room.eq(free if self.config.registered else free | ~emits),
         ]
         if self.config.registered:
             # Two cycles late, and therefore two short.

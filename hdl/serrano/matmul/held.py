@@ -101,7 +101,8 @@ class HeldLoader(wiring.Component):
 
     The elements have one place for the tile to come. It is free again ``reload`` cycles after the first row
     of its tile was taken, when the wave of that row has passed so far that the wave of new weights cannot
-    overtake it. ``loaded`` is set while a tile is in use, or lies complete in its place.
+    overtake it; with ``config.registered`` one cycle at least. ``loaded`` is set while a tile is in use, or
+    lies complete in its place.
 
     Parameters
     ----------
@@ -132,7 +133,7 @@ class HeldLoader(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig, reload: int):
         self.config = config
-        self.reload = reload
+        self.reload = max(reload, int(config.registered))
         super().__init__(
             {
                 "tiles": In(stream.Signature(TileUnit(config))),
@@ -163,8 +164,13 @@ class HeldLoader(wiring.Component):
             self.load.eq(self.tiles.valid & self.tiles.ready),
             self.tile.eq(self.tiles.payload),
             self.swap.eq(~in_use),
-            self.loaded.eq(in_use | complete),
         ]
+        if self.config.registered:
+            # From what it follows from: it decides on whether rows move on.
+            kept = Mux(self.taken, ~self.last | (complete & in_use), in_use | complete)
+            m.d.sync += self.loaded.eq(kept | (self.load & whole))
+        else:
+            m.d.comb += self.loaded.eq(in_use | complete)
         with m.If(self.taken):
             m.d.sync += in_use.eq(~self.last)
         with m.If(first):

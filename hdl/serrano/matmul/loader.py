@@ -80,8 +80,14 @@ class TileLoader(wiring.Component):
             self.tiles.ready.eq(~occupied.bit_select(self.load_plane, 1)),
             self.load.eq(self.tiles.valid & self.tiles.ready),
             self.tile.eq(self.tiles.payload),
-            self.loaded.eq(complete.bit_select(self.use_plane, 1)),
         ]
+        if self.config.registered:
+            # From what it follows from: it decides on whether rows move on.
+            following = self.use_plane ^ self.release
+            completes = self.load & last & (self.load_plane == following)
+            m.d.sync += self.loaded.eq(complete.bit_select(following, 1) | completes)
+        else:
+            m.d.comb += self.loaded.eq(complete.bit_select(self.use_plane, 1))
         with m.If(self.load):
             m.d.sync += self.unit.eq(Mux(last, 0, self.unit + 1))
             with m.If(last):
