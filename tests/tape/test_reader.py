@@ -57,7 +57,7 @@ def test_headers_and_payloads(name: str, stall: float) -> None:
     async def feed(ctx) -> None:
         await begin(ctx, dut, parsed)
         await send(ctx, dut.units, units(config, content), stall, 1)
-        await ctx.tick().repeat(4)
+        await ctx.tick().repeat(4 + config.registered)
         assert ctx.get(dut.checked) == len(parsed.packets)
         assert not ctx.get(dut.fault.valid)
 

@@ -100,6 +100,8 @@ def test_blocks(name: str, stall: float) -> None:
             )
             assert b"".join(content for content, _ in got) == body
             assert not any(by_column for _, by_column in got)
+        # With registers padding waits as tiles do.
+        ctx.set(dut.tiles.ready, 1)
 
     simulate(dut, commands, payload, scales, tiles)
 

@@ -297,6 +297,7 @@ class ReadArbiter(wiring.Component):
         )
         m.submodules.order = order_fifo = StreamFIFO(order, OUTSTANDING)
         self._stopped, self._flushed = self._late(m, self.stop), self._late(m, self.flush)
+        self._flushing = self._flushed | self._late(m, self._flushed)
         beat = self._build_arrival(m, order_fifo)
         issue = Signal(len(self.clients))
         # Beats on their way, for all clients.
@@ -364,7 +365,8 @@ class ReadArbiter(wiring.Component):
 
     def _build_client(self, m: Module, index: int, beat: Any, issue: Signal) -> tuple:
         client, port = self.clients[index], self.ports[index]
-        flush = Const(0) if client.apart else self._flushed
+        # A register of its own: the buffers lie far apart. Nothing comes or goes while it is set.
+        flush = Const(0) if client.apart else self._late(m, self._flushed)
         reset = (lambda block: block) if client.apart else ResetInserter(flush)
         splitter = BurstSplitter(self.config, client.burst_beats)
         word = ReadBeat(self.config, client.word_beats)
@@ -470,7 +472,7 @@ class ReadArbiter(wiring.Component):
         for index, (burst, room, wanting) in enumerate(bursts):
             client = self.clients[index]
             few = Const(1) if client.queue_beats is None else coming < client.queue_beats
-            known = settled & ~(self._flushed & int(not client.apart)) if registered else Const(1)
+            known = settled & ~(self._flushing & int(not client.apart)) if registered else Const(1)
             m.d.comb += waiting[index].eq(burst.valid & ~room)
             domain += [
                 able[index].eq(burst.valid & room & few & known),

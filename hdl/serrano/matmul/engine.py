@@ -27,9 +27,10 @@ class Engine(wiring.Component):
 
     For every row of a tile, ``s[j] = sum_k operand[k] * tile[k][j]`` goes into the accumulators as the
     row's tag says; the values of rows with ``emit`` come out in order. A row waits until its tile is
-    loaded, with ``emit`` (or ``config.registered``) until there is room for its result, and until its accumulator was last used at
-    least ``AccumulatorColumn.interval_of(config)`` cycles ago. Otherwise a row is taken in every cycle. A LOW
-    row follows its HIGH row in the same tile, with no row between them.
+    loaded, with ``emit`` until there is room for its result (with ``config.registered`` any row does), and
+    until its accumulator was last used at least ``AccumulatorColumn.interval_of(config)`` cycles ago.
+    Otherwise a row is taken in every cycle. A LOW row follows its HIGH row in the same tile, with no row
+    between them.
 
     Parameters
     ----------

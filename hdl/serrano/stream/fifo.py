@@ -68,6 +68,8 @@ class StreamFIFO(wiring.Component):
         pointer = ceil_log2(self.depth)
         head, tail = Signal(pointer), Signal(pointer)
         stored = Signal(range(self.depth + 1))
+        # What is asked of the two counters is kept beside them.
+        some, full = Signal(), Signal()
 
         def following(index: Signal) -> Value:
             if self.depth == 1 << pointer:
@@ -76,10 +78,10 @@ class StreamFIFO(wiring.Component):
 
         write, fetch, leave, pause = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
-            self.i.ready.eq(self.level != self.depth),
+            self.i.ready.eq(~full),
             write.eq(self.i.valid & self.i.ready),
             leave.eq(self.o.valid & self.o.ready),
-            fetch.eq((stored != 0) & (~self.o.valid | self.o.ready) & ~pause),
+            fetch.eq(some & (~self.o.valid | self.o.ready) & ~pause),
             pause.eq(self.o.valid if self.paused else 0),
             memory.w_en.eq(write),
             memory.w_addr.eq(tail),
@@ -90,6 +92,8 @@ class StreamFIFO(wiring.Component):
         ]
         m.d.sync += [
             stored.eq(stored + write - fetch),
+            some.eq(write | Mux(fetch, stored != 1, some)),
+            full.eq(~leave & (full | (write & (self.level == self.depth - 1)))),
             self.level.eq(self.level + write - leave),
             self.o.valid.eq(fetch | (self.o.valid & ~self.o.ready)),
         ]

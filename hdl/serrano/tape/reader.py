@@ -33,8 +33,8 @@ class TapeReader(wiring.Component):
     port, it catches up after a wait. A header is given out when it is complete, its payload while it passes;
     the CRC is compared two cycles after the packet's last unit, with ``config.registered`` four, and then a
     header is found to be wrong two cycles later, and one more unit is taken behind a fault. ``checked``
-    counts the packets whose check has passed since ``start``; whoever commits a step waits for it. After a
-    fault nothing more is taken until the block is reset.
+    counts the packets whose check has passed since ``start``, with ``config.registered`` a cycle later;
+    whoever commits a step waits for it. After a fault nothing more is taken until the block is reset.
 
     Parameters
     ----------
@@ -80,13 +80,13 @@ class TapeReader(wiring.Component):
         header_units = self.config.tape_align // width
         used_units = max(1, HEADER_BYTES // width)
 
-        position = Signal(range(header_units))
+        # Which unit of a header is next: none within a payload.
+        place = Signal(header_units, init=1)
         header = Signal(Header)
         merged = Signal(Header)
         left = Signal(32)
         in_payload, take, packet_end = Signal(), Signal(), Signal()
-        # The next unit completes a header.
-        header_end = Signal(init=header_units == 1)
+        header_end = place[-1]
         content = Value.cast(self.units.payload.bytes)
         has_payload, single, final = Signal(), Signal(), Signal()
         size, domain = merged.payload_bytes, m.d.comb
@@ -100,27 +100,18 @@ class TapeReader(wiring.Component):
             packet_end.eq(Mux(in_payload, final, header_end & ~has_payload)),
         ]
         for unit in range(used_units):
-            with m.If(~in_payload & (position == unit)):
+            with m.If(place[unit]):
                 low = 8 * width * unit
                 m.d.comb += Value.cast(merged)[low : low + 8 * width].eq(content)
         self._build_flow(m, take, header_end, packet_end, in_payload, merged)
         # What no unit has brought is overwritten by the one that is awaited.
         m.d.sync += header.eq(merged)
         with m.If(take):
-            if header_units == 1:
-                m.d.sync += header_end.eq(packet_end)
-            else:
-                m.d.sync += header_end.eq(~in_payload & (position == header_units - 2))
+            m.d.sync += place.eq(Cat(packet_end, place)[:header_units])
             with m.If(in_payload):
                 m.d.sync += [left.eq(left - width), final.eq(left == 2 * width)]
             with m.Else():
-                m.d.sync += [
-                    position.eq(position + 1),
-                    left.eq(merged.payload_bytes),
-                    final.eq(single),
-                ]
-            with m.If(header_end):
-                m.d.sync += position.eq(0)
+                m.d.sync += [left.eq(merged.payload_bytes), final.eq(single)]
             with m.If(packet_end):
                 m.d.sync += in_payload.eq(0)
             with m.Elif(header_end):
@@ -128,7 +119,7 @@ class TapeReader(wiring.Component):
 
         expected = Signal(32)
         wrong = self._build_header_check(m, take & header_end, merged, header, expected)
-        corrupt = self._build_crc(m, take, in_payload, position, packet_end, merged)
+        corrupt = self._build_crc(m, take, in_payload, place, packet_end, merged)
         # It loads what would be told, until something is: that it is wrong shows late in the cycle.
         with m.If(~self.fault.valid):
             m.d.sync += [
@@ -144,21 +135,24 @@ class TapeReader(wiring.Component):
         self,
         m: Module,
         take: Signal,
-        header_end: Signal,
+        header_end: Value,
         packet_end: Signal,
         in_payload: Signal,
         merged: Any,
     ) -> None:
-        """Units go on while the header register or the payload register can take what they bring."""
-        header_free = ~self.headers.valid | self.headers.ready
+        """Units go on while the header register or the payload register can take what they bring.
+
+        With registers, while both can: less has to be known.
+        """
+        registered = self.config.registered
+        header_free = ~self.headers.valid
+        if not registered or self.config.tape_align == self.config.load_bytes:
+            header_free |= self.headers.ready
         payload_free = self._build_output(m, take & in_payload, packet_end)
+        going = (payload_free | (~in_payload & int(not registered))) & (~header_end | header_free)
         m.d.comb += [
-            take.eq(
-                self.units.valid
-                & ~later(m, self.fault.valid, registered=self.config.registered, name="faulty")
-                & Mux(in_payload, payload_free, ~header_end | header_free)
-            ),
-            self.units.ready.eq(take),
+            self.units.ready.eq(going & ~later(m, self.fault.valid, registered=registered, name="faulty")),
+            take.eq(self.units.valid & self.units.ready),
         ]
         with m.If(self.headers.ready):
             m.d.sync += self.headers.valid.eq(0)
@@ -188,23 +182,29 @@ class TapeReader(wiring.Component):
         """What is wrong with a header that is complete: with registers, first what is known of it is kept."""
         wrong = Signal(data.StructLayout({"valid": 1, "code": FaultCode, "index": 32}))
         judged = Signal(data.StructLayout({"known": 1, "place": 1, "length": 1, "index": 32, "valid": 1}))
-        index = Signal(32)
+        index, final = Signal(32), Signal()
         header, domain = merged, m.d.comb
         if self.config.registered:
             completed = Signal()
             m.d.sync += completed.eq(complete)
             header, domain, complete = kept, m.d.sync, completed
-        carries = Cat(header.opcode == opcode.value for opcode in WITH_PAYLOAD).any()
-        unaligned = header.payload_bytes & (self.config.tape_align - 1)
+        known, carries, has_payload, aligned = (Signal() for _ in range(4))
         # Long known in a header of several units.
         early = self.config.registered and self.config.tape_align // self.config.load_bytes > 2
-        number = m.d.sync if early else m.d.comb
-        number += index.eq(Mux(header.opcode == Opcode.END.value, self.last_index, expected))
+        opcodes = m.d.sync if early else m.d.comb
+        opcodes += [
+            final.eq(header.opcode == Opcode.END.value),
+            index.eq(Mux(final, self.last_index, expected)),
+            known.eq(Cat(header.opcode == opcode.value for opcode in Opcode).any()),
+            carries.eq(Cat(header.opcode == opcode.value for opcode in WITH_PAYLOAD).any()),
+            has_payload.eq(header.payload_bytes != 0),
+            aligned.eq((header.payload_bytes & (self.config.tape_align - 1)) == 0),
+        ]
         domain += [
             judged.valid.eq(complete),
-            judged.known.eq(Cat(header.opcode == opcode.value for opcode in Opcode).any()),
+            judged.known.eq(known),
             judged.place.eq(header.index == index),
-            judged.length.eq((carries == (header.payload_bytes != 0)) & ~unaligned.any()),
+            judged.length.eq((carries == has_payload) & aligned),
             judged.index.eq(index),
         ]
         with m.If(complete):
@@ -224,27 +224,26 @@ class TapeReader(wiring.Component):
         m: Module,
         take: Value,
         in_payload: Signal,
-        position: Signal,
+        place: Signal,
         packet_end: Signal,
         merged: Any,
     ) -> Any:
         width = self.config.load_bytes
         whole_units, rest = divmod(CRC_FIELD, width)
-        # Cycle 1: the unit, and how much of it counts.
+        # Cycle 1: the unit, and how much of it counts. Without a unit it means nothing.
         stage = Signal(
             data.StructLayout({"valid": 1, "whole": 1, "partial": 1, "last": 1, "crc": 32, "index": 32})
         )
         content = Signal(8 * width, reset_less=True)
-        m.d.sync += stage.valid.eq(take)
-        with m.If(take):
-            m.d.sync += [
-                content.eq(self.units.payload.bytes),
-                stage.whole.eq(in_payload | (position < whole_units)),
-                stage.partial.eq(~in_payload & (position == whole_units) & (rest != 0)),
-                stage.last.eq(packet_end),
-                stage.crc.eq(merged.crc),
-                stage.index.eq(merged.index),
-            ]
+        m.d.sync += [
+            stage.valid.eq(take),
+            content.eq(self.units.payload.bytes),
+            stage.whole.eq(in_payload | place[:whole_units].any()),
+            stage.partial.eq(place[whole_units] & (rest != 0)),
+            stage.last.eq(packet_end),
+            stage.crc.eq(merged.crc),
+            stage.index.eq(merged.index),
+        ]
         # With registers, a cycle for what the unit does to the CRC, whatever that is.
         delta = Signal(32)
         domain = m.d.sync if self.config.registered else m.d.comb
@@ -287,6 +286,7 @@ class TapeReader(wiring.Component):
             corrupt.valid.eq(compared.valid & ~compared.matches),
             corrupt.index.eq(compared.index),
         ]
-        with m.If(compared.valid & compared.matches & ~self.fault.valid):
+        passed = compared.valid & compared.matches & ~self.fault.valid
+        with m.If(later(m, passed, registered=self.config.registered, name="passed")):
             m.d.sync += self.checked.eq(self.checked + 1)
         return corrupt

@@ -24,7 +24,8 @@ class UnpackCommand(data.StructLayout):
 class Unpacker(wiring.Component):
     """Takes weight blocks apart: scales, k means where there are any, then tiles, to be loaded by row.
 
-    One payload unit per cycle. The padding behind the last block is dropped. A payload that ends too early
+    One payload unit per cycle; with ``config.registered`` each waits until a tile's could be taken, and the
+    scales before it have been. The padding behind the last block is dropped. A payload that ends too early
     or goes on for longer than padding can sets ``fault``, until reset.
 
     Parameters
@@ -69,10 +70,16 @@ class Unpacker(wiring.Component):
         content = Value.cast(self.payload.payload.bytes)
         taken, last = Signal(), Signal()
         # What follows from the command and from what is left of it is kept beside it.
-        final_tile, final_block, has_kmeans = Signal.like(tile), Signal(), Signal()
+        final_tile, final_block, has_kmeans = Signal(), Signal(), Signal()
+        # Of the tiles to come in a block this is the number, and ``final_tile`` says that it is one.
+        single_tile, working = Signal(), Signal()
         gathered = Signal(16 * config.n, reset_less=True)
         following = Signal(16 * config.n)
-        scales_free = ~self.scales.valid | self.scales.ready
+        # With registers it is the same for all units, so that it is known early: the tiles can be taken, and
+        # the last scales have been.
+        registered = config.registered
+        scales_free = ~self.scales.valid | (self.scales.ready & int(not registered))
+        going = working & self.tiles.ready & scales_free
         m.d.comb += [
             taken.eq(self.payload.valid & self.payload.ready),
             last.eq(self.payload.payload.last),
@@ -84,8 +91,15 @@ class Unpacker(wiring.Component):
         with m.If(taken):
             m.d.sync += [gathered.eq(following), unit.eq(unit + 1)]
 
+        if registered:
+            m.d.comb += self.payload.ready.eq(going)
+
+        def ready(otherwise: Any) -> list[Any]:
+            return [] if registered else [self.payload.ready.eq(otherwise)]
+
         def end_of_block() -> None:
-            m.d.sync += [todo.blocks.eq(todo.blocks - 1), final_block.eq(todo.blocks == 2), tile.eq(0)]
+            m.d.sync += [todo.blocks.eq(todo.blocks - 1), final_block.eq(todo.blocks == 2)]
+            m.d.sync += [tile.eq(todo.tiles), final_tile.eq(single_tile)]
             with m.If(has_kmeans):
                 m.d.sync += todo.kmean_blocks.eq(todo.kmean_blocks - 1)
                 m.d.sync += has_kmeans.eq(todo.kmean_blocks != 1)
@@ -93,66 +107,71 @@ class Unpacker(wiring.Component):
                 m.d.sync += self.fault.eq(self.fault | last)
                 m.next = "SCALES"
             with m.Elif(last):
-                m.next = "IDLE"
+                idle()
             with m.Else():
                 m.next = "PADDING"
+
+        def idle() -> None:
+            m.d.sync += working.eq(0)
+            m.next = "IDLE"
 
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.command.ready.eq(1)
-                m.d.sync += [unit.eq(0), tile.eq(0), spare.eq(0), todo.eq(self.command.payload)]
+                m.d.sync += [unit.eq(0), spare.eq(0), todo.eq(self.command.payload)]
                 m.d.sync += [
-                    final_tile.eq(self.command.payload.tiles - 1),
+                    tile.eq(self.command.payload.tiles),
+                    final_tile.eq(self.command.payload.tiles == 1),
+                    single_tile.eq(self.command.payload.tiles == 1),
+                    working.eq(self.command.valid),
                     final_block.eq(self.command.payload.blocks == 1),
                     has_kmeans.eq(self.command.payload.kmean_blocks != 0),
                 ]
                 with m.If(self.command.valid):
                     m.next = "SCALES"
             with m.State("SCALES"):
-                m.d.comb += self.payload.ready.eq(scales_free)
+                m.d.comb += ready(scales_free)
+                # The last ones to come are right, whatever has come before.
+                with m.If(scales_free):
+                    m.d.sync += [
+                        Value.cast(self.scales.payload.scales).eq(following),
+                        Value.cast(self.scales.payload.kmeans).eq(0),
+                    ]
                 with m.If(taken):
                     m.d.sync += self.fault.eq(self.fault | last)
                     with m.If(unit == header_units - 1):
-                        m.d.sync += [
-                            unit.eq(0),
-                            Value.cast(self.scales.payload.scales).eq(following),
-                            Value.cast(self.scales.payload.kmeans).eq(0),
-                            self.scales.valid.eq(~has_kmeans),
-                        ]
+                        m.d.sync += [unit.eq(0), self.scales.valid.eq(~has_kmeans)]
                         m.next = "TILES"
                         with m.If(has_kmeans):
                             m.next = "KMEANS"
             with m.State("KMEANS"):
-                m.d.comb += self.payload.ready.eq(1)
+                m.d.comb += ready(1)
+                m.d.sync += Value.cast(self.scales.payload.kmeans).eq(following)
                 with m.If(taken):
                     m.d.sync += self.fault.eq(self.fault | last)
                     with m.If(unit == header_units - 1):
-                        m.d.sync += [
-                            unit.eq(0),
-                            Value.cast(self.scales.payload.kmeans).eq(following),
-                            self.scales.valid.eq(1),
-                        ]
+                        m.d.sync += [unit.eq(0), self.scales.valid.eq(1)]
                         m.next = "TILES"
             with m.State("TILES"):
                 m.d.comb += [
-                    self.tiles.valid.eq(self.payload.valid),
-                    self.payload.ready.eq(self.tiles.ready),
+                    self.tiles.valid.eq(self.payload.valid & (scales_free | int(not registered))),
+                    *ready(self.tiles.ready),
                 ]
                 with m.If(taken):
                     with m.If(unit == config.tile_units - 1):
-                        m.d.sync += [unit.eq(0), tile.eq(tile + 1)]
-                        with m.If(tile == final_tile):
+                        m.d.sync += [unit.eq(0), tile.eq(tile - 1), final_tile.eq(tile == 2)]
+                        with m.If(final_tile):
                             end_of_block()
                         with m.Else():
                             m.d.sync += self.fault.eq(self.fault | last)
                     with m.Else():
                         m.d.sync += self.fault.eq(self.fault | last)
             with m.State("PADDING"):
-                m.d.comb += self.payload.ready.eq(1)
+                m.d.comb += ready(1)
                 with m.If(taken):
                     m.d.sync += spare.eq(spare + 1)
                     with m.If(spare == config.tape_align // config.load_bytes - 1):
                         m.d.sync += self.fault.eq(1)
                     with m.Elif(last):
-                        m.next = "IDLE"
+                        idle()
         return m
