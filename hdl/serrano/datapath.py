@@ -191,7 +191,7 @@ class Datapath(wiring.Component):
         wiring.connect(m, runs.o, wiring.flipped(self.tape_memory.request))
         wiring.connect(m, wiring.flipped(self.tape_memory.data), reader.units)
         wiring.connect(m, self._slice(m, "headers", reader.headers, HalfRegister), issuer.headers)
-        wiring.connect(m, issuer.packets, sequencer.packets)
+        wiring.connect(m, self._slice(m, "packets", issuer.packets, HalfRegister), sequencer.packets)
         wiring.connect(m, issuer.unpack, unpacker.command)
         wiring.connect(m, reader.payload, unpacker.payload)
         wiring.connect(m, unpacker.scales, scales.i)
@@ -208,7 +208,7 @@ class Datapath(wiring.Component):
         # Of attention there are no others, so its pipeline moves on whoever is chosen.
         m.d.comb += attention.tiles.ready.eq(tiles.ready)
         m.d.comb += [
-            reader.start.eq(sequencer.reader_start),
+            reader.start.eq(self._later(m, sequencer.reader_start)),
             reader.last_index.eq(self.model.packets - 1),
             sequencer.checked.eq(reader.checked),
             issuer.model.eq(self.model),

@@ -31,7 +31,7 @@ class Issuer(wiring.Component):
 
     The dimensions of every packet are compared with the model's. Weights behind an ATTEND wait until
     ``attended``: the array's tiles are loaded in the order of execution, and ATTEND's own come from the KV
-    cache. With ``config.registered`` a header is looked at for ``judging`` (2) cycles first.
+    cache. With ``config.registered`` a header is looked at for ``judging`` (3) cycles first.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class Issuer(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
-        self.judging = 2 * int(config.registered)
+        self.judging = 3 * int(config.registered)
         super().__init__(
             {
                 "model": In(ModelInfo),
@@ -87,7 +87,9 @@ class Issuer(wiring.Component):
         )
         self._qkv_width = Signal(26, reset_less=True)
         m.d.sync += self._qkv_width.eq(self._width + (k_width << 1))
-        fits = self._fits()
+        fits, good = self._fits(), Signal()
+        # Of this header: taken back when the next one comes.
+        self._domain += good.eq(judged & fits & ~self.headers.ready if self.judging else fits)
         self._domain += [
             carries.eq(Cat(header.opcode == opcode.value for opcode in WITH_PAYLOAD).any()),
             attends.eq(header.opcode == Opcode.ATTEND.value),
@@ -100,23 +102,23 @@ class Issuer(wiring.Component):
         m.d.comb += fifo.i.payload.eq(header)
         with m.If(self.attended):
             m.d.sync += waiting.eq(0)
-        with m.If(judged & ~waiting & ~self.fault.valid):
-            with m.If(~fits):
-                m.d.sync += [
-                    self.fault.valid.eq(1),
-                    self.fault.code.eq(FaultCode.PACKET_DIMENSION),
-                    self.fault.index.eq(header.index),
-                ]
-            with m.Else():
-                # The unpacker may be busy with an earlier packet: the header goes ahead, and stays here.
-                m.d.comb += [
-                    fifo.i.valid.eq(~unpacked),
-                    self.unpack.valid.eq(carries & (unpacked | fifo.i.ready)),
-                    self.headers.ready.eq((unpacked | fifo.i.ready) & (~carries | self.unpack.ready)),
-                ]
-                m.d.sync += unpacked.eq((unpacked | fifo.i.ready) & ~self.headers.ready)
-                with m.If(self.headers.ready & attends):
-                    m.d.sync += waiting.eq(1)
+        with m.If(judged & ~fits & ~waiting & ~self.fault.valid):
+            m.d.sync += [
+                self.fault.valid.eq(1),
+                self.fault.code.eq(FaultCode.PACKET_DIMENSION),
+                self.fault.index.eq(header.index),
+            ]
+        # A header that does not fit stays for ever.
+        with m.If(good & ~waiting & (judged | bool(self.judging))):
+            # The unpacker may be busy with an earlier packet: the header goes ahead, and stays here.
+            m.d.comb += [
+                fifo.i.valid.eq(~unpacked),
+                self.unpack.valid.eq(carries & (unpacked | fifo.i.ready)),
+                self.headers.ready.eq((unpacked | fifo.i.ready) & (~carries | self.unpack.ready)),
+            ]
+            m.d.sync += unpacked.eq((unpacked | fifo.i.ready) & ~self.headers.ready)
+            with m.If(self.headers.ready & attends):
+                m.d.sync += waiting.eq(1)
         return m
 
     def _build_judging(self, m: Module) -> Value:
@@ -134,6 +136,15 @@ class Issuer(wiring.Component):
         self._domain += known.eq(value)
         return known
 
+    def _equal(self, number: Value, value: Any, name: str) -> Signal:
+        """Byte by byte first: with registers in two steps."""
+        wide = Cat(value, Const(0, len(number)))
+        bytes_equal = (
+            self._known(number.word_select(byte, 8) == wide.word_select(byte, 8), f"{name}_{byte}")
+            for byte in range(len(number) // 8)
+        )
+        return self._known(Cat(bytes_equal).all(), name)
+
     def _fits(self) -> Value:
         """Whether ``k`` and ``n_out`` are those of such a packet of the loaded model."""
         header, model = self.headers.payload, self.model
@@ -146,10 +157,10 @@ class Issuer(wiring.Component):
             "qkv": self._qkv_width,
             "vocab": model.vocab,
         }
-        k = {name: self._known(header.k == value, f"k_{name}") for name, value in dimensions.items()}
-        n_out = {
-            name: self._known(header.n_out == value, f"n_out_{name}") for name, value in dimensions.items()
-        }
+        k, n_out = (
+            {name: self._equal(number, value, f"{field}_{name}") for name, value in dimensions.items()}
+            for field, number in (("k", header.k), ("n_out", header.n_out))
+        )
         logits = (header.flags & TO_LOGITS) != 0
         rules = {
             Opcode.EMBED: k["nothing"] & n_out["dim"],

@@ -62,7 +62,7 @@ class Sequencer(wiring.Component):
     for from the QKV before it on. Attention gets a command for each part of each span. The LM head gets only
     the rows that are sampled. END waits until every packet of the step has been checked and every write
     acknowledged. With ``config.registered`` what the units report is seen a cycle later, and so are
-    ``attending`` and ``sampling``.
+    ``attending``, ``sampling`` and ``done``.
 
     Parameters
     ----------
@@ -145,6 +145,8 @@ class Sequencer(wiring.Component):
         m = Module()
         self._current = Signal(StepCommand(self.config))
         self._header = Signal(Header)
+        # The states that take something, as registers beside the state.
+        self._open, self._awaiting = Signal(), Signal()
         self._count = Signal(32)
         self._ended = Signal()
         # Records of the layers before the present one.
@@ -159,8 +161,15 @@ class Sequencer(wiring.Component):
         )
         self._build_runs(m)
         self._build_commands(m)
+        self._build_offsets(m)
         self._build_gathers(m)
-        m.d.comb += self.packet.eq(self._header.index)
+        self._build_attends(m)
+        self._build_header(m)
+        m.d.comb += [
+            self.step.ready.eq(self._open),
+            self.span.ready.eq(self._open),
+            self.packets.ready.eq(self._awaiting),
+        ]
         self._all_checked = all_checked = Signal()
         with m.FSM() as fsm:
             self._build_step(m)
@@ -168,10 +177,13 @@ class Sequencer(wiring.Component):
             self._build_projection(m)
             self._build_attention(m)
             self._build_end(m)
+        idle = fsm.ongoing("IDLE")
         self._domain += [
+            self._open.eq(idle & ~(self._open & self.step.valid) if self.config.registered else idle),
             all_checked.eq(fsm.ongoing("END") & (self.checked == self._count)),
             self.attending.eq(fsm.ongoing("ATTEND") | fsm.ongoing("ATTENDING")),
             self.sampling.eq(fsm.ongoing("SAMPLE")),
+            self.done.eq(fsm.ongoing("END") & all_checked & ~self._now.writes_pending),
         ]
         return m
 
@@ -197,6 +209,21 @@ class Sequencer(wiring.Component):
             self.runs.payload.address.eq(self.tape + chosen.payload.begin),
             self.runs.payload.bytes.eq(chosen.payload.end - chosen.payload.begin),
         ]
+
+    def _build_offsets(self, m: Module) -> None:
+        """The step, and which runs of the tape it takes."""
+        model, runs = self.model, self._runs
+        # Without rows to sample the LM head is left out: there is a second run.
+        self._samples, self._second = samples, second = Signal(), Signal()
+        m.d.comb += [
+            runs.payload.begin.eq(Mux(second, model.end_offset, model.program_offset)),
+            runs.payload.end.eq(Mux(samples | second, model.program_end, model.head_offset)),
+        ]
+        with m.If(self._open):
+            m.d.sync += [self._current.eq(self.step.payload), samples.eq(self.step.payload.sampled != 0)]
+            # The embedding may come before the first header.
+            with m.If(self.step.valid):
+                m.d.sync += self.packet.eq(0)
 
     def _build_spans(self, m: Module) -> None:
         """The spans of the step, once for the records that are asked for and once for attention."""
@@ -248,86 +275,82 @@ class Sequencer(wiring.Component):
         ]
 
     def _issue(self, m: Module, streams: list[Any], following: str) -> None:
-        """In the present state, give every stream its command, then go on."""
+        """In the present state, give every stream its command, then go on; with registers a cycle later."""
         taken = [Signal(name=f"taken_{index}") for index in range(len(streams))]
         finished = Const(1)
         for flag, command in zip(taken, streams, strict=True):
             m.d.comb += command.valid.eq(~flag)
             m.d.sync += flag.eq(flag | command.ready)
-            finished = finished & (flag | command.ready)
+            finished = finished & (flag | (command.ready & int(not self.config.registered)))
         with m.If(finished):
             m.d.sync += [flag.eq(0) for flag in taken]
             m.next = following
 
     def _build_step(self, m: Module) -> None:
-        model, runs = self.model, self._runs
+        runs, samples, second = self._runs, self._samples, self._second
         with m.State("IDLE"):
-            m.d.comb += [
-                self.step.ready.eq(1),
-                self.span.ready.eq(1),
-                self.reader_start.eq(1),
-                self.residual_start.eq(1),
-            ]
-            m.d.sync += [self._current.eq(self.step.payload), self._count.eq(0), self._record.eq(0)]
-            with m.If(self.step.valid):
-                # The embedding may come before the first header.
-                m.d.sync += self._header.index.eq(0)
+            m.d.comb += [self.reader_start.eq(1), self.residual_start.eq(1)]
+            m.d.sync += [self._count.eq(0), self._record.eq(0)]
+            with m.If(self.step.valid & self._open):
                 m.next = "PROGRAM"
         with m.State("PROGRAM"):
-            m.d.comb += [
-                runs.valid.eq(1),
-                runs.payload.begin.eq(model.program_offset),
-                runs.payload.end.eq(Mux(self._current.sampled != 0, model.program_end, model.head_offset)),
-            ]
+            m.d.comb += runs.valid.eq(1)
             with m.If(runs.ready):
-                m.next = "PACKET"
-                with m.If(self._current.sampled == 0):
-                    m.next = "PROGRAM_END"
+                m.d.sync += second.eq(~samples)
+                m.next = "PROGRAM_END"
+                with m.If(samples):
+                    self._to_packet(m)
         with m.State("PROGRAM_END"):
-            m.d.comb += [
-                runs.valid.eq(1),
-                runs.payload.begin.eq(model.end_offset),
-                runs.payload.end.eq(model.program_end),
-            ]
+            m.d.comb += runs.valid.eq(1)
             with m.If(runs.ready):
-                m.next = "PACKET"
+                m.d.sync += second.eq(0)
+                self._to_packet(m)
+
+    def _to_packet(self, m: Module) -> None:
+        m.d.sync += self._awaiting.eq(1)
+        m.next = "PACKET"
 
     def _build_packet(self, m: Module) -> None:
         header = self.packets.payload
         with m.State("PACKET"):
-            m.d.comb += self.packets.ready.eq(1)
             m.d.sync += self._ended.eq(0)
             with m.If(self.packets.valid):
-                m.d.sync += [self._header.eq(header), self._count.eq(self._count + 1)]
-                with m.Switch(header.opcode):
+                m.d.sync += [self._awaiting.eq(0), self._count.eq(self._count + 1)]
+                # Only known ones come so far.
+                with m.Switch(header.opcode[:4]):
                     for opcode in Opcode:
                         with m.Case(opcode.value):
                             m.next = opcode.name
         with m.State("EMBED"):
             with m.If(self._now.embedded):
-                m.next = "PACKET"
+                self._to_packet(m)
         with m.State("NORM"):
-            m.d.comb += [
-                self._quantize.payload.norm.eq(1),
-                self._quantize.payload.length.eq(self.model.dim),
-            ]
             self._issue(m, [self._quantize], "QUANTIZING")
         with m.State("STAGED"):
-            # What ATTEND or GATE_UP has staged becomes codes.
-            m.d.comb += [
-                self._quantize.payload.staging.eq(1),
-                self._quantize.payload.length.eq(
-                    Mux(
-                        self._header.opcode == Opcode.ATTEND.value,
-                        self._header.n_out,
-                        self._header.n_out >> 1,
-                    )
-                ),
-            ]
             self._issue(m, [self._quantize], "QUANTIZING")
         with m.State("QUANTIZING"):
             with m.If(self._now.quantized):
-                m.next = "PACKET"
+                self._to_packet(m)
+
+    def _build_header(self, m: Module) -> None:
+        """The packet being executed, and what is quantized in it: what a NORM takes from the residual, or
+        what ATTEND or GATE_UP has staged."""
+        header, quantize = self.packets.payload, self._quantize.payload
+        norm, attend = Signal(), Signal()
+        with m.If(self._awaiting & self.packets.valid):
+            m.d.sync += [
+                self._header.eq(header),
+                self.packet.eq(header.index),
+                norm.eq(header.opcode[:4] == Opcode.NORM.value),
+                attend.eq(header.opcode[:4] == Opcode.ATTEND.value),
+            ]
+        m.d.comb += [
+            quantize.norm.eq(norm),
+            quantize.staging.eq(~norm),
+            quantize.length.eq(Mux(attend, self._header.n_out, self._header.n_out >> 1)),
+        ]
+        with m.If(norm):
+            m.d.comb += quantize.length.eq(self.model.dim)
 
     def _build_projection(self, m: Module) -> None:
         common = [self._feed, self._dequantize]
@@ -344,15 +367,15 @@ class Sequencer(wiring.Component):
         with m.State("ADDING"):
             m.d.sync += self._ended.eq(self._ended | self._now.beat_last)
             with m.If(self._ended & self._now.residual_idle):
-                m.next = "PACKET"
+                self._to_packet(m)
         with m.State("LOGITS"):
             self._issue(m, [*common, self._argmax], "SCORING")
         with m.State("SCORING"):
             with m.If(self._now.beat_last):
-                m.next = "PACKET"
+                self._to_packet(m)
         with m.State("SAMPLE"):
             with m.If(self._now.sampled):
-                m.next = "PACKET"
+                self._to_packet(m)
         with m.State("GATE_UP"):
             m.d.sync += self.route.eq(Route.GATE_UP)
             m.d.comb += self.staging_start.eq(1)
@@ -386,12 +409,22 @@ class Sequencer(wiring.Component):
         with m.Elif(gather.valid & gather.ready):
             m.d.sync += head.eq(head + 1)
 
-    def _build_attention(self, m: Module) -> None:
-        parts, model = self._attended, self.model
+    def _build_attends(self, m: Module) -> None:
+        parts = self._attended
         # Commands whose last result has not been staged.
-        under_way = Signal(range(self.config.rows_max + 1))
+        self._under_way = under_way = Signal(range(self.config.rows_max + 1))
         taken = self._attends.valid & self._attends.ready
-        m.d.comb += self._append.payload.record.eq(self._record)
+        # There are parts in ATTENDING alone, and nothing else is staged before it or in the cycle after it.
+        m.d.comb += [
+            self._append.payload.record.eq(self._record),
+            self._attends.valid.eq(parts.valid),
+            parts.step.eq(taken),
+        ]
+        with m.If(self.attending):
+            m.d.sync += under_way.eq(under_way + taken - self._now.staged_last)
+
+    def _build_attention(self, m: Module) -> None:
+        parts, under_way, model = self._attended, self._under_way, self.model
         with m.State("QKV"):
             m.d.sync += self.route.eq(Route.HEADS)
             m.d.comb += self._gathered.start.eq(1)
@@ -402,18 +435,15 @@ class Sequencer(wiring.Component):
             m.d.sync += self._ended.eq(self._ended | self._now.head_last)
             with m.If(self._ended):
                 m.d.sync += self._record.eq(self._record + model.kv_heads)
-                m.next = "PACKET"
+                self._to_packet(m)
         with m.State("ATTEND"):
             m.d.comb += [self.staging_start.eq(1), parts.start.eq(1)]
             m.next = "ATTENDING"
         with m.State("ATTENDING"):
-            m.d.comb += [self._attends.valid.eq(parts.valid), parts.step.eq(taken)]
-            m.d.sync += under_way.eq(under_way + taken - self._now.staged_last)
             with m.If(~parts.active & (under_way == 0) & self._now.staging_idle):
                 m.next = "STAGED"
 
     def _build_end(self, m: Module) -> None:
         with m.State("END"):
             with m.If(self._all_checked & ~self._now.writes_pending):
-                m.d.comb += self.done.eq(1)
                 m.next = "IDLE"

@@ -129,29 +129,7 @@ class Unpacker(wiring.Component):
                 ]
                 with m.If(self.command.valid):
                     m.next = "SCALES"
-            with m.State("SCALES"):
-                m.d.comb += ready(scales_free)
-                # The last ones to come are right, whatever has come before.
-                with m.If(scales_free):
-                    m.d.sync += [
-                        Value.cast(self.scales.payload.scales).eq(following),
-                        Value.cast(self.scales.payload.kmeans).eq(0),
-                    ]
-                with m.If(taken):
-                    m.d.sync += self.fault.eq(self.fault | last)
-                    with m.If(unit == header_units - 1):
-                        m.d.sync += [unit.eq(0), self.scales.valid.eq(~has_kmeans)]
-                        m.next = "TILES"
-                        with m.If(has_kmeans):
-                            m.next = "KMEANS"
-            with m.State("KMEANS"):
-                m.d.comb += ready(1)
-                m.d.sync += Value.cast(self.scales.payload.kmeans).eq(following)
-                with m.If(taken):
-                    m.d.sync += self.fault.eq(self.fault | last)
-                    with m.If(unit == header_units - 1):
-                        m.d.sync += [unit.eq(0), self.scales.valid.eq(1)]
-                        m.next = "TILES"
+            self._build_scales(m, ready, taken, unit, following, has_kmeans, scales_free)
             with m.State("TILES"):
                 m.d.comb += [
                     self.tiles.valid.eq(self.payload.valid & (scales_free | int(not registered))),
@@ -175,3 +153,38 @@ class Unpacker(wiring.Component):
                     with m.Elif(last):
                         idle()
         return m
+
+    def _build_scales(
+        self,
+        m: Module,
+        ready: Any,
+        taken: Signal,
+        unit: Signal,
+        following: Signal,
+        has_kmeans: Signal,
+        scales_free: Value,
+    ) -> None:
+        """The states that gather a block's scales and k means."""
+        with m.State("SCALES"):
+            m.d.comb += ready(scales_free)
+            # The last ones to come are right, whatever has come before.
+            with m.If(scales_free):
+                m.d.sync += [
+                    Value.cast(self.scales.payload.scales).eq(following),
+                    Value.cast(self.scales.payload.kmeans).eq(0),
+                ]
+            with m.If(taken):
+                m.d.sync += self.fault.eq(self.fault | self.payload.payload.last)
+                with m.If(unit == 2 * self.config.n // self.config.load_bytes - 1):
+                    m.d.sync += [unit.eq(0), self.scales.valid.eq(~has_kmeans)]
+                    m.next = "TILES"
+                    with m.If(has_kmeans):
+                        m.next = "KMEANS"
+        with m.State("KMEANS"):
+            m.d.comb += ready(1)
+            m.d.sync += Value.cast(self.scales.payload.kmeans).eq(following)
+            with m.If(taken):
+                m.d.sync += self.fault.eq(self.fault | self.payload.payload.last)
+                with m.If(unit == 2 * self.config.n // self.config.load_bytes - 1):
+                    m.d.sync += [unit.eq(0), self.scales.valid.eq(1)]
+                    m.next = "TILES"

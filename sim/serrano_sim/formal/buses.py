@@ -51,7 +51,7 @@ def sound_buffer(bench: Bench, name: str, fifo: Unit) -> None:
         bench.check(name, condition)
 
 
-def buffer_conditions(fifo: Unit) -> tuple[Value, Value]:
+def buffer_conditions(fifo: Unit) -> tuple[Value, Value, Value]:
     """What :func:`sound_buffer` checks."""
     depth = fifo.component.depth
     stored, head, tail = fifo.signal("stored"), fifo.signal("head"), fifo.signal("tail")
@@ -59,6 +59,7 @@ def buffer_conditions(fifo: Unit) -> tuple[Value, Value]:
     return (
         (fifo.level == stored + fifo.o.valid) & (fifo.level <= depth) & (stored <= depth),
         (head < depth) & (tail < depth) & (tail == behind),
+        (fifo.signal("some") == (stored != 0)) & (fifo.signal("full") == (fifo.level == depth)),
     )
 
 

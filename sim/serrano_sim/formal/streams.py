@@ -37,7 +37,7 @@ def fifo(bench: Bench, case: str) -> None:
     m.d.sync += level.eq(level + enters - leaves)
     bench.check("level", (unit.level == level) & (level <= depth))
     bench.check("level", unit.level == stored + unit.o.valid)
-    bench.check("level", (unit.signal("some") == (stored != 0)) & (unit.i.ready == (level != depth)))
+    bench.check("level", (unit.signal("some") == (stored != 0)) & (unit.signal("full") == (level == depth)))
     bench.check("level", (stored <= depth) & (head < depth) & (tail < depth))
     behind = Mux(head + stored >= depth, head + stored - depth, head + stored)
     bench.check("level", tail == behind)
