@@ -26,6 +26,7 @@ from .payloads import (
 
 __all__ = ["ItemReadPort", "Rescaler"]
 
+
 class ItemReadPort(wiring.Signature):
     """Reads ``lanes`` weights and all maxima of a row, as the reader sees it.
 

@@ -260,7 +260,9 @@ class HeadQuantizer(wiring.Component):
 
     def _build_output(self, m: Module, quantizer: VectorQuantizer) -> None:
         config = self.config
-        m.submodules.register = register = StreamRegister(HeadScale(config))
+        # With registers a cycle passes between two vectors, and so between their scales.
+        kind = HalfRegister if config.registered else StreamRegister
+        m.submodules.register = register = kind(HeadScale(config))
         m.submodules.product = product = ScaleProduct(registered=config.registered)
         m.submodules.control = control = PipelineControl(product.latency, registered=config.registered)
         given = slice_before(m, "codes_slice", flipped(self.codes), registered=config.registered)
