@@ -64,18 +64,26 @@ def matches(config, got, want):
 COMMANDS = [command(2, 0, 1), command(3, 16, 1), command(1, 95, 4), command(2, 15, 1), command(1, 33, 16)]
 
 
+async def begin(ctx, dut, config, one):
+    """The command, then ``start``: with registers two cycles later."""
+    ctx.set(dut.command, one)
+    if config.registered:
+        await ctx.tick().repeat(2)
+    ctx.set(dut.start, 1)
+    await ctx.tick()
+    ctx.set(dut.start, 0)
+
+
+@pytest.mark.parametrize("registered", [False, True])
 @pytest.mark.parametrize("lookahead", [1, 2, 4])
-def test_iterator(lookahead):
-    config = reference.small(16, 8, lookahead=lookahead)
+def test_iterator(lookahead, registered):
+    config = reference.small(16, 8, lookahead=lookahead, registered=registered)
     dut = ItemIterator(config)
 
     async def bench(ctx):
         for one, items in zip(COMMANDS, items_of(config, COMMANDS), strict=True):
-            ctx.set(dut.command, one)
             assert not ctx.get(dut.valid)
-            ctx.set(dut.start, 1)
-            await ctx.tick()
-            ctx.set(dut.start, 0)
+            await begin(ctx, dut, config, one)
             for want in items:
                 assert ctx.get(dut.valid)
                 matches(config, ctx.get(dut.item), want)
@@ -89,9 +97,10 @@ def test_iterator(lookahead):
 
 
 @pytest.mark.parametrize("stall", STALLS)
+@pytest.mark.parametrize("registered", [False, True])
 @pytest.mark.parametrize("lookahead", [1, 4])
-def test_order(lookahead, stall):
-    config = reference.small(4, 2, lookahead=lookahead, rows_max=16)
+def test_order(lookahead, registered, stall):
+    config = reference.small(4, 2, lookahead=lookahead, rows_max=16, registered=registered)
     dut = ItemOrder(config)
 
     async def bench(ctx):
@@ -100,10 +109,7 @@ def test_order(lookahead, stall):
             for index in range(lookahead, len(items)):
                 order += [(0, index), (1, index - lookahead)]
             order += [(1, index) for index in range(max(0, len(items) - lookahead), len(items))]
-            ctx.set(dut.command, one)
-            ctx.set(dut.start, 1)
-            await ctx.tick()
-            ctx.set(dut.start, 0)
+            await begin(ctx, dut, config, one)
             for (values, index), got in zip(
                 order, await collect(ctx, dut.operations, len(order), stall), strict=True
             ):

@@ -148,6 +148,8 @@ def test_latency_and_rate(config, length: int, norm: bool) -> None:
 
     simulate(dut, run, background=[bench.memory])
     first = dut.latency - 1
-    assert valid == [0] * first + [1] * beats + [0] * (len(valid) - first - beats)
+    # With registers a cycle passes between two rows.
+    expected = [0] * first + ([1] * (beats // rows) + [0] * int(config.registered)) * rows
+    assert valid == expected + [0] * (len(valid) - len(expected))
     assert scale_cycle == [dut.scale_latency]
     assert len(done_cycle) == 1

@@ -27,6 +27,7 @@ from serrano.vector.tables import Exp2
 
 from .parts import ResultParts
 from .payloads import (
+    BIAS,
     MAXIMUM_BITS,
     GroupMaxima,
     ScoreBeat,
@@ -212,8 +213,10 @@ class Exponentials(wiring.Component):
         self._build_outputs(m, lanes, taken, Cat(slot, row, word), Cat(part == 0, last_part, flags))
         return m
 
-    def _build_lane(self, m: Module, lane: int, word: Value, scores: ResultParts, reach: Value) -> Any:
-        """One lane of the pipeline; returns its :class:`TokenWeight` of the last stage."""
+    def _build_lane(
+        self, m: Module, lane: int, word: Value, scores: ResultParts, reach: Value
+    ) -> tuple[Any, dict[str, Value]]:
+        """One lane of the pipeline: its :class:`TokenWeight` of the last stage, ``m`` and ``x`` with bias."""
         config, item = self.config, self.items.payload
         words = range(lane, GROUP_TOKENS, config.lanes)
         one = Const(1)
@@ -252,40 +255,41 @@ class Exponentials(wiring.Component):
         )
         weight = Signal(TokenWeight, name=f"weight_{lane}", reset_less=True)
         offset = delayed(m, (factor.exponent + 1)[:7], weighing, enable=one, name=f"offset_{lane}")
+        exponent = delayed(m, exp2.exponent, weighing, enable=one, name=f"exponent_{lane}")
+        # z has a fraction exactly where the mantissa is not 2**16.
+        fraction = delayed(m, exp2.mantissa[:16] != 0, weighing, enable=one, name=f"fraction_{lane}")
         valid = Signal(name=f"valid_{lane}")
         place = delayed(m, Cat(Const(lane, ceil_log2(config.lanes)), word), name=f"word_{lane}", **late)
         m.d.comb += valid.eq(place < delayed(m, reach, name=f"reach_{lane}", **late))
         m.d.sync += [
             # Cycle 10: round.
             weight.mantissa.eq(delayed(m, exp2.mantissa, weighing, enable=one, name=f"mantissa_{lane}")),
-            weight.exponent.eq(delayed(m, exp2.exponent, weighing, enable=one, name=f"exponent_{lane}")),
+            weight.exponent.eq(exponent),
             weight.weight.eq(round_shift(full, 16)),
             weight.offset.eq(offset),
             weight.valid.eq(
                 delayed(m, valid, self.latency - 1 - late["cycles"], enable=one, name=f"valid_{lane}")
             ),
         ]
-        return weight
+        # What the maxima are taken of is summed up beside the weight, its last carry apart.
+        above_m, above_x = (
+            Signal(MAXIMUM_BITS, name=f"sum_{field}_{lane}", reset_less=True) for field in ("m", "x")
+        )
+        m.d.sync += [above_m.eq(exponent + fraction + BIAS), above_x.eq(exponent + offset.as_signed() + BIAS)]
+        return weight, {"m": above_m, "x": (above_x + weight.weight[16])[:MAXIMUM_BITS]}
 
     def _build_outputs(self, m: Module, lanes: list[Any], taken: Value, place: Value, flags: Value) -> None:
         one = Const(1)
         write, late_write = self.tokens, self.maxima
         latest, running, held = (Signal(GroupMaxima, name=name) for name in ("latest", "running", "held"))
-        bias, between = 1 << (MAXIMUM_BITS - 1), int(self.config.registered)
+        between = int(self.config.registered)
         for field in ("m", "x"):
             m.submodules[f"maximum_{field}"] = tree = LaneMaximum(self.config.lanes, MAXIMUM_BITS)
-            for lane, weight in enumerate(lanes):
-                # z has a fraction exactly where the mantissa is not 2**16.
-                above = (weight.mantissa[:16] != 0) if field == "m" else weight.offset + weight.weight[16]
-                biased = Signal(MAXIMUM_BITS, name=f"biased_{field}_{lane}")
-                m.d.comb += [
-                    biased.eq(weight.exponent + above + bias),
-                    tree.values[lane].eq(
-                        delayed(
-                            m, Mux(weight.valid, biased, 0), between, enable=one, name=f"above_{field}_{lane}"
-                        )
-                    ),
-                ]
+            for lane, (weight, values) in enumerate(lanes):
+                valid = Mux(weight.valid, values[field], 0)
+                m.d.comb += tree.values[lane].eq(
+                    delayed(m, valid, between, enable=one, name=f"above_{field}_{lane}")
+                )
             m.d.comb += [tree.enable.eq(one), latest[field].eq(tree.maximum)]
         stages = Signal(self.latency + between + tree.latency)
         m.d.sync += stages.eq(Cat(taken, stages))
@@ -299,7 +303,7 @@ class Exponentials(wiring.Component):
         m.d.comb += [
             write.en.eq(stages[self.latency - 1]),
             Cat(write.slot, write.row, write.word).eq(placed),
-            *(write.data[lane].eq(weight) for lane, weight in enumerate(lanes)),
+            *(write.data[lane].eq(weight) for lane, (weight, _) in enumerate(lanes)),
             Cat(late_write.slot, late_write.row, word, flagged).eq(late),
             late_write.tile.eq(word[ceil_log2(self.config.tile_tokens // self.config.lanes) :]),
             late_write.en.eq(valid & last_part),

@@ -59,9 +59,9 @@ class Finisher(wiring.Component):
         i, o = self.totals.payload, self.finals.payload
         late = {"cycles": int(self.registered), "enable": enable}
         total = delayed(m, i.total, highest.latency + late["cycles"], enable=enable, name="total")
-        difference = delayed(m, i.difference, highest.latency, enable=enable, name="difference")
+        difference = delayed(m, i.difference - 1, highest.latency, enable=enable, name="difference")
         position, amount = highest.position, Signal(6)
-        exact = Signal(signed(len(difference) + 1), reset_less=True)
+        exact = Signal(signed(len(difference)), reset_less=True)
         operand = Signal(17, reset_less=True)
         later = delayed(m, exact, 2 * late["cycles"], enable=enable, name="exact")
         m.d.comb += [
@@ -86,6 +86,6 @@ class Finisher(wiring.Component):
             m.d.sync += [
                 # Cycle 1: the highest bit. Cycle 2: bring it to bit 15. Cycles 3 to 5: reciprocal.
                 operand.eq(round_shift(delayed(m, shifted, name="shifted", **late), 1)),
-                exact.eq(difference + position - 1),
+                exact.eq(difference + position),
             ]
         return m

@@ -97,57 +97,88 @@ class Normalizer(wiring.Component):
         member, token = Signal.like(todo.group), Signal.like(todo.row)
         left = Signal.like(todo.head_pad)
         start, column = Signal.like(todo.column), Signal.like(todo.column)
-        taken, last_part, last_row, end = Signal(), Signal(), Signal(), Signal()
-        final_row, final_member = Signal.like(row), Signal.like(member)
+        taken, step, end = Signal(), Signal(), Signal()
+        # Of the present row and chunk: registers beside them.
+        last_row, last_chunk, half = Signal(), Signal(), Signal()
+        single, before_final, final_member = Signal(), Signal.like(row), Signal.like(member)
         out = stream.Signature(StagedBeat(config)).create(path=("out",))
         room, empty = self._build_room(m, out, taken, control)
-        level, final = self._build_finals(m, control, row, todo, end)
-        known = busy & (row < level)
-        if config.registered:
-            # Of the row of the next part to begin, found a cycle ahead; in a command's first cycle the level
-            # is not right yet. While a part is taken this is the row that follows, if one does.
-            known = Signal()
-            following = Mux(last_row, left > config.n, row + 1 < level)
-            m.d.sync += known.eq(busy & Mux(taken, following, row < level))
+        final = self._build_finals(m, control, row, todo, end)
+        known = self._build_known(m, parts, busy, last_row, last_chunk)
         m.d.comb += [
             parts.i.valid.eq(self.results.valid),
             parts.i.payload.channels.eq(self.results.payload),
             self.results.ready.eq(parts.i.ready),
-            parts.half.eq(left < config.n),
+            parts.half.eq(half),
             parts.go.eq(known & room & control.i_ready),
             taken.eq(parts.taken),
             control.i_valid.eq(taken),
-            last_part.eq(parts.last),
-            last_row.eq(row == final_row),
-            end.eq(taken & last_part & last_row & (left <= config.n)),
+            step.eq(taken & parts.last),
+            end.eq(step & last_row & last_chunk),
             self.command.ready.eq(~busy),
             self.idle.eq(~busy & empty),
         ]
+
+        def following(value: Value, name: str) -> Value:
+            """What comes with the next step; of two there is a cycle between with registers."""
+            return delayed(m, value, int(config.registered), enable=Const(1), name=name)
+
+        before_last = following(row == before_final, "before_last")
+        last_member = following(member == final_member, "last_member")
+        halves, ends = following(left < 2 * config.n, "halves"), following(left <= 2 * config.n, "ends")
+        next_chunk = following((start + config.n)[: len(start)], "next_chunk")
+        next_column = following((column + todo.head_pad)[: len(column)], "next_column")
         with m.If(~busy):
             command = self.command.payload
             m.d.sync += [
                 todo.eq(command),
                 busy.eq(self.command.valid),
                 left.eq(command.head_pad),
+                half.eq(command.head_pad < config.n),
+                last_chunk.eq(command.head_pad <= config.n),
                 start.eq(command.column),
                 column.eq(command.column),
                 token.eq(command.row),
-                final_row.eq(command.rows - 1),
+                single.eq(command.rows == 1),
+                last_row.eq(command.rows == 1),
+                before_final.eq(command.rows - 2),
                 final_member.eq(command.group - 1),
             ]
-        with m.If(taken):
-            with m.If(last_part):
-                m.d.sync += [row.eq(row + 1), member.eq(member + 1)]
-                m.d.sync += column.eq(column + todo.head_pad)
-                with m.If(member == final_member):
-                    m.d.sync += [member.eq(0), token.eq(token + 1), column.eq(start)]
-                with m.If(last_row):
-                    m.d.sync += [row.eq(0), member.eq(0), token.eq(todo.row), left.eq(left - config.n)]
-                    m.d.sync += [start.eq(start + config.n), column.eq(start + config.n), busy.eq(~end)]
+        with m.If(step):
+            m.d.sync += [row.eq(row + 1), member.eq(member + 1), column.eq(next_column)]
+            m.d.sync += last_row.eq(before_last)
+            with m.If(last_member):
+                m.d.sync += [member.eq(0), token.eq(token + 1), column.eq(start)]
+            with m.If(last_row):
+                m.d.sync += [row.eq(0), member.eq(0), token.eq(todo.row), last_row.eq(single)]
+                m.d.sync += [left.eq(left - config.n), half.eq(halves), last_chunk.eq(ends)]
+                m.d.sync += [start.eq(next_chunk), column.eq(next_chunk), busy.eq(~last_chunk)]
 
         place = Cat(token, (column + (part << ceil_log2(config.lanes)))[: len(column)], end & todo.last)
         self._build_lanes(m, control, parts.values, final, place, out)
         return m
+
+    def _build_known(
+        self, m: Module, parts: ResultParts, busy: Value, last_row: Value, last_chunk: Value
+    ) -> Value:
+        """Whether the final of the next result is there: one that waits, or behind the first chunk any."""
+        finals = (self.config.lookahead + 2) * self.config.attention_rows_max
+        waiting = Signal(range(finals + 1))
+        later_chunk, more = Signal(), Signal()
+        began = parts.i.ready
+        m.d.sync += waiting.eq(waiting + (self.finals.valid & self.finals.ready) - (began & ~later_chunk))
+        # Of a command, results are yet to begin.
+        with m.If(began & last_row):
+            m.d.sync += [later_chunk.eq(1), more.eq(~last_chunk)]
+        with m.Elif(~busy):
+            m.d.sync += [later_chunk.eq(0), more.eq(self.command.valid)]
+        known = more & (later_chunk | (waiting != 0))
+        if not self.config.registered:
+            return known
+        # None can begin in the cycle in which one has begun; what that changes is known in the next one.
+        found = Signal()
+        m.d.sync += found.eq(known & ~began)
+        return found
 
     def _build_room(self, m: Module, out: Any, taken: Value, control: Any) -> tuple[Value, Value]:
         """The way out: whether there is room for what is about to be taken, and whether nothing is left."""
@@ -173,13 +204,12 @@ class Normalizer(wiring.Component):
         ]
         return room, inside == 0
 
-    def _build_finals(self, m: Module, control: Any, row: Value, todo: Any, end: Value) -> tuple[Value, Any]:
-        """The ring of finals: how many are there, and that of the row, with the value to be multiplied."""
+    def _build_finals(self, m: Module, control: Any, row: Value, todo: Any, end: Value) -> Any:
+        """The ring of finals: that of the row, with the value to be multiplied."""
         depth = (self.config.lookahead + 2) * self.config.attention_rows_max
         m.submodules.finals_memory = memory = OnChipMemory(Final, depth, transparent=False)
         base, tail = Signal(range(depth)), Signal(range(depth))
-        level = Signal(range(depth + 1))
-        write = Signal()
+        write, ready = Signal(), Signal()
         late = {"cycles": int(self.config.registered), "enable": control.advance}
 
         def wrapped(index: Value) -> Value:
@@ -189,8 +219,7 @@ class Normalizer(wiring.Component):
         folded = delayed(m, base - depth, late["cycles"], enable=Const(1), name="folded") + row
         place = Mux(folded < 0, base + row, folded)[: len(base)]
         m.d.comb += [
-            # With registers, softmax has no use for a stop that never comes.
-            self.finals.ready.eq(1 if self.config.registered else level != depth),
+            self.finals.ready.eq(ready),
             write.eq(self.finals.valid & self.finals.ready),
             memory.w_en.eq(write),
             memory.w_addr.eq(tail),
@@ -200,12 +229,18 @@ class Normalizer(wiring.Component):
         ]
         # No result is taken in the two cycles behind an end: it is in time for the next command.
         over = later(m, end, registered=self.config.registered, name="over")
-        m.d.sync += level.eq(level + write - Mux(over, todo.rows, 0))
+        if self.config.registered:
+            # Softmax has no use for a stop that never comes.
+            m.d.comb += ready.eq(1)
+        else:
+            level = Signal(range(depth + 1))
+            m.d.sync += level.eq(level + write - Mux(over, todo.rows, 0))
+            m.d.comb += ready.eq(level != depth)
         with m.If(write):
             m.d.sync += tail.eq(wrapped(tail + 1))
         with m.If(over):
             m.d.sync += base.eq(wrapped(base + todo.rows))
-        return level, delayed(m, memory.r_data, name="final", **late)
+        return delayed(m, memory.r_data, name="final", **late)
 
     def _build_lanes(self, m: Module, control: Any, values: Any, final: Any, place: Value, out: Any) -> None:
         config, enable, beat = self.config, control.advance, out.payload

@@ -20,7 +20,8 @@ __all__ = ["ItemIterator", "ItemOrder"]
 class ItemIterator(wiring.Component):
     """Goes through the items of a command: head after head, groups in ascending order.
 
-    Serial numbers and slots of records go on from one command to the next.
+    Serial numbers and slots of records go on from one command to the next. With ``config.registered`` what
+    follows an item is found in its first cycle: there is another one before the next ``step``.
 
     Parameters
     ----------
@@ -30,8 +31,8 @@ class ItemIterator(wiring.Component):
     Members
     -------
     command : ``In(AttendCommand(config))``
-        The command; constant from ``start``, with ``config.registered`` from the cycle before, until the last
-        item.
+        The command; constant from ``start``, with ``config.registered`` from two cycles before, until the
+        last item.
     start : ``In(1)``
         Begin with the first item.
     step : ``In(1)``
@@ -74,7 +75,8 @@ class ItemIterator(wiring.Component):
             m.d.comb += start.eq(value)
             within = start <= limit
             count = Mux(within, start + rows, GROUP_TOKENS)[: len(tokens)]
-            following.append(Cat(start, within, start > 0, limited(start, 0, GROUP_TOKENS), count))
+            item_after = Cat(start, within, start > 0, limited(start, 0, GROUP_TOKENS), count)
+            following.append(delayed(m, item_after, name="following", **late))
         m.d.comb += [
             item.head.eq(head),
             item.base.eq(base),
@@ -111,7 +113,7 @@ class ItemOrder(wiring.Component):
 
     K runs ahead of V by ``A = lookahead`` items: K(0) .. K(A - 1), then K(i) and V(i - A) in turn, then the
     remaining V. Whoever follows the order has an instance of its own. With ``config.registered`` an operation
-    is found a cycle before it is offered.
+    is found a cycle before it is offered, one in every other cycle.
 
     Parameters
     ----------
@@ -121,8 +123,8 @@ class ItemOrder(wiring.Component):
     Members
     -------
     command : ``In(AttendCommand(config))``
-        The command; constant from ``start``, with ``config.registered`` from the cycle before, until the last
-        operation.
+        The command; constant from ``start``, with ``config.registered`` from two cycles before, until the
+        last operation.
     start : ``In(1)``
         Begin.
     operations : ``Out(stream.Signature(Operation(config)))``
@@ -151,12 +153,14 @@ class ItemOrder(wiring.Component):
             flipped(self.operations),
         )
         lead = Signal(range(config.lookahead + 2))
-        taken, turn = Signal(), Signal()
+        taken, turn, rests = Signal(), Signal(), Signal()
+        if config.registered:
+            m.d.sync += rests.eq(taken | self.start)
         for iterator in (keys, values):
             m.d.comb += [iterator.command.eq(self.command), iterator.start.eq(self.start)]
         m.d.comb += [
             turn.eq((lead == config.lookahead + 1) | ~keys.valid),
-            operations.valid.eq(values.valid),
+            operations.valid.eq(values.valid & ~rests),
             operations.payload.values.eq(turn),
             operations.payload.item.eq(Mux(turn, Value.cast(values.item), Value.cast(keys.item))),
             taken.eq(operations.valid & operations.ready),

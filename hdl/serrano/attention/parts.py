@@ -108,10 +108,10 @@ class ResultParts(wiring.Component):
                 channels = Array(i.channels[k] for k in range(lane, self.count, self.lanes))
                 m.d.comb += self.values[lane].eq(channels[self.part])
             return m
-        self._build_register(m, self.last, ends(1))
+        self._build_register(m, ends(1))
         return m
 
-    def _build_register(self, m: Module, last: Value, next_is_last: Value) -> None:
+    def _build_register(self, m: Module, next_is_last: Value) -> None:
         i, parts = self.i.payload, self.count // self.lanes
         kept = [Signal(len(Value.cast(self.values)), name=f"kept_{k}", reset_less=True) for k in range(parts)]
         tag = Signal.like(self.tag, reset_less=True)
@@ -124,7 +124,6 @@ class ResultParts(wiring.Component):
             Value.cast(self.values).eq(kept[0]),
             self.tag.eq(tag),
             self.valid.eq(self.taken),
-            goes_on.eq(self.taken & ~last),
             begin.eq(self.go & self.i.valid & ~ready & ~goes_on),
         ]
         m.d.sync += [
@@ -134,6 +133,7 @@ class ResultParts(wiring.Component):
         ]
         # The half of two parts is known too late for that.
         wanted = shifts & (~self.half).replicate(parts - 1) if parts == 2 else shifts
+        m.d.comb += goes_on.eq(wanted[0] if parts > 1 else 0)
         channels = Value.cast(i.channels)
         for k, register in enumerate(kept):
             coming = channels.word_select(k, len(register))

@@ -48,6 +48,9 @@ MAXIMUM_BITS = 21
 """Width of ``m`` and ``X``. They are kept plus 2**20, so that they compare as unsigned numbers and 0, which
 no value reaches, stands for "none"."""
 
+BIAS = 1 << (MAXIMUM_BITS - 1)
+"""What maxima are given to be unsigned."""
+
 
 def item_row_bits(config: AcceleratorConfig) -> int:
     """Width of the index of an item's row."""

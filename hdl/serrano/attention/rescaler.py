@@ -14,6 +14,7 @@ from serrano.stream.pipeline import PipelineControl, delayed
 from serrano.vector.arithmetic import round_shift
 
 from .payloads import (
+    BIAS,
     MAXIMUM_BITS,
     GroupMaxima,
     RowTotal,
@@ -24,8 +25,6 @@ from .payloads import (
 )
 
 __all__ = ["ItemReadPort", "Rescaler"]
-
-BIAS = 1 << (MAXIMUM_BITS - 1)
 
 
 class ItemReadPort(wiring.Signature):

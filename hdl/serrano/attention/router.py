@@ -83,6 +83,7 @@ class ResultRouter(wiring.Component):
         turns = Signal(range(max(config.group_tiles, config.head_chunks_max) + 1))
         turn = Signal.like(turns)
         known, gives, moved, last_row, last, end = (Signal() for _ in range(6))
+        to_scores, stays = Signal(), Signal()
         results = sliced(
             m, "register", flipped(self.results), registered=config.registered, kind=HalfRegister
         )
@@ -95,13 +96,12 @@ class ResultRouter(wiring.Component):
         m.d.comb += [
             is_scores.eq(self.operations.valid & ~values),
             turns.eq(Mux(values, self.chunks, config.group_tiles)),
-            self.scores.valid.eq(results.valid & is_scores & known),
+            self.scores.valid.eq(results.valid & to_scores),
             self.scores.payload.sums.eq(results.payload),
             self.scores.payload.scale.eq(self.read_scale.data),
-            gives.eq(self.operations.valid & values & item.last & (known if config.registered else 1)),
             self.outputs.valid.eq(results.valid & gives),
             self.outputs.payload.eq(results.payload),
-            results.ready.eq((gives & self.outputs.ready) | (is_scores & known & self.scores.ready)),
+            results.ready.eq((gives & self.outputs.ready) | (to_scores & self.scores.ready)),
             # With registers a cycle later: there is one between two results.
             moved.eq(later(m, results.valid & results.ready, registered=config.registered, name="was_moved")),
             last_row.eq(row == final_row),
@@ -115,7 +115,16 @@ class ResultRouter(wiring.Component):
             self.read_scale.head.eq(item.query + member),
         ]
         # The operation stays; so its scale, which is read in its first cycle, is there.
-        m.d.sync += known.eq(self.operations.valid & ~self.operations.ready)
+        m.d.comb += stays.eq(self.operations.valid & ~self.operations.ready)
+        m.d.sync += known.eq(stays)
+        if config.registered:
+            # Whose its results are, is a register too.
+            m.d.sync += [to_scores.eq(stays & ~values), gives.eq(stays & values & item.last)]
+        else:
+            m.d.comb += [
+                to_scores.eq(is_scores & known),
+                gives.eq(self.operations.valid & values & item.last),
+            ]
         with m.If(moved):
             m.d.sync += row.eq(row + 1)
             with m.If(last_row):

@@ -109,11 +109,21 @@ class Appender(wiring.Component):
         inside = Signal(range(DEPTH + 1))
         of_codes, of_scale, selected = (Signal(_Selected(config), name=f"selected_{i}") for i in range(3))
         taken, dropped = Signal(), Signal()
-        drained = (inside == 0) & ~combiner.waiting
+        # With registers, what is taken and what leaves counts a cycle later.
+        entered, left = (
+            later(m, value, registered=config.registered, name=name)
+            for name, value in (("entered", taken), ("left", pieces.o.valid & pieces.o.ready))
+        )
+        drained = (inside == 0) & ~entered & ~combiner.waiting
         codes = sliced(m, "codes", wiring.flipped(self.codes), registered=config.registered)
         scales = sliced(m, "scales", wiring.flipped(self.scales), registered=config.registered)
         self._taken = codes.payload, scales.payload
-        room = inside != DEPTH
+        room = Signal(init=1)
+        if config.registered:
+            # Two more may have been taken by now.
+            m.d.sync += room.eq(inside < DEPTH - 2)
+        else:
+            m.d.comb += room.eq(inside != DEPTH)
         m.d.comb += [
             places.geometry.eq(self.geometry),
             self.fault.eq(places.fault),
@@ -133,7 +143,7 @@ class Appender(wiring.Component):
             m.d.sync += self.command.ready.eq(~active & ~places.busy & free)
         else:
             m.d.comb += self.command.ready.eq(~active & ~places.busy)
-        m.d.sync += inside.eq(inside + taken - dropped - (pieces.o.valid & pieces.o.ready))
+        m.d.sync += inside.eq(inside + entered - dropped - left)
         with m.If(self.command.valid & self.command.ready):
             m.d.sync += [
                 record.eq(self.command.payload.record),

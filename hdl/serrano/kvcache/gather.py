@@ -120,18 +120,21 @@ class Gather(wiring.Component):
         wiring.connect(m, mask.records, wiring.flipped(self.records))
 
         # A run that is ready is asked for once there is room for its record.
-        run, request = runs.o.payload, wiring.flipped(self.memory.request)
+        # With registers in every other cycle: so that there is room for its task has been known for one.
+        next_run = sliced(m, "next_run", runs.o, registered=config.registered, kind=HalfRegister)
+        run, request = next_run.payload, wiring.flipped(self.memory.request)
         request = slice_before(m, "request", request, registered=config.registered, kind=HalfRegister)
         good, may = Signal(), Signal()
+        task_room = later(m, tasks.i.ready, registered=config.registered, name="task_room")
         m.d.comb += [
             good.eq(run.good),
-            may.eq(runs.o.valid & self.room & tasks.i.ready),
+            may.eq(next_run.valid & self.room & task_room),
             request.valid.eq(may & good),
             request.payload.address.eq(run.address),
             request.payload.bytes.eq(self._length),
             request.payload.tag.eq(run.seq),
             self.claim.eq(may & (request.ready | ~good)),
-            runs.o.ready.eq(self.claim),
+            next_run.ready.eq(self.claim),
             tasks.i.valid.eq(self.claim),
             tasks.i.payload.eq(run.task),
         ]
@@ -144,8 +147,9 @@ class Gather(wiring.Component):
             later(m, value, registered=config.registered, name="late") for value in (mask.beat, failed)
         )
         m.d.comb += given.eq(beat.valid & beat.last)
+        claimed = later(m, self.claim, registered=config.registered, name="claimed")
         m.d.sync += [
-            looked_up.eq(looked_up + asked - self.claim),
+            looked_up.eq(looked_up + asked - claimed),
             under_way.eq(under_way + asked - given),
         ]
         empty = self._build_front(m, runs, asked, looked_up, under_way)

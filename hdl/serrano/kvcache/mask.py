@@ -5,13 +5,13 @@ from typing import Any
 
 from amaranth import *
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, flipped
 from amaranth.utils import exact_log2
 
 from serrano.bus import ReadBeat
 from serrano.config import AcceleratorConfig
 from serrano.stream.pipeline import delayed
-from serrano.stream.slices import sliced
+from serrano.stream.slices import slice_before, sliced
 
 from .commands import Status
 from .payloads import SLOT_BITS, RecordBeat, last_shift
@@ -41,8 +41,9 @@ class RecordMask(wiring.Component):
 
     A record is a row of *chunks* of 16 tokens each, with 2 bytes per token (K scales; V scales), or up to
     ``n`` (K and V codes). What a byte belongs to follows from its place alone, so that one beat passes per
-    cycle (``latency`` 1); with ``config.registered`` it is found out a cycle before. A record without data is
-    given as zeros with ``error`` set, which is also set in all of a ``short`` one.
+    cycle (``latency`` 1); with ``config.registered`` it is found out a cycle before, and a beat leaves
+    through a slice. A record without data is given as zeros with ``error`` set, which is also set in all of a
+    ``short`` one.
 
     Parameters
     ----------
@@ -84,7 +85,8 @@ class RecordMask(wiring.Component):
         marks = stream.Signature(mark).create(path=("mark",))
         self._build_marks(m, marks)
         marks = sliced(m, "marks", marks, registered=config.registered)
-        mark, beat, out = marks.payload, self.data.payload, self.records
+        mark, beat = marks.payload, self.data.payload
+        out = slice_before(m, "given", flipped(self.records), registered=config.registered)
         go = Signal()
         m.d.comb += [
             go.eq(marks.valid & (self.data.valid | ~mark.good) & (~out.valid | out.ready)),
@@ -110,12 +112,20 @@ class RecordMask(wiring.Component):
         place = _Place(m, self.config, self.head_dim)
         pieces = len(mark.keep) // place.piece
         # Where the pieces of each beat lie is the same in all records.
-        beats = data.StructLayout({"places": data.ArrayLayout(place.layout, pieces), "last": 1})
+        shift = range(place.n_bits + 1)
+        beats = data.StructLayout(
+            {
+                "places": data.ArrayLayout(place.layout, pieces),
+                "shifts": data.ArrayLayout(shift, pieces),
+                "last": 1,
+            }
+        )
         walk = stream.Signature(beats).create(path=("walk",))
         here = Signal(place.layout, init=place.start)
         position: Any = here
         for index in range(pieces):
             m.d.comb += walk.payload.places[index].eq(position)
+            m.d.comb += walk.payload.shifts[index].eq(place.shift(position)[0])
             position = place.following(m, position)
         m.d.comb += [walk.valid.eq(1), walk.payload.last.eq(position.run == place.runs)]
         with m.If(walk.ready):
@@ -125,7 +135,7 @@ class RecordMask(wiring.Component):
         walked = sliced(m, "walked", walk, registered=ahead)
         for index in range(pieces):
             span = slice(index * place.piece, (index + 1) * place.piece)
-            m.d.comb += mark.keep[span].eq(place.kept(walked.payload.places[index], task.low, task.high))
+            m.d.comb += mark.keep[span].eq(place.kept(walked.payload, index, task.low, task.high))
         m.d.comb += [
             mark.last.eq(walked.payload.last),
             mark.good.eq(task.status == Status.OK),
@@ -157,23 +167,23 @@ class _Place:
         self.layout = data.StructLayout({"run": 3, "chunk": chunks, "offset": SLOT_BITS + self.n_bits})
         self.start = {"run": 0, "chunk": 0, "offset": 0}
 
-    def _shift(self, place: Any) -> tuple[Value, Value]:
+    def shift(self, place: Any) -> tuple[Value, Value]:
         """Binary logarithm of the bytes per token here, and whether the chunk is the last of its run."""
         last_chunk = place.chunk == self.final_chunk
         codes = place.run[1]
         shift = Mux(codes, Mux(last_chunk, self.last_shift, self.n_bits), 1)
         return shift, ~codes | last_chunk
 
-    def kept(self, place: Any, low: Value, high: Value) -> Value:
-        """Which bytes of the piece belong to wanted tokens."""
-        shift, _ = self._shift(place)
+    def kept(self, beat: Any, index: int, low: Value, high: Value) -> Value:
+        """Which bytes of a beat's piece belong to wanted tokens."""
+        place, shift = beat.places[index], beat.shifts[index]
         first, end = low << shift, high << shift
         offsets = [(place.offset | byte) for byte in range(self.piece)]
         return Cat((offset >= first) & (offset < end) for offset in offsets)
 
     def following(self, m: Module, place: Any) -> Any:
         """The next piece's place, run 4 behind the record's end."""
-        shift, last_chunk = self._shift(place)
+        shift, last_chunk = self.shift(place)
         following = Signal(self.layout, name="following")
         bits = len(place.offset)
         ends = Array(

@@ -28,7 +28,8 @@ class Candidate(data.StructLayout):
 class Argmax(wiring.Component):
     """Finds the lowest index of the largest logit of each row, over indices below ``vocab``.
 
-    Takes one beat per cycle; the first token is there ``latency`` cycles after the last beat.
+    Takes one beat per cycle, with ``config.registered`` one in every other cycle; the first token is there
+    ``latency`` cycles after the last beat.
 
     Parameters
     ----------
@@ -47,9 +48,9 @@ class Argmax(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
-        # Masked, the levels of the tree, and the comparison with the row's best; with registers two cycles
-        # for this.
-        self.settling = 2 * int(config.registered)
+        # Masked, the levels of the tree, and the comparison with the row's best; with registers three
+        # cycles for this.
+        self.settling = 3 * int(config.registered)
         self.latency = 1 + ceil_log2(config.lanes) + 1 + self.settling
         super().__init__(
             {
@@ -64,7 +65,9 @@ class Argmax(wiring.Component):
         config = self.config
         todo = Signal(ArgmaxCommand(config))
         row = Signal.like(self.tokens.payload.row)
-        taken = Signal()
+        taken, rests = Signal(), Signal()
+        if self.settling:
+            m.d.sync += rests.eq(taken)
         winner = self._build_tree(m, todo.vocab)
         depth = self.latency - 1 - self.settling
         valid = Signal(depth)
@@ -120,7 +123,7 @@ class Argmax(wiring.Component):
                     m.d.sync += seen.eq(0)
                     m.next = "LOGITS"
             with m.State("LOGITS"):
-                m.d.comb += self.beats.ready.eq(1)
+                m.d.comb += self.beats.ready.eq(~rests)
                 with m.If(taken & beat.last):
                     m.next = "DRAIN"
             with m.State("DRAIN"):
@@ -144,32 +147,33 @@ class Argmax(wiring.Component):
     def _build_comparison(
         self, m: Module, memory: OnChipMemory, valid: Value, place: Value, winner: Any, old: Any
     ) -> None:
-        """Compares a cycle after the read, writes in the next; what the two winners before have made of the
-        row's best goes around the memory."""
-        now, follows = Signal(), Signal(reset_less=True)
+        """Compares a cycle after the read, chooses in the next and then writes; what the two winners before
+        have made of the row's best goes around the memory. Between two winners there is a cycle."""
+        now, chooses, follows, wins = (Signal(name=name) for name in ("now", "chooses", "follows", "wins"))
         row, written = (Signal.like(place, name=name, reset_less=True) for name in ("row", "written"))
         new, kept, best = (
             Signal(Candidate(self.config), name=name, reset_less=True) for name in ("new", "kept", "best")
         )
-        earlier = Signal(Candidate(self.config))
-        # Both comparisons at once: which of them counts has been known for longer than they take.
-        better = Mux(follows, new.value > best.value, ~kept.valid | (new.value > kept.value))
-        m.d.comb += [
-            Value.cast(earlier).eq(Mux(follows, Value.cast(best), Value.cast(kept))),
-            memory.w_addr.eq(written),
-            memory.w_data.eq(best),
-        ]
+        earlier = Mux(follows, Value.cast(best), Value.cast(kept))
+        m.d.comb += [memory.w_addr.eq(written), memory.w_data.eq(best)]
         around = memory.w_en & (written == place)
+        with m.If(~now):
+            m.d.sync += [
+                row.eq(place),
+                new.eq(winner),
+                kept.eq(Mux(around, Value.cast(best), Value.cast(old))),
+                follows.eq(chooses & (row == place)),
+            ]
         m.d.sync += [
             now.eq(valid),
-            row.eq(place),
-            new.eq(winner),
-            kept.eq(Mux(around, Value.cast(best), Value.cast(old))),
-            follows.eq(now & (row == place)),
-            memory.w_en.eq(now),
+            # Both comparisons at once: which of them counts has been known for longer than they take.
+            wins.eq(Mux(follows, new.value > best.value, ~kept.valid | (new.value > kept.value))),
+            chooses.eq(now),
+            memory.w_en.eq(chooses),
             written.eq(row),
-            best.eq(Mux(better, Value.cast(new), Value.cast(earlier))),
         ]
+        with m.If(chooses):
+            m.d.sync += best.eq(Mux(wins, Value.cast(new), earlier))
 
     def _build_tree(self, m: Module, vocab: Value) -> Any:
         config = self.config

@@ -184,8 +184,11 @@ class HeadQuantizer(wiring.Component):
 
     @staticmethod
     def latency_of(config: AcceleratorConfig) -> int:
-        """Cycles from the last beat of a head of a row through maximum and FIFO to its first codes."""
-        between = StreamFIFO.latency + int(config.registered)
+        """Cycles from the last beat of a head of a row through maximum and FIFO to its first codes.
+
+        With registers through slices as well, in front of the quantizer and behind it.
+        """
+        between = StreamFIFO.latency + 2 * int(config.registered)
         return HeadMaxima.latency_of(config) + between + VectorQuantizer.latency_of(config)
 
     def elaborate(self, platform: Any) -> Module:
@@ -257,10 +260,13 @@ class HeadQuantizer(wiring.Component):
 
     def _build_output(self, m: Module, quantizer: VectorQuantizer) -> None:
         config = self.config
-        m.submodules.register = register = StreamRegister(HeadScale(config))
+        # With registers a cycle passes between two vectors, and so between their scales.
+        kind = HalfRegister if config.registered else StreamRegister
+        m.submodules.register = register = kind(HeadScale(config))
         m.submodules.product = product = ScaleProduct(registered=config.registered)
         m.submodules.control = control = PipelineControl(product.latency, registered=config.registered)
-        beat, codes, scale = quantizer.beats.payload, self.codes.payload, register.i.payload
+        given = slice_before(m, "codes_slice", flipped(self.codes), registered=config.registered)
+        beat, codes, scale = quantizer.beats.payload, given.payload, register.i.payload
         scales = slice_before(
             m, "scales_slice", flipped(self.scales), registered=config.registered, kind=HalfRegister
         )
@@ -269,9 +275,9 @@ class HeadQuantizer(wiring.Component):
         free = Signal()
         m.d.comb += [
             free.eq(register.i.ready if config.registered else ~beat.last | register.i.ready),
-            self.codes.valid.eq(quantizer.beats.valid & free),
-            quantizer.beats.ready.eq(self.codes.ready & free),
-            register.i.valid.eq(quantizer.beats.valid & beat.last & self.codes.ready),
+            given.valid.eq(quantizer.beats.valid & free),
+            quantizer.beats.ready.eq(given.ready & free),
+            register.i.valid.eq(quantizer.beats.valid & beat.last & given.ready),
             codes.kind.eq(beat.tag.head.kind),
             codes.row.eq(beat.tag.head.row),
             codes.head.eq(beat.tag.head.head),

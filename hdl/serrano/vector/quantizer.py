@@ -258,8 +258,8 @@ class VectorQuantizer(wiring.Component):
     """Reads vectors word by word and quantizes them with the factors of their known maxima.
 
     One word per cycle, without pause between vectors whose jobs came early enough: the first codes leave
-    ``latency`` (14) cycles after the job came, with ``config.registered`` 26. There, behind a vector of a
-    single word there is a pause of one cycle.
+    ``latency`` (14) cycles after the job came, with ``config.registered`` 26. There, a cycle passes
+    between two vectors.
 
     Parameters
     ----------
@@ -413,15 +413,19 @@ class VectorQuantizer(wiring.Component):
         return vectors.valid, vectors.payload, word
 
     def _build_held_words(self, m: Module, vectors: Any) -> tuple[Value, Any, Value]:
-        """As ``_build_words``, a cycle later: the vector is kept, and a register tells its last word."""
+        """As ``_build_words``, a cycle later: the vector is kept, and a register tells its last word.
+
+        It loads while there is none, so that nothing stands before the enable of its many bits.
+        """
         vector = Signal.like(vectors.payload, reset_less=True)
         word, left = (Signal.like(self.r_word, name=name) for name in ("word", "left"))
-        valid, last = Signal(), Signal()
-        m.d.comb += [self.r_last.eq(last), vectors.ready.eq(~valid | (self.r_advance & last))]
-        with m.If(vectors.ready):
+        valid, free, last = Signal(), Signal(init=1), Signal()
+        following = Mux(valid, ~(self.r_advance & last), vectors.valid)
+        m.d.comb += [self.r_last.eq(last), vectors.ready.eq(free)]
+        m.d.sync += [valid.eq(following), free.eq(~following)]
+        with m.If(free):
             final = vectors.payload.final
-            m.d.sync += [valid.eq(vectors.valid), vector.eq(vectors.payload), word.eq(0)]
-            m.d.sync += [left.eq(final), last.eq(final == 0)]
+            m.d.sync += [vector.eq(vectors.payload), word.eq(0), left.eq(final), last.eq(final == 0)]
         with m.Elif(self.r_advance):
             m.d.sync += [word.eq(word + 1), left.eq(left - 1), last.eq(left == 1)]
         return valid, vector, word

@@ -223,7 +223,8 @@ class RowQuantizer(wiring.Component):
             norm.enable.eq(1),
             norm.squares.eq(squares.total),
             norm.factors.eq(factors),
-            norm.eps.eq(todo.eps),
+            # It stays, and is used far from here.
+            norm.eps.eq(delayed(m, todo.eps, int(self.config.registered), enable=1, name="eps")),
         ]
         m.d.sync += valid.eq(Cat(squares.done, valid))
         # With registers a cycle chooses the scale and its row, another one sets it.
