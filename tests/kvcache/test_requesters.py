@@ -55,7 +55,7 @@ def test_one_response_each_in_order(stall: float, registered: bool) -> None:
             ctx.set(dut.respond, 1)
             await ctx.tick()
             ctx.set(dut.respond, 0)
-            for _ in range(2 * registered):
+            for _ in range(3 * registered):
                 await ctx.tick()
 
     simulate(dut, *client(0), *client(1), background=[work])

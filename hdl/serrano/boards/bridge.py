@@ -139,7 +139,7 @@ class UartBridge(wiring.Component):
         m = Module()
         words = DATA_MAX // self.width
         m.submodules.buffer = self._buffer = OnChipMemory(
-            unsigned(8 * self.width), words, transparent=False, granularity=8
+            unsigned(8 * self.width), words, transparent=False, granularity=8, collides=False
         )
         m.submodules.frames = self._frames = FrameReceiver(self.gap)
         m.submodules.sender = self._sender = FrameSender()
@@ -151,6 +151,8 @@ class UartBridge(wiring.Component):
         self._advance, self._less = Signal(), Signal(range(BURST_BYTES // self.width + 1))
         self._advances, self._lesses = [], []
         self._word = Signal(8 * self.width, reset_less=True)
+        # What each of those that store words in it stores, a cycle earlier; a word of 0 if none.
+        self._stores, self._words = [], []
         self._fetched = Signal(8 * self.width, reset_less=True)
         self._store, self._fetch = Signal(), Signal()
         self._status = Signal(BridgeStatus)
@@ -168,12 +170,16 @@ class UartBridge(wiring.Component):
             self._build_registers(m),
             strict=True,
         )
-        # A register where that is, and one where it is looked at.
+        # A register where each of them is, one between, and one where it is looked at.
+        each_ended, each_failed = Signal(len(ended)), Signal(len(failed))
         some_ended, some_failed = Signal(), Signal()
-        m.d.sync += [some_ended.eq(Cat(ended).any()), some_failed.eq(Cat(failed).any())]
+        m.d.sync += [each_ended.eq(Cat(ended)), each_failed.eq(Cat(failed))]
+        m.d.sync += [some_ended.eq(each_ended.any()), some_failed.eq(each_failed.any())]
         m.d.sync += [
             self._ended.eq(some_ended),
             self._failed.eq(some_failed),
+            self._store.eq(Cat(self._stores).any()),
+            self._word.eq(reduce(or_, self._words)),
             self._advance.eq(Cat(self._advances).any()),
             self._less.eq(reduce(or_, self._lesses)),
         ]
@@ -209,7 +215,6 @@ class UartBridge(wiring.Component):
             place = _delayed(m, place)
         m.d.comb += buffer.r_en.eq(1)
         m.d.sync += [
-            self._store.eq(0),
             self._index.eq(self._index + (self._store | self._advance)),
             self._left.eq(self._left - self._less),
             self._none.eq(self._left == 0),
@@ -251,11 +256,16 @@ class UartBridge(wiring.Component):
         m.d.sync += repeated.eq(writes & request.flags[0] & done & (request.sequence == last))
         # What is decided, and what is counted, a cycle later.
         right, refused, counts = Signal(), Signal(), Signal()
-        m.d.sync += [right.eq(status == BridgeStatus.OK), refused.eq(~right), counts.eq(0)]
-        with m.If(counts & ~refused):
-            m.d.sync += self._good.eq(self._good + 1)
-        with m.If(counts & refused & ~self._bad.all()):
-            m.d.sync += self._bad.eq(self._bad + 1)
+        one_good, one_bad = Signal(), Signal()
+        m.d.sync += [
+            right.eq(status == BridgeStatus.OK),
+            refused.eq(~right),
+            counts.eq(0),
+            one_good.eq(counts & ~refused),
+            one_bad.eq(counts & refused & ~self._bad.all()),
+            self._good.eq(self._good + one_good),
+            self._bad.eq(self._bad + one_bad),
+        ]
         with m.FSM(name="control"):
             with m.State("WAIT"):
                 m.d.sync += self._index.eq(0)
@@ -340,9 +350,14 @@ class UartBridge(wiring.Component):
             m.d.sync += status.eq(BridgeStatus.OK)
         return status
 
-    def _put(self, word: Value) -> list:
-        """Statements that store a word in the buffer, as the next one."""
-        return [self._store.eq(1), self._word.eq(word)]
+    def _put(self, m: Module) -> tuple[Signal, Signal]:
+        """Drive these for one cycle: a word is stored in the buffer, as the next one; which word."""
+        store, word = Signal(), Signal.like(self._word, reset_less=False)
+        stores, stored = Signal(), Signal.like(self._word)
+        m.d.sync += [stores.eq(store), stored.eq(word)]
+        self._stores.append(stores)
+        self._words.append(stored)
+        return store, word
 
     def _use(self, m: Module) -> tuple[Signal, Signal]:
         """Drive these for one cycle: the next word's turn, and so many words less are left."""
@@ -376,9 +391,12 @@ class UartBridge(wiring.Component):
         return ended
 
     def _go(self, m: Module, *commands: BridgeCommand) -> Signal:
-        """A request of this kind is carried out, a cycle later."""
-        go = Signal()
-        m.d.sync += go.eq(self._run & Cat(self._chosen[command] for command in commands).any())
+        """A request of this kind, which has been known for some cycles, is carried out, a cycle later."""
+        go, mine = Signal(), Signal()
+        m.d.sync += [
+            mine.eq(Cat(self._chosen[command] for command in commands).any()),
+            go.eq(self._run & mine),
+        ]
         return go
 
     def _build_ping(self, m: Module) -> Value:
@@ -391,13 +409,15 @@ class UartBridge(wiring.Component):
         content = Cat(*(Const(field, 64) for field in fields), Const(rest, 48), self._bad, self._good)
         words = IDENTITY_BYTES // self.width
         place, go = Signal(range(words)), self._go(m, BridgeCommand.PING)
+        store, word = self._put(m)
         with m.FSM(name="ping"):
             with m.State("IDLE"):
                 m.d.sync += place.eq(0)
                 with m.If(go):
                     m.next = "PUT"
             with m.State("PUT"):
-                m.d.sync += [*self._put(content.word_select(place, 8 * self.width)), place.eq(place + 1)]
+                m.d.comb += [store.eq(1), word.eq(content.word_select(place, 8 * self.width))]
+                m.d.sync += place.eq(place + 1)
                 with m.If(place == words - 1):
                     m.next = "END"
             return self._end(m, go)
@@ -423,6 +443,8 @@ class UartBridge(wiring.Component):
             m.d.sync += write.awvalid.eq(0)
         with m.If(write.wready):
             m.d.sync += write.wvalid.eq(0)
+        with m.If(~write.wvalid):
+            m.d.sync += write.wdata.eq(self._fetched)
         with m.FSM(name="memory_writes") as fsm:
             some, none = self._settled(m, fsm.ongoing("FETCH"))
             with m.State("IDLE"):
@@ -436,11 +458,7 @@ class UartBridge(wiring.Component):
                     m.next = "SEND"
             with m.State("SEND"):
                 m.d.comb += [begun.eq(1), advance.eq(1), less.eq(1)]
-                m.d.sync += [
-                    write.awvalid.eq(1),
-                    write.wvalid.eq(1),
-                    write.wdata.eq(self._fetched),
-                ]
+                m.d.sync += [write.awvalid.eq(1), write.wvalid.eq(1)]
                 m.next = "NEXT"
             with m.State("NEXT"):
                 with m.If(~write.awvalid & ~write.wvalid):
@@ -463,6 +481,8 @@ class UartBridge(wiring.Component):
         words = 4 // width
         place, crc, fresh = Signal(range(words + 1)), Signal(32), Signal()
         word, arrived, ended = Signal(8 * width, reset_less=True), Signal(), Signal()
+        store, stored = self._put(m)
+        last_word = Signal.like(word, reset_less=True)
         beats, to_end, few = Signal(range(burst + 1)), Signal(range(burst + 1)), Signal()
         # The same, where the memory is.
         asked, ask = Signal.like(beats), Signal()
@@ -483,12 +503,13 @@ class UartBridge(wiring.Component):
             word.eq(read.rdata),
             arrived.eq(read.rvalid),
             ended.eq(read.rvalid & read.rlast),
+            last_word.eq(word),
             fresh.eq(arrived),
         ]
         with m.If(fresh):
-            m.d.sync += crc.eq(crc32_step(crc, self._word, width))
+            m.d.sync += crc.eq(crc32_step(crc, last_word, width))
         with m.If(arrived):
-            m.d.sync += [*self._put(word), self._store.eq(~checking)]
+            m.d.comb += [store.eq(~checking), stored.eq(word)]
         with m.If(read.arready):
             m.d.sync += read.arvalid.eq(0)
         with m.If(ask):
@@ -516,7 +537,8 @@ class UartBridge(wiring.Component):
             with m.State("FINISH"):
                 with m.If(checking & (place != words)):
                     checked = (~crc).word_select(place[:1], 8 * width) if width == 2 else ~crc
-                    m.d.sync += [*self._put(checked), place.eq(place + 1)]
+                    m.d.comb += [store.eq(1), stored.eq(checked)]
+                    m.d.sync += place.eq(place + 1)
                 with m.Else():
                     m.next = "END"
             return self._end(m, go), read.rvalid & read.rresp[1]
@@ -532,6 +554,7 @@ class UartBridge(wiring.Component):
         advance, less = self._use(m)
         go = self._go(m, BridgeCommand.WRITE_REGISTERS, BridgeCommand.READ_REGISTERS)
         written, read = Signal(), Signal()
+        store, word = self._put(m)
         m.d.comb += [
             bus.awaddr.eq(offset),
             bus.araddr.eq(offset),
@@ -584,11 +607,8 @@ class UartBridge(wiring.Component):
                     m.d.sync += offset.eq(offset + 4)
                     m.next = "PUT"
             with m.State("PUT"):
-                m.d.sync += [
-                    *self._put(value[: 8 * width]),
-                    value.eq(value >> 8 * width),
-                    part.eq(part + 1),
-                ]
+                m.d.comb += [store.eq(1), word.eq(value[: 8 * width])]
+                m.d.sync += [value.eq(value >> 8 * width), part.eq(part + 1)]
                 with m.If(part == parts - 1):
                     m.next = "NEXT"
             return self._end(m, go), (bus.bvalid & bus.bresp[1]) | (bus.rvalid & bus.rresp[1])

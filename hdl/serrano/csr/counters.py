@@ -102,8 +102,9 @@ class Counters(wiring.Component):
         carry, fresh = Signal(count), Signal(count, init=-1)
         visited = Signal(count)
         m.d.sync += [turn.eq(Mux(turn == count - 1, 0, turn + 1)), place.eq(turn), started.eq(1)]
+        # The place as a bit of its own, once there is one.
+        m.d.sync += visited.eq(1 << turn)
         m.d.comb += [
-            visited.eq(started << place),
             upper.r_en.eq(1),
             upper.r_addr.eq(turn),
             upper.w_en.eq(self._chosen(m, started)),
@@ -174,8 +175,11 @@ class Counters(wiring.Component):
         copied, following, index = Signal(), Signal(range(count)), Signal(range(count))
         begin, valid, move = Signal(), Signal(), Signal()
         memory, copying = self._build_copy(m, "listed", begin, now, place, upper)
+        free = ~copying & ~copied & ~valid
+        if self.registered:
+            free = later(m, free & ~begin, registered=True, name="free")
         m.d.comb += [
-            begin.eq(report & ~copying & ~copied & ~valid),
+            begin.eq(report & free),
             move.eq(copied & ~copying & (~valid | self.reported.ready)),
             memory.r_en.eq(move),
             memory.r_addr.eq(following),

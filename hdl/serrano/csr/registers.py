@@ -155,22 +155,28 @@ class ControlRegisters(wiring.Component):
             cycle = Signal(2)
             chosen = self._build_choice(m, m.d.sync, address)
             copied, copy = self._build_copy(m, written, address)
-            in_memory, remembered = Signal(), Signal(32)
+            from_copy, from_counter = Signal(), Signal()
+            written_word, counted_word = Signal(32, reset_less=True), Signal(32, reset_less=True)
+            busy = Signal()
             m.d.comb += [
-                bus.arready.eq((cycle == 0) & ~bus.rvalid & ~counters.busy),
-                # Not while the copy changes.
-                taken.eq((cycle == 1) & ~self._write),
+                bus.arready.eq((cycle == 0) & ~bus.rvalid),
+                # Not while the copy or the counters change.
+                taken.eq((cycle == 1) & ~self._write & ~busy),
             ]
             m.d.sync += [
                 cycle.eq(cycle + Mux(cycle == 0, bus.arvalid & bus.arready, (cycle != 1) | taken)),
                 value.eq(chosen),
-                in_memory.eq(counter | copied),
-                remembered.eq(Mux(counter, counted, copy)),
+                busy.eq(counters.busy),
+                from_copy.eq(copied),
+                from_counter.eq(counter),
+                written_word.eq(copy),
+                counted_word.eq(counted),
             ]
+            told = Mux(from_counter, counted_word, Mux(from_copy, written_word, value))
             with m.If(bus.arready):
                 m.d.sync += address.eq(bus.araddr[2:])
             with m.If(cycle == 3):
-                m.d.sync += [bus.rvalid.eq(1), bus.rdata.eq(Mux(in_memory, remembered, value))]
+                m.d.sync += [bus.rvalid.eq(1), bus.rdata.eq(told)]
             with m.Elif(bus.rready):
                 m.d.sync += bus.rvalid.eq(0)
         index_bits = len(counters.index)

@@ -138,7 +138,7 @@ class CommandCheck(wiring.Component):
             [
                 (Status.BAD_CMD, ~known),
                 (Status.BAD_SEQ, ~anywhere & self._no_sequence(opcode)),
-                (Status.TENANT, self._foreign(opcode)),
+                *((Status.TENANT, foreign) for foreign in self._foreign(m, opcode)),
             ],
         )
         own = {code: self._first(m, code.name.lower(), found) for code, found in errors.items()}
@@ -214,10 +214,12 @@ class CommandCheck(wiring.Component):
             Opcode.COMMIT: [(Status.NOT_RESERVED, first > state.reserved)],
             Opcode.ABORT: [(Status.NOT_RESERVED, state.reserved == 0)],
             Opcode.SEAL: [
-                (Status.OUT_OF_RANGE, (first >= state.entries) | (first < state.first)),
+                (Status.OUT_OF_RANGE, first >= state.entries),
+                (Status.OUT_OF_RANGE, first < state.first),
                 (Status.TENANT, block.tenant != self.command.tenant),
                 (Status.NOT_FULL, sealed_end > self.position),
-                (Status.NOT_WRITTEN, (sealed_end > state.length) | (block.written != BLOCK_SIZE)),
+                (Status.NOT_WRITTEN, sealed_end > state.length),
+                (Status.NOT_WRITTEN, block.written != BLOCK_SIZE),
                 (Status.ALREADY, block.sealed),
             ],
             Opcode.SHARE: [
@@ -235,7 +237,8 @@ class CommandCheck(wiring.Component):
                 )
             ],
             Opcode.TRIM: [
-                (Status.BAD_LEN, (first > state.length) | (first < state.first << SLOT_BITS)),
+                (Status.BAD_LEN, first > state.length),
+                (Status.BAD_LEN, first < state.first << SLOT_BITS),
             ],
             Opcode.SLIDE: [(Status.BAD_LEN, first > state.length)],
             Opcode.TRANSLATE: [
@@ -244,10 +247,8 @@ class CommandCheck(wiring.Component):
                 (Status.TENANT, block.tenant != self.command.tenant),
             ],
             Opcode.GATHER: [
-                (
-                    Status.OUT_OF_RANGE,
-                    (gathered > state.length) | (second[RECORD_BITS:] >= self.records),
-                ),
+                (Status.OUT_OF_RANGE, gathered > state.length),
+                (Status.OUT_OF_RANGE, second[RECORD_BITS:] >= self.records),
                 (Status.NOT_MAPPED, (tokens != 0) & (index < state.first)),
             ],
             Opcode.EVICT: in_use,
@@ -265,14 +266,19 @@ class CommandCheck(wiring.Component):
         missing = (self.command.seq >= limit) | ((opcode != Opcode.OPEN) & ~self.open)
         return missing | ((opcode == Opcode.FORK) & ((other >= limit) | ~self.destination.open))
 
-    def _foreign(self, opcode: Value) -> Value:
-        """Whether what the command speaks of belongs to another tenant."""
+    def _foreign(self, m: Module, opcode: Value) -> tuple[Value, Value, Value]:
+        """Whether what the command speaks of belongs to another tenant: sequence, block, destination."""
         tenant = self.command.tenant
         free_for_all = (Opcode.OPEN, *WITHOUT_SEQUENCE)
         speaks_of_block = Cat(opcode == code for code in (Opcode.SHARE, Opcode.EVICT, Opcode.SCRUB)).any()
-        of_sequence = ~Cat(opcode == code for code in free_for_all).any() & (tenant != self.state.tenant)
-        of_block = speaks_of_block & self._inside(self.command.arg0) & (tenant != self.block.tenant)
-        return of_sequence | of_block | ((opcode == Opcode.FORK) & (tenant != self.destination.tenant))
+        speaks_of_sequence = ~Cat(opcode == code for code in free_for_all).any()
+        speaks_of_sequence = self._settled(m, speaks_of_sequence, "speaks_of_sequence")
+        speaks_of_block = self._settled(m, speaks_of_block, "speaks_of_block")
+        return (
+            speaks_of_sequence & (tenant != self.state.tenant),
+            speaks_of_block & self._inside(self.command.arg0) & (tenant != self.block.tenant),
+            (opcode == Opcode.FORK) & (tenant != self.destination.tenant),
+        )
 
     def _exists(self) -> Value:
         """Whether there is what STAT asks for."""

@@ -193,7 +193,7 @@ class Controller(wiring.Component):
             check.state.eq(tables.r_state),
             check.size.eq(pool.size),
             check.free.eq(pool.free),
-            check.records.eq(self.records),
+            check.records.eq(settled(m, config, self.records, "records_before")),
             state.eq(tables.r_state),
             tables.w_seq.eq(command.seq),
             tables.w_open.eq(1),
@@ -208,7 +208,7 @@ class Controller(wiring.Component):
             m.d.sync += wanted.eq(1)
         # The block that EVICT, SCRUB and RESET_POOL work on.
         number = Signal(block_bits(config))
-        with m.FSM():
+        with m.FSM() as fsm:
             self._build_start(m, parts, requesters, wanted)
             self._build_judgment(m, parts, number)
             build_growth(m, parts)
@@ -217,6 +217,7 @@ class Controller(wiring.Component):
             build_fork(m, parts)
             build_blocks(m, parts, number, self._statistic)
             build_gather(m, parts)
+        self._build_taking(m, parts, requesters, fsm, wanted)
         return m
 
     def _build_judged(self, m: Module, parts: Parts, requesters: Requesters) -> None:
@@ -224,6 +225,7 @@ class Controller(wiring.Component):
         config, check = self.config, parts.check
         self._status = settled(m, config, check.status, "status")
         self._wrong = settled(m, config, check.status != Status.OK, "wrong")
+        self._nothing = settled(m, config, parts.command.arg0 == 0, "nothing")
         self._walks = measure_walks(m, parts)
         self._statistic = read_statistic(m, parts)
         answer = settled(m, config, parts.answer, "answered")
@@ -234,20 +236,35 @@ class Controller(wiring.Component):
             requesters.aux.eq(answer.aux),
         ]
 
+    def _build_taking(
+        self, m: Module, parts: Parts, requesters: Requesters, fsm: Any, wanted: Signal
+    ) -> None:
+        """In IDLE, where it is registered that it is: a command is taken, or everything begins anew."""
+        tables, pool, command = parts.tables, parts.pool, parts.command
+        idle, sums = (settled(m, self.config, fsm.ongoing(name), name.lower()) for name in ("IDLE", "SUMS"))
+        acts = idle & parts.acts
+        m.d.comb += [
+            pool.initialize.eq(acts & wanted),
+            tables.clear.eq(acts & wanted),
+            requesters.take.eq(acts & ~wanted & requesters.offered),
+            # FORK reads the other sequence, then its own again.
+            tables.r_seq.eq(Mux(idle, requesters.command.seq, Mux(sums, command.arg0, command.seq))),
+        ]
+        with m.If(acts):
+            m.d.sync += self._command.eq(requesters.command)
+            with m.If(wanted):
+                m.d.sync += wanted.eq(self.initialize)
+
     def _build_start(self, m: Module, parts: Parts, requesters: Requesters, wanted: Signal) -> None:
         """A command is taken; its sequence, the other one of FORK, and its block are read."""
         tables, pool, command = parts.tables, parts.pool, parts.command
         destination = Signal(Destination)
         m.d.comb += parts.check.destination.eq(destination)
         with step(m, parts, "IDLE"):
-            m.d.comb += [tables.r_seq.eq(requesters.command.seq), tables.r_en.eq(requesters.offered)]
-            m.d.sync += self._command.eq(requesters.command)
+            m.d.comb += tables.r_en.eq(requesters.offered)
             with m.If(wanted):
-                m.d.comb += [pool.initialize.eq(1), tables.clear.eq(1)]
-                m.d.sync += wanted.eq(self.initialize)
                 m.next = "INITIALIZE"
             with m.Elif(requesters.offered):
-                m.d.comb += requesters.take.eq(1)
                 m.next = "SUMS"
         with step(m, parts, "INITIALIZE"):
             with m.If(~pool.initializing):
@@ -255,7 +272,7 @@ class Controller(wiring.Component):
         with step(m, parts, "SUMS"):
             with m.Switch(command.opcode):
                 with m.Case(Opcode.FORK):
-                    m.d.comb += [tables.r_seq.eq(command.arg0), tables.r_en.eq(1)]
+                    m.d.comb += tables.r_en.eq(1)
                 with m.Case(Opcode.SEAL):
                     m.d.comb += [tables.entry_index.eq(command.arg0), tables.entry_r_en.eq(1)]
                 with m.Case(Opcode.TRANSLATE):
@@ -273,7 +290,7 @@ class Controller(wiring.Component):
             operate(m, parts, PoolOperation.READ, command.arg0)
             with m.Switch(command.opcode):
                 with m.Case(Opcode.FORK):
-                    m.d.comb += [tables.r_seq.eq(command.seq), tables.r_en.eq(1)]
+                    m.d.comb += tables.r_en.eq(1)
                 with m.Case(Opcode.SEAL, Opcode.TRANSLATE):
                     m.d.comb += pool.block.eq(tables.entry_block)
                 with m.Case(Opcode.STAT):
@@ -295,7 +312,7 @@ class Controller(wiring.Component):
             with m.If(self._wrong):
                 refuse(m, parts, self._status)
             with m.Else(), m.Switch(parts.command.opcode):
-                build_short(m, parts)
+                build_short(m, parts, self._nothing)
                 start_walk(m, parts, self._walks)
                 start_block(m, parts, number)
                 with m.Case(Opcode.GATHER):

@@ -95,8 +95,8 @@ def operate(m: Module, parts: Parts, operation: PoolOperation, block: Any = 0) -
     m.d.comb += [parts.pool.go.eq(1), parts.pool.operation.eq(operation), parts.pool.block.eq(block)]
 
 
-def build_short(m: Module, parts: Parts) -> None:
-    """In JUDGE: commands that are done at once."""
+def build_short(m: Module, parts: Parts, nothing: Value) -> None:
+    """In JUDGE: commands that are done at once; ``nothing``: the first argument is 0."""
     command, state, tables = parts.command, parts.state, parts.tables
     with m.Case(Opcode.OPEN):
         m.d.comb += state.tenant.eq(command.tenant)
@@ -107,7 +107,7 @@ def build_short(m: Module, parts: Parts) -> None:
             parts.final.eq((parts.check.committed - 1) >> SLOT_BITS),
         ]
         m.next = "MARK_ENTRY"
-        with m.If(command.arg0 == 0):
+        with m.If(nothing):
             m.next = "MARKED"
     with m.Case(Opcode.ABORT):
         m.d.comb += state.reserved.eq(0)
@@ -272,12 +272,18 @@ def read_statistic(m: Module, parts: Parts) -> Value:
         Stat.SEQUENCE_TABLE: _words(state.entries, state.first, half),
         Stat.SEQUENCE_ENTRY: Mux(command.arg1 < state.first, 0, parts.entry),
     }
-    answer = Signal(32, name="statistic")
+    # With registers the pool's, the block's and the sequence's apart, then the one that is asked for.
     asked = settled(m, parts.config, command.opcode == Opcode.STAT, "asks_statistic")
-    with m.If(asked), m.Switch(settled(m, parts.config, command.arg0[:8], "kind")):
-        for stat, value in values.items():
-            with m.Case(stat.value):
-                m.d.comb += answer.eq(value)
+    kind = settled(m, parts.config, command.arg0[:8], "kind")
+    answer: Any = Const(0, 32)
+    for group in ("POOL", "BLOCK", "SEQUENCE"):
+        found = Signal(32, name=f"statistic_{group.lower()}")
+        with m.If(asked), m.Switch(kind):
+            for stat, value in values.items():
+                if stat.name.startswith(group):
+                    with m.Case(stat.value):
+                        m.d.comb += found.eq(value)
+        answer = answer | settled(m, parts.config, found, f"statistic_{group.lower()}_read")
     return settled(m, parts.config, answer, "statistic_read")
 
 

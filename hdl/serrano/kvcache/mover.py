@@ -98,8 +98,8 @@ class BlockMover(wiring.Component):
         # Records to be asked for, records to come, words to be written.
         self._unread, self._unseen = Signal(RECORD_BITS + 1), Signal(RECORD_BITS + 1)
         self._left = Signal(len(geometry.block_bytes) - exact_log2(config.port_bytes))
-        self._failed, self._moving = Signal(), Signal()
-        # Whether they are not 0, as registers.
+        self._failed = Signal()
+        # Whether they are not 0, as registers, from the first cycle of MOVE on.
         self._asking, self._reading, self._writing = Signal(), Signal(), Signal()
 
         with m.FSM():
@@ -120,15 +120,14 @@ class BlockMover(wiring.Component):
                     self._build_begin(m, command, geometry)
                     m.next = "ADDRESS"
             with m.State("ADDRESS"):
-                m.d.sync += [
-                    self._asking.eq(self._unread != 0),
-                    self._reading.eq(self._unseen != 0),
-                    self._writing.eq(self._left != 0),
-                ]
                 with m.If(self._build_addresses(m)):
+                    m.d.sync += [
+                        self._asking.eq(self._unread != 0),
+                        self._reading.eq(self._unseen != 0),
+                        self._writing.eq(self._left != 0),
+                    ]
                     m.next = "MOVE"
             with m.State("MOVE"):
-                m.d.comb += self._moving.eq(1)
                 with m.If(~self._writing & ~self._reading & ~self.writes.pending):
                     m.next = "RESPOND"
             with m.State("RESPOND"):
@@ -198,7 +197,7 @@ class BlockMover(wiring.Component):
         asks, reading, writing = Signal(), self._reading, self._writing
         m.d.comb += [
             mask.head_dim.eq(geometry.head_dim),
-            run.valid.eq(self._moving & self._asking & task.ready),
+            run.valid.eq(self._asking & task.ready),
             run.payload.address.eq(self._source),
             run.payload.bytes.eq(record_bytes(geometry.head_dim)),
             asks.eq(run.valid & run.ready),
@@ -208,7 +207,7 @@ class BlockMover(wiring.Component):
             task.payload.status.eq(Status.OK),
             # Behind the last record come zeros.
             beat.ready.eq(word.ready | ~writing),
-            word.valid.eq(self._moving & writing & (beat.valid | ~reading)),
+            word.valid.eq(writing & (beat.valid | ~reading)),
             word.payload.address.eq(self._target),
             word.payload.strobe.eq(~0),
         ]

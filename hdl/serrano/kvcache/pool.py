@@ -143,9 +143,11 @@ class BlockPool(wiring.Component):
         m = Module()
         # An unused number may be looked up: it has a place.
         depth = 1 << self.number
-        m.submodules.states = states = OnChipMemory(self.layout, depth, transparent=False)
-        m.submodules.followers = followers = OnChipMemory(self.number, depth, transparent=False)
-        m.submodules.predecessors = predecessors = OnChipMemory(self.number, depth, transparent=False)
+        # A block is looked up when what was done with it before has been written.
+        shapes = {"states": self.layout, "followers": self.number, "predecessors": self.number}
+        for name, shape in shapes.items():
+            m.submodules[name] = OnChipMemory(shape, depth, transparent=False, collides=False)
+        states, followers, predecessors = (m.submodules[name] for name in shapes)
         memories = (states, followers, predecessors)
 
         operation = Signal(PoolOperation)
@@ -340,8 +342,9 @@ class BlockPool(wiring.Component):
         with m.If(self.initialize):
             m.d.sync += [reading.eq(1), index.eq(0), self.size.eq(Mux(self.blocks == 0, 1, self.blocks))]
         with m.Elif(reading):
-            m.d.comb += [memory.r_en.eq(1), memory.r_addr.eq(index)]
             m.d.sync += [index.eq(index + 1), reading.eq(index != last_block)]
+        with m.If(reading):
+            m.d.comb += [memory.r_en.eq(1), memory.r_addr.eq(index)]
         with m.If(writing):
             m.d.comb += [
                 states.w_en.eq(1),

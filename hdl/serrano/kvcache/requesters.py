@@ -47,8 +47,8 @@ class Requesters(wiring.Component):
     A command is offered when its requester's last response has been taken, so that a response always finds
     room and nobody waits for another's. Where both have a command, the one that was not served last comes
     first. A command of the host that touches a sequence in ``locked`` is not offered, unless it only looks.
-    If the accelerator is ``registered``, ``offered`` follows two cycles later; ``take`` comes at least two
-    cycles after ``respond``, and after ``take``.
+    If the accelerator is ``registered``, ``offered`` follows three cycles later; ``take`` comes at least
+    three cycles after ``respond``, and after ``take``.
 
     Parameters
     ----------
@@ -123,16 +123,18 @@ class Requesters(wiring.Component):
             with m.If(port.responses.ready):
                 m.d.sync += port.responses.valid.eq(0)
             with m.If(self.respond & (served == index)):
+                m.d.sync += port.responses.valid.eq(1)
+            # What is loaded before does not count.
+            with m.If(~port.responses.valid):
                 m.d.sync += [
-                    port.responses.valid.eq(1),
                     port.responses.payload.tag.eq(tag),
                     port.responses.payload.status.eq(self.status),
                     port.responses.payload.aux.eq(self.aux),
                 ]
         m.d.comb += [
             # Both wait: the other one's turn.
-            chosen.eq(Mux(waiting.all(), ~served, waiting[1])),
-            self.offered.eq(waiting.any()),
+            chosen.eq(settled(m, self.config, Mux(waiting.all(), ~served, waiting[1]), "chosen_before")),
+            self.offered.eq(settled(m, self.config, waiting.any(), "offered_before")),
             self.command.eq(Mux(chosen, Value.cast(commands[1]), Value.cast(commands[0]))),
         ]
         with m.If(self.take):

@@ -196,13 +196,24 @@ class SequenceTables(wiring.Component):
         wish = Signal(TranslateRequest(config))
         chosen = Signal(self.count)
         taken: Any = Const(0)
-        m.d.comb += [wish.seq.eq(self._late(m, "entry_seq")), wish.index.eq(self._late(m, "entry_index"))]
         for index, port in enumerate(self.ports):
             request = port.request
-            m.d.comb += request.ready.eq(~own & ~taken)
-            with m.If(request.valid & request.ready):
-                m.d.comb += [wish.eq(request.payload), chosen.eq(1 << index)]
+            m.d.comb += [
+                request.ready.eq(~own & ~taken),
+                chosen[index].eq(request.valid & request.ready),
+            ]
             taken = taken | request.valid
+        # The last port's is there for whoever wants nothing: its `valid` comes late.
+        *others, last = self.ports
+        m.d.comb += wish.eq(last.request.payload)
+        for port in reversed(others):
+            with m.If(port.request.valid):
+                m.d.comb += wish.eq(port.request.payload)
+        with m.If(own):
+            m.d.comb += [
+                wish.seq.eq(self._late(m, "entry_seq")),
+                wish.index.eq(self._late(m, "entry_index")),
+            ]
         place = settled(m, config, wish, "place")
         reads = settled(m, config, own | taken, "reads")
         m.d.comb += [
