@@ -283,7 +283,7 @@ class Datapath(wiring.Component):
             {0: dequantizer.results, 1: self._attention.results},
             self._attending,
         )
-        self._beats = self._slice(m, "linear", dequantizer.beats)
+        self._beats = self._slice(m, "linear", dequantizer.beats, HalfRegister)
         self._route(
             m,
             self._beats,
