@@ -106,7 +106,9 @@ class Accelerator(wiring.Component):
         m.submodules.tracer = self._tracer = Tracer(config)
         self._datapath = Datapath(config)
         self._geometry = Signal(KVGeometry(config))
-        m.submodules.datapath = ResetInserter(self._recovery.flush)(self._datapath)
+        # It has a register of its own, amid what it resets; nothing of the step moves before or after it.
+        flush = settled(m, config, self._recovery.flush, "datapath_flush")
+        m.submodules.datapath = ResetInserter(flush)(self._datapath)
         self._build_ports(m)
         self._build_datapath(m)
         self._build_moves(m)
@@ -181,7 +183,7 @@ class Accelerator(wiring.Component):
         records = multiplied(m, model.layers, model.kv_heads, name="geometry_records", **always)
         m.d.comb += [
             self._geometry.records.eq(records),
-            self._geometry.base.eq(self._address("kv_address")),
+            self._geometry.base.eq(settled(m, self.config, self._address("kv_address"), "kv_base")),
             self._geometry.block_bytes.eq(model.block_bytes),
             self._geometry.head_dim.eq(model.head_dim),
             mover.geometry.eq(self._geometry),
@@ -278,11 +280,14 @@ class Accelerator(wiring.Component):
             m.d.sync += [wanted.eq(0), loading.eq(1)]
         with m.If(loader.done):
             m.d.sync += loading.eq(0)
-        quiet = wanted & ~loading & ~scheduler.busy
+        # Until the scheduler has heard of it, it may begin something.
+        heard = settled(m, self.config, wanted, "heard")
+        quiet = wanted & heard & ~loading & ~scheduler.busy
         completed = scheduler.completions.valid & scheduler.completions.ready
-        failed = loader.done & (loader.code != FaultCode.NONE)
+        failed = settled(m, self.config, loader.done & (loader.code != FaultCode.NONE), "load_failed")
+        code = settled(m, self.config, loader.code, "load_code")
         with m.If(failed):
-            m.d.sync += [self._refused.valid.eq(1), self._refused.code.eq(loader.code)]
+            m.d.sync += [self._refused.valid.eq(1), self._refused.code.eq(code)]
         m.d.comb += [
             # Once a request is paused for it, nothing begins any more.
             loader.start.eq(settled(m, self.config, quiet, "quiet") & ~loading),
@@ -297,7 +302,7 @@ class Accelerator(wiring.Component):
             registers.irq_set[IRQ_FAULT].eq(
                 settled(m, self.config, self._recovery.recorded.valid, "recorded")
             ),
-            registers.irq_set[IRQ_LOADED].eq(loader.done),
+            registers.irq_set[IRQ_LOADED].eq(settled(m, self.config, loader.done, "load_done")),
         ]
 
     def _build_kv_registers(self, m: Module) -> None:

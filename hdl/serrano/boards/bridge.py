@@ -484,6 +484,7 @@ class UartBridge(wiring.Component):
         store, stored = self._put(m)
         last_word = Signal.like(word, reset_less=True)
         beats, to_end, few = Signal(range(burst + 1)), Signal(range(burst + 1)), Signal()
+        begin = Signal.like(address[self.shift : exact_log2(BURST_BYTES)])
         # The same, where the memory is.
         asked, ask = Signal.like(beats), Signal()
         m.d.comb += [
@@ -497,7 +498,8 @@ class UartBridge(wiring.Component):
             asked.eq(beats),
             ask.eq(0),
             read.araddr.eq(address),
-            to_end.eq(burst - address[self.shift : exact_log2(BURST_BYTES)]),
+            begin.eq(address[self.shift : exact_log2(BURST_BYTES)]),
+            to_end.eq(burst - begin),
             few.eq(self._left < to_end),
             read.arlen.eq(asked - 1),
             word.eq(read.rdata),

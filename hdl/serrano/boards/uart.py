@@ -60,6 +60,9 @@ class UartReceiver(wiring.Component):
         sample = running & due
         with m.If(self.o.ready):
             m.d.sync += self.o.valid.eq(0)
+        # What is there before the byte has come does not count.
+        with m.If(~self.o.valid | self.o.ready):
+            m.d.sync += self.o.payload.eq(bits[1:])
         with m.If(~running):
             # The first sample is in the middle of the start bit.
             m.d.sync += [timer.eq(self.divisor // 2 - 1), due.eq(0), running.eq(~rx), count.eq(0)]
@@ -81,7 +84,7 @@ class UartReceiver(wiring.Component):
                     self.overrun.eq(rx & self.o.valid & ~self.o.ready),
                 ]
                 with m.If(rx & (~self.o.valid | self.o.ready)):
-                    m.d.sync += [self.o.valid.eq(1), self.o.payload.eq(bits[1:])]
+                    m.d.sync += self.o.valid.eq(1)
         return m
 
 

@@ -254,7 +254,7 @@ class CommandCheck(wiring.Component):
             Opcode.EVICT: in_use,
             Opcode.SCRUB: in_use,
             Opcode.RESET_POOL: [(Status.IN_USE, self.free + 1 != self.size)],
-            Opcode.STAT: [(Status.OUT_OF_RANGE, ~self._exists())],
+            Opcode.STAT: [(Status.OUT_OF_RANGE, ~self._exists(m))],
         }
 
     def _inside(self, block: Value) -> Value:
@@ -280,18 +280,15 @@ class CommandCheck(wiring.Component):
             (opcode == Opcode.FORK) & (tenant != self.destination.tenant),
         )
 
-    def _exists(self) -> Value:
+    def _exists(self, m: Module) -> Value:
         """Whether there is what STAT asks for."""
         kind, index = self.command.arg0, self.command.arg1
+        entry = index < self.state.entries
+        there = self._settled(m, self.command.seq < self.config.sequences_max, "there")
+        limits = {"POOL": Const(1), "BLOCK": index < self.size, "SEQUENCE": there}
         found: Any = Const(0)
-        for stat in Stat:
-            if stat.name.startswith("POOL"):
-                inside: Any = Const(1)
-            elif stat.name.startswith("BLOCK"):
-                inside = index < self.size
-            else:
-                inside = self.command.seq < self.config.sequences_max
-            if stat is Stat.SEQUENCE_ENTRY:
-                inside &= index < self.state.entries
-            found |= (kind == stat) & inside
-        return found
+        for group, inside in limits.items():
+            kinds = (stat for stat in Stat if stat.name.startswith(group) and stat is not Stat.SEQUENCE_ENTRY)
+            asked = self._settled(m, Cat(kind == stat for stat in kinds).any(), f"asks_{group.lower()}")
+            found |= asked & inside
+        return found | (self._settled(m, kind == Stat.SEQUENCE_ENTRY, "asks_entry") & there & entry)

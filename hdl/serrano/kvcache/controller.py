@@ -58,7 +58,7 @@ class Controller(wiring.Component):
     of is read, its status is known. What is right is executed by the states of ``execution`` (one block, one
     sequence, moves of bytes) and ``walks`` (entry after entry). If the accelerator is ``registered``, each
     state takes four cycles instead of one (:mod:`~serrano.kvcache.pace`), and there is one more before JUDGE,
-    one after a scan for APPEND and two after the response.
+    one after a scan for APPEND and two after the answer.
 
     From the cycle in which a command is taken to that of its response: OPEN, ABORT, TRANSLATE and everything
     refused at once 5; STAT 6; SEAL, SHARE and EVICT 7; COMMIT, FREE, TRIM, SLIDE and FORK ``6 + 2 * b`` and
@@ -203,7 +203,7 @@ class Controller(wiring.Component):
             tables.owner_block.eq(pool.subject),
             tables.owner_tenant.eq(command.tenant),
         ]
-        self._build_judged(m, parts, requesters)
+        self._build_judged(m, parts)
         with m.If(self.initialize):
             m.d.sync += wanted.eq(1)
         # The block that EVICT, SCRUB and RESET_POOL work on.
@@ -218,22 +218,31 @@ class Controller(wiring.Component):
             build_blocks(m, parts, number, self._statistic)
             build_gather(m, parts)
         self._build_taking(m, parts, requesters, fsm, wanted)
+        self._build_answer(m, parts, requesters)
         return m
 
-    def _build_judged(self, m: Module, parts: Parts, requesters: Requesters) -> None:
-        """What comes to the judgment, and what goes to the requester."""
+    def _build_judged(self, m: Module, parts: Parts) -> None:
+        """What comes to the judgment."""
         config, check = self.config, parts.check
         self._status = settled(m, config, check.status, "status")
         self._wrong = settled(m, config, check.status != Status.OK, "wrong")
         self._nothing = settled(m, config, parts.command.arg0 == 0, "nothing")
         self._walks = measure_walks(m, parts)
         self._statistic = read_statistic(m, parts)
-        answer = settled(m, config, parts.answer, "answered")
+        m.d.comb += check.block.eq(parts.pool.state)
+
+    def _build_answer(self, m: Module, parts: Parts, requesters: Requesters) -> None:
+        """The answer; with registers, its auxiliary value is chosen when it is known which it is."""
+        config = self.config
+        answer = settled(m, config, settled(m, config, parts.answer, "answer_before"), "answered")
+        aux: Any = Const(0, 32)
+        for chosen, value in parts.finishes:
+            chosen = settled(m, config, chosen, "finishes_before")
+            aux = aux | Mux(chosen, Value.cast(value), 0)
         m.d.comb += [
-            check.block.eq(parts.pool.state),
             requesters.respond.eq(answer.valid),
             requesters.status.eq(answer.status),
-            requesters.aux.eq(answer.aux),
+            requesters.aux.eq(settled(m, config, aux[:32], "aux")),
         ]
 
     def _build_taking(

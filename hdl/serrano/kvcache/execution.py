@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Executing commands that have been found right: those on one block or one sequence, and moves of bytes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from amaranth import *
@@ -39,7 +39,8 @@ class Parts:
     ``index`` and ``final`` are the present and the last entry of a walk through the table; ``entry`` is the
     block in the entry that the command speaks of; ``at_end``: ``index`` is ``final``; ``above``, ``below``:
     the entries beside ``index``; ``no_blocks``: the pool has none but NULL. States act with ``acts``; the
-    last one gives the ``answer``, and the next state is ``rest``.
+    last one gives the ``answer``, and the next state is ``rest``. ``finishes`` are the auxiliary values, each
+    with a signal that chooses it in the cycle of the answer; with registers it is looked at a cycle later.
     """
 
     config: AcceleratorConfig
@@ -59,14 +60,14 @@ class Parts:
     acts: Signal
     answer: Any
     rest: str
+    finishes: list[tuple[Signal, Value]] = field(default_factory=list)
 
 
 class Answer(data.Struct):
-    """The response to the command, in the cycle with ``valid``."""
+    """The response to the command, but for the auxiliary value, in the cycle with ``valid``."""
 
     valid: unsigned(1)
     status: Status
-    aux: unsigned(32)
 
 
 def step(m: Module, parts: Parts, name: str) -> Any:
@@ -76,11 +77,11 @@ def step(m: Module, parts: Parts, name: str) -> Any:
 
 def finish(m: Module, parts: Parts, aux: Any = 0, *, write: bool = True) -> None:
     """The command's last cycle: its response, and the sequence's new state."""
-    m.d.comb += [
-        parts.answer.valid.eq(1),
-        parts.answer.aux.eq(aux),
-        parts.tables.w_en.eq(int(write)),
-    ]
+    m.d.comb += [parts.answer.valid.eq(1), parts.tables.w_en.eq(int(write))]
+    if not isinstance(aux, int):
+        chosen = Signal(name="finishes")
+        m.d.comb += chosen.eq(1)
+        parts.finishes.append((chosen, aux))
     m.next = parts.rest
 
 

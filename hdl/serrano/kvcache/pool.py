@@ -154,12 +154,18 @@ class BlockPool(wiring.Component):
         tenant, written = Signal(TENANT_BITS), Signal(SLOT_BITS + 1)
         self._look_up(m, memories, operation)
         writes = self._write_ports(m, memories)
-        with m.If(self.go):
-            m.d.sync += [
-                operation.eq(self.operation),
-                tenant.eq(self.tenant),
-                written.eq(self.written),
-            ]
+        # With registers a cycle later, as is the address.
+        given = Signal(
+            data.StructLayout({"operation": PoolOperation, "tenant": TENANT_BITS, "written": len(written)})
+        )
+        m.d.comb += [
+            given.operation.eq(self.operation),
+            given.tenant.eq(self.tenant),
+            given.written.eq(self.written),
+        ]
+        given = settled(m, self.config, given, "given")
+        with m.If(settled(m, self.config, self.go, "goes")):
+            m.d.sync += [operation.eq(given.operation), tenant.eq(given.tenant), written.eq(given.written)]
         changed = Signal(self.layout)
         m.d.comb += [
             changed.eq(self.state),

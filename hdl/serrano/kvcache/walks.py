@@ -112,6 +112,7 @@ def build_release(m: Module, parts: Parts) -> None:
     # A block comes to the free list in the cycle after RELEASE.
     released = Signal(range(parts.tables.config.table_entries + 1))
     total = released + parts.pool.freed
+    told = settled(m, parts.config, total, "released_total")
     with step(m, parts, "RELEASE_ENTRY"):
         m.d.sync += released.eq(total)
         _read_entry(m, parts, "RELEASE")
@@ -123,7 +124,7 @@ def build_release(m: Module, parts: Parts) -> None:
             m.next = "RELEASED"
     with step(m, parts, "RELEASED"):
         m.d.sync += released.eq(0)
-        finish(m, parts, total, write=False)
+        finish(m, parts, told, write=False)
 
 
 def build_mark(m: Module, parts: Parts) -> None:

@@ -78,6 +78,9 @@ WORDS = {
 }
 """Field by offset of its 32-bit word."""
 
+SECOND_HALF = 18
+"""The first word of those that say where things are."""
+
 
 class DescriptorLoader(wiring.Component):
     """On ``start``, reads the 256 bytes of the descriptor at ``address``, checks them and keeps the fields.
@@ -201,7 +204,7 @@ class DescriptorLoader(wiring.Component):
     def _build_capture(
         self, m: Module, index: Signal, word: Value, valid: Value, head: Any, large: Signal
     ) -> None:
-        """Keeps what a word says, two cycles after it has come: more of them come behind the last field."""
+        """Keeps what a word says, two or three cycles after it has come: more come behind the last field."""
         taken, number, came = Signal(32, reset_less=True), Signal.like(index), Signal()
         m.d.sync += [taken.eq(word), number.eq(index), came.eq(valid)]
         # The fields lie far apart: of each word a register says that it is there.
@@ -210,12 +213,22 @@ class DescriptorLoader(wiring.Component):
         for place in (0, 1, 4, 5, 15, *(offset // 4 for offset in WORDS)):
             chosen[place] = Signal(name=f"is_word_{place}")
             m.d.sync += chosen[place].eq(came & (number == place))
-        self._build_fields(m, chosen, content, head, large)
+        # The second half of the fields takes it a cycle later, from a register beside them.
+        late, late_chosen = Signal.like(content), {}
+        m.d.sync += late.eq(content)
+        for place, known in chosen.items():
+            if place >= SECOND_HALF:
+                late_chosen[place] = Signal(name=f"is_late_word_{place}")
+                m.d.sync += late_chosen[place].eq(known)
+        words = {place: (known, content) for place, known in chosen.items()}
+        words |= {place: (known, late) for place, known in late_chosen.items()}
+        self._build_fields(m, words, head, large)
 
     def _build_fields(
-        self, m: Module, chosen: dict[int, Signal], word: Signal, head: Any, large: Signal
+        self, m: Module, words: dict[int, tuple[Signal, Signal]], head: Any, large: Signal
     ) -> None:
         model, config = self.model, self.config
+        chosen, word = {place: known for place, (known, _) in words.items()}, words[0][1]
         with m.If(chosen[0]):
             m.d.sync += head.magic.eq(word == MAGIC)
         with m.If(chosen[1]):
@@ -228,7 +241,8 @@ class DescriptorLoader(wiring.Component):
             m.d.sync += Cat(model.s_eps, model.s_score).eq(word)
         for offset, name in WORDS.items():
             field = getattr(model, name)
-            with m.If(chosen[offset // 4]):
+            known, word = words[offset // 4]
+            with m.If(known):
                 m.d.sync += field.eq(word)
                 with m.If((word >> len(Value.cast(field))).any() | ((word == 0) & (offset != 72))):
                     m.d.sync += large.eq(1)

@@ -17,7 +17,8 @@ from serrano.schedule.calls import judged, kv_call
 from serrano.schedule.embed import EmbedCommand
 from serrano.schedule.slots import Served, Slot, one_of
 from serrano.schedule.spans import Span, StepCommand
-from serrano.stream.slices import connect_reads
+from serrano.stream import HalfRegister
+from serrano.stream.slices import connect_reads, sliced
 
 __all__ = ["Formation"]
 
@@ -102,6 +103,7 @@ class Formation(wiring.Component):
         config, slot = self.config, self.slot
         m.submodules.words = self._words = words = WordReader(config)
         connect_reads(m, words.memory, wiring.flipped(self.memory), registered=config.registered)
+        self._token = sliced(m, "token", words.words, registered=config.registered, kind=HalfRegister)
         # Rows of the present span, and of those of a chunk the ones that have been read.
         self._count, self._read = Signal.like(self.step.rows), Signal.like(self.step.rows)
         self._left = Signal(config.sequences_max)
@@ -117,7 +119,7 @@ class Formation(wiring.Component):
             self.row.row.eq(self.step.rows + self._read),
             self.row.sequence.eq(self._sequence),
             self.row.position.eq(slot.position + self._read),
-            self.row.token.eq(Mux(slot.in_prompt, words.words.payload.value, slot.token)),
+            self.row.token.eq(Mux(slot.in_prompt, self._token.payload.value, slot.token)),
             self.span.payload.sequence.eq(self._sequence),
             self.span.payload.row.eq(self.step.rows),
             self.span.payload.rows.eq(self._count),
@@ -152,8 +154,9 @@ class Formation(wiring.Component):
     def _build_decoding(self, m: Module) -> None:
         step, rows_max = self.step, self.config.rows_max
         chosen, limit = self._chosen, Signal.like(step.rows)
+        start = settled(m, self.config, self.start, "started")
         with m.State("IDLE"):
-            with m.If(self.start):
+            with m.If(start):
                 m.d.sync += [
                     self.spans.eq(0),
                     step.eq(0),
@@ -190,7 +193,8 @@ class Formation(wiring.Component):
                 m.next = "FETCH"
 
     def _build_prompt(self, m: Module) -> None:
-        words, word, slot = self._words, self._words.words.payload, self.slot
+        words, token, slot = self._words, self._token, self.slot
+        word = token.payload
         rest = settled(m, self.config, slot.prompt_tokens - slot.position, "rest")
         room = self.config.rows_max - self.step.rows
         error = Signal()
@@ -222,8 +226,8 @@ class Formation(wiring.Component):
                 m.next = "TOKENS"
         with m.State("TOKENS"):
             unknown = word.value >= self.vocab
-            m.d.comb += [words.words.ready.eq(1), self.row_en.eq(words.words.valid)]
-            with m.If(words.words.valid):
+            m.d.comb += [token.ready.eq(1), self.row_en.eq(token.valid)]
+            with m.If(token.valid):
                 m.d.sync += [self._read.eq(self._read + 1), self._bad.eq(self._bad | unknown)]
                 with m.If(word.last):
                     m.d.sync += self._read.eq(0)

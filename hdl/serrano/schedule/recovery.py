@@ -151,7 +151,12 @@ class Recovery(wiring.Component):
         bus, packet = self._build_bus_fault(m, watching), self._build_packet_fault(m)
         found = self._build_first(m, bus, packet, watching, fault)
         idle = self._taken(m, self.idle)
-        m.d.comb += [self.stop.eq(self._taken(m, stop)), self.flush.eq(self._taken(m, flush))]
+        m.d.comb += [
+            self.stop.eq(self._taken(m, stop)),
+            self.flush.eq(self._taken(m, flush)),
+            # It is not set outside of FLUSH.
+            self.failed.eq(final),
+        ]
         with m.FSM():
             with m.State("WATCH"):
                 m.d.comb += watching.eq(1)
@@ -166,7 +171,6 @@ class Recovery(wiring.Component):
             with m.State("FLUSH"):
                 m.d.comb += [stop.eq(1), flush.eq(1)]
                 m.d.sync += [cycle.eq(cycle + 1), final.eq(cycle == cycles - 2 - registered)]
-                m.d.comb += self.failed.eq(final)
                 with m.If(ends):
                     m.d.sync += cycle.eq(0)
                     m.next = "WATCH"

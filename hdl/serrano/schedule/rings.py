@@ -10,7 +10,9 @@ from amaranth.lib.wiring import In, Out
 from serrano.bus import RECORD_BYTES, ReadPort, RecordWriter, WordReader, WritePort
 from serrano.config import AcceleratorConfig
 from serrano.faults import FaultCode
-from serrano.stream.slices import connect_reads
+from serrano.kvcache.pace import settled
+from serrano.stream import HalfRegister
+from serrano.stream.slices import connect_reads, sliced
 
 __all__ = [
     "NO_SEQUENCE",
@@ -129,13 +131,16 @@ class SubmissionRing(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         m.submodules.reader = reader = WordReader(self.config)
-        connect_reads(m, reader.memory, wiring.flipped(self.memory), registered=self.config.registered)
-        payload, word = self.requests.payload, reader.words.payload
-        place, again = self.head & (self.size - 1), Signal()
+        config = self.config
+        connect_reads(m, reader.memory, wiring.flipped(self.memory), registered=config.registered)
+        words = sliced(m, "word", reader.words, registered=config.registered, kind=HalfRegister)
+        payload, word, again = self.requests.payload, words.payload, Signal()
+        place = settled(m, config, self.head & settled(m, config, self.size - 1, "mask"), "place")
+        differs = settled(m, config, self.head != self.tail, "differs")
         m.d.comb += [
             reader.command.payload.address.eq(self.address + place * ENTRY_BYTES),
             reader.command.payload.words.eq(ENTRY_WORDS),
-            self.waiting.eq(self.enable & (self.head != self.tail)),
+            self.waiting.eq(self.enable & differs),
             payload.number.eq(self.head),
         ]
         with m.FSM() as fsm:
@@ -146,8 +151,8 @@ class SubmissionRing(wiring.Component):
                 with m.If(reader.command.valid & reader.command.ready):
                     m.next = "READ"
             with m.State("READ"):
-                m.d.comb += reader.words.ready.eq(1)
-                with m.If(reader.words.valid):
+                m.d.comb += words.ready.eq(1)
+                with m.If(words.valid):
                     entry = Value.cast(payload.request)
                     m.d.sync += [entry.eq(Cat(entry, word.value)[32:]), payload.error.eq(word.error)]
                     with m.If(word.last):
@@ -164,6 +169,10 @@ class SubmissionRing(wiring.Component):
                 m.d.comb += self.requests.valid.eq(1)
                 with m.If(self.requests.ready):
                     m.d.sync += self.head.eq(self.head + 1)
+                    m.next = "TAKEN" if config.registered else "IDLE"
+            if config.registered:
+                # Time for what follows from the head.
+                with m.State("TAKEN"):
                     m.next = "IDLE"
         return m
 
@@ -220,10 +229,11 @@ class CompletionRing(wiring.Component):
         wiring.connect(m, writer.memory, wiring.flipped(self.memory))
         record = self.records.payload
         number = Signal(32)
+        mask = settled(m, self.config, self.size - 1, "mask")
         m.d.comb += [
             number.eq(self.tail + 1),
             self.free.eq(self.size - (self.tail - self.head)),
-            writer.command.payload.address.eq(self.address + (self.tail & (self.size - 1)) * RECORD_BYTES),
+            writer.command.payload.address.eq(self.address + (self.tail & mask) * RECORD_BYTES),
             writer.command.payload.record.eq(
                 Cat(
                     record.id,

@@ -24,7 +24,7 @@ from serrano.schedule.rings import NO_SEQUENCE, Completion, Submission
 from serrano.schedule.slots import CancelSearch, Served, Slot, one_of
 from serrano.schedule.spans import Span, StepCommand
 from serrano.stream import HalfRegister, StreamFIFO, StreamRegister
-from serrano.stream.slices import slice_before
+from serrano.stream.slices import slice_before, sliced
 
 __all__ = ["Scheduler"]
 
@@ -205,11 +205,10 @@ class Scheduler(wiring.Component):
         between = fsm.ongoing("GAP")
         if config.registered:
             between |= fsm.ongoing("CHOOSE")
+        may_take = ~self._taken & ~self._search.busy & ~self._retried & ~self.pause
         m.d.comb += [
             self.busy.eq(~between | self._active.any() | self._taken | self.reading | self._recorded),
-            self.taking.eq(
-                fsm.ongoing("GAP") & ~self._taken & ~self._search.busy & ~self._retried & ~self.pause
-            ),
+            self.taking.eq(fsm.ongoing("GAP") & settled(m, config, may_take, "may_take")),
             # Not to be found while it is in nobody's hands.
             self._search.pause.eq(self.reading | fsm.ongoing("ADMIT") | fsm.ongoing("REFUSE")),
         ]
@@ -330,12 +329,14 @@ class Scheduler(wiring.Component):
         m.submodules.records = records = StreamFIFO(
             Completion, 2 * self.config.rows_max, paused=self.config.registered
         )
-        wiring.connect(m, records.o, wiring.flipped(self.completions))
-        self._record, self._recorded = records.i, records.o.valid
+        given = sliced(m, "given_record", records.o, registered=self.config.registered, kind=HalfRegister)
+        wiring.connect(m, given, wiring.flipped(self.completions))
+        self._record, self._recorded = records.i, self.completions.valid
         if self.config.registered:
             m.submodules.record = behind = StreamRegister(Completion)
             wiring.connect(m, behind.o, records.i)
-            self._record, self._recorded = behind.i, records.o.valid | records.i.valid
+            self._record = behind.i
+            self._recorded = records.i.valid | records.o.valid | self.completions.valid
         self._claimed, self._claims = Signal(32), Signal(32)
         written = self.completions.valid & self.completions.ready
         change = settled(m, self.config, self._claims, "change")

@@ -166,6 +166,10 @@ class CancelSearch(wiring.Component):
             with m.State("IDLE"):
                 m.d.sync += [wanted.eq(self.number), index.eq(0)]
                 with m.If(self.write):
+                    m.next = "HEARD" if self.config.registered else "WAIT"
+            if self.config.registered:
+                # Whoever has not heard of it begins to read a request in this cycle at the latest.
+                with m.State("HEARD"):
                     m.next = "WAIT"
             with m.State("WAIT"):
                 with m.If(~self.pause):
