@@ -144,7 +144,9 @@ RECORDS = (
                 "stable",
                 "asks for a run only while its consumer is ready",
                 _edit(
-                    "gather", "runs.o.valid & self.room &", "runs.o.valid & self.room & self.records.ready &"
+                    "gather",
+                    "next_run.valid & self.room &",
+                    "next_run.valid & self.room & self.records.ready &",
                 ),
                 depth=12,
             ),
