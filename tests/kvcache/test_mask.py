@@ -78,7 +78,7 @@ def test_one_beat_per_cycle(registered: bool) -> None:
         ctx.set(dut.records.ready, 1)
         lasts = []
         if registered:
-            await ctx.tick().repeat(2)
+            await ctx.tick().repeat(3)
         for _ in range(300):
             await ctx.tick()
             assert ctx.get(dut.records.valid)

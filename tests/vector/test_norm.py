@@ -15,15 +15,18 @@ from support.streams import STALLS, simulate
 from support.vectors import INT32_MAX, packed_input, q16_rows, scale_pair, scales
 
 
-@pytest.mark.parametrize("lanes", [2, 8])
+@pytest.mark.parametrize("lanes", [1, 2, 8])
 @pytest.mark.parametrize("stall", STALLS)
-def test_square_sum(lanes: int, stall: float) -> None:
+@pytest.mark.parametrize("registered", [False, True])
+def test_square_sum(lanes: int, stall: float, registered: bool) -> None:
     rng = random.Random(1)
-    dut = SquareSum(lanes)
+    dut = SquareSum(lanes, registered=registered)
     vectors = [
         np.array([rng.randint(-(1 << 16), 1 << 16) for _ in range(lanes * k)]) for k in (1, 3, 1, 1, 9)
     ]
+    # The lower half of the sum carries.
     vectors.append(np.full(4 * lanes, -(1 << 16)))
+    vectors.append(np.array([rng.randint(1 << 15, 1 << 16) for _ in range(lanes * 20)]))
     ends, sums, cycle = [], [], 0
 
     async def bench(ctx) -> None:

@@ -256,6 +256,10 @@ class Exponentials(wiring.Component):
         weight = Signal(TokenWeight, name=f"weight_{lane}", reset_less=True)
         offset = delayed(m, (factor.exponent + 1)[:7], weighing, enable=one, name=f"offset_{lane}")
         exponent = delayed(m, exp2.exponent, weighing, enable=one, name=f"exponent_{lane}")
+        # With its bias added first, a sum has two terms.
+        biased = delayed(
+            m, (exp2.exponent + BIAS)[:MAXIMUM_BITS], weighing, enable=one, name=f"biased_{lane}"
+        )
         # z has a fraction exactly where the mantissa is not 2**16.
         fraction = delayed(m, exp2.mantissa[:16] != 0, weighing, enable=one, name=f"fraction_{lane}")
         valid = Signal(name=f"valid_{lane}")
@@ -275,7 +279,7 @@ class Exponentials(wiring.Component):
         above_m, above_x = (
             Signal(MAXIMUM_BITS, name=f"sum_{field}_{lane}", reset_less=True) for field in ("m", "x")
         )
-        m.d.sync += [above_m.eq(exponent + fraction + BIAS), above_x.eq(exponent + offset.as_signed() + BIAS)]
+        m.d.sync += [above_m.eq(biased + fraction), above_x.eq(biased + offset.as_signed())]
         return weight, {"m": above_m, "x": (above_x + weight.weight[16])[:MAXIMUM_BITS]}
 
     def _build_outputs(self, m: Module, lanes: list[Any], taken: Value, place: Value, flags: Value) -> None:

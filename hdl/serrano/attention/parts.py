@@ -94,7 +94,14 @@ class ResultParts(wiring.Component):
             half = self.half & (self.part == parts // 2 - 1 - before) if parts // 2 > before else Const(0)
             return half | (self.part == parts - 1 - before if parts > before else Const(0))
 
-        m.d.comb += self.last.eq(ends(0))
+        if self.registered and parts > 1:
+            # Told by the part before it, but for the half of two parts, which is the first one.
+            final = Signal()
+            with m.If(self.taken):
+                m.d.sync += final.eq(ends(1) & ~self.last)
+            m.d.comb += self.last.eq(final | (self.half & ~final if parts == 2 else 0))
+        else:
+            m.d.comb += self.last.eq(ends(0))
         with m.If(self.taken):
             m.d.sync += self.part.eq(Mux(self.last, 0, self.part + 1))
         if not self.registered:
@@ -116,9 +123,12 @@ class ResultParts(wiring.Component):
         kept = [Signal(len(Value.cast(self.values)), name=f"kept_{k}", reset_less=True) for k in range(parts)]
         tag = Signal.like(self.tag, reset_less=True)
         ready, begin, goes_on = Signal(), Signal(), Signal()
-        # Each part's register has its own sign that it takes what the next part's holds, as long as that is
-        # wanted; else it takes what comes. So none of them needs an enable.
-        shifts = Signal(parts - 1)
+        # Each part's register has its own sign that it takes what comes, or else what the next part's holds,
+        # as long as that is wanted. So none of them needs an enable. That more parts follow is kept apart, as
+        # the opposite: the signs are used where the registers are.
+        comes = Signal(parts - 1, init=(1 << parts - 1) - 1)
+        follows = Signal(parts - 1)
+        following = Mux(begin, Const(~0, parts - 1), Mux(goes_on & ~next_is_last, follows >> 1, 0))
         m.d.comb += [
             self.i.ready.eq(ready),
             Value.cast(self.values).eq(kept[0]),
@@ -129,15 +139,16 @@ class ResultParts(wiring.Component):
         m.d.sync += [
             ready.eq(begin),
             self.taken.eq(begin | goes_on),
-            shifts.eq(Mux(begin, ~0, Mux(goes_on & ~next_is_last, shifts >> 1, 0))),
+            follows.eq(following),
+            comes.eq(~following),
         ]
         # The half of two parts is known too late for that.
-        wanted = shifts & (~self.half).replicate(parts - 1) if parts == 2 else shifts
-        m.d.comb += goes_on.eq(wanted[0] if parts > 1 else 0)
+        half = self.half if parts == 2 else Const(0)
+        m.d.comb += goes_on.eq(follows[0] & ~half if parts > 1 else 0)
         channels = Value.cast(i.channels)
         for k, register in enumerate(kept):
             coming = channels.word_select(k, len(register))
-            following = Mux(wanted[k], kept[k + 1], coming) if k + 1 < parts else coming
-            m.d.sync += register.eq(following)
-        with m.If(~wanted[0] if parts > 1 else 1):
+            shifted = Mux(comes[k] | half, coming, kept[k + 1]) if k + 1 < parts else coming
+            m.d.sync += register.eq(shifted)
+        with m.If(comes[0] | half if parts > 1 else 1):
             m.d.sync += tag.eq(i.tag)

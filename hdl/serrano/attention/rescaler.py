@@ -261,6 +261,8 @@ class Rescaler(wiring.Component):
         kept = Signal(40, reset_less=True)
         part = Signal(26 + ceil_log2(len(terms)), reset_less=True)
         following, total = Signal(40), Signal(40, reset_less=True)
+        # The first word of a row, told a cycle before.
+        begins = delayed(m, place[there - 1].word == 0, 1, enable=enable, name="begins")
         late = delayed(m, kept, 1, enable=enable, name="kept")
         stored = delayed(m, memory.r_data, name="stored", **more)
         m.d.comb += [
@@ -269,7 +271,7 @@ class Rescaler(wiring.Component):
             memory.r_addr.eq(place[known].row),
             before.eq(Mux(place[known + 1 + more["cycles"]].first, 0, stored)),
             shifted.eq(before.shift_left(1) >> shift),
-            following.eq(Mux(place[there].word == 0, late, total) + part),
+            following.eq(Mux(begins, late, total) + part),
             memory.w_en.eq(enable & control.stages[there - 1] & (place[there].word == last)),
             memory.w_addr.eq(place[there].row),
             memory.w_data.eq(following),

@@ -104,7 +104,7 @@ class Gather(wiring.Component):
         config = self.config
         m.submodules.mask = mask = RecordMask(config)
         m.submodules.tasks = tasks = StreamFIFO(RecordTask, IN_FLIGHT)
-        m.submodules.runs = runs = StreamFIFO(_Run(config), AHEAD)
+        m.submodules.runs = runs = StreamFIFO(_Run(config), AHEAD, paused=config.registered)
         m.d.comb += mask.head_dim.eq(self.geometry.head_dim)
         # The geometry stays.
         self._length = delayed(
@@ -114,7 +114,7 @@ class Gather(wiring.Component):
             enable=Const(1),
             name="length",
         )
-        wiring.connect(m, sliced(m, "next_task", tasks.o, registered=config.registered), mask.tasks)
+        wiring.connect(m, tasks.o, mask.tasks)
         data = sliced(m, "data", wiring.flipped(self.memory.data), registered=config.registered)
         wiring.connect(m, data, mask.data)
         wiring.connect(m, mask.records, wiring.flipped(self.records))
@@ -162,13 +162,19 @@ class Gather(wiring.Component):
         """From commands to runs of memory: one record per cycle, nothing that waits behind the look-up."""
         config = self.config
         command = self.command.payload
+        registered = config.registered
         request = stream.Signature(TranslateRequest(config)).create(path=("wish",))
         wiring.connect(
             m,
-            sliced(m, "wishes", request, registered=config.registered),
+            sliced(m, "wishes", request, registered=registered),
             wiring.flipped(self.translate.request),
         )
         m.submodules.wanted = wanted = StreamFIFO(_Wanted(config), AHEAD)
+        # With registers in every other cycle: so that there is a place has been known for one.
+        both = data.StructLayout({"wish": TranslateRequest(config), "wanted": _Wanted(config)})
+        ask = stream.Signature(both).create(path=("ask",))
+        asks = sliced(m, "asks", ask, registered=registered, kind=HalfRegister)
+        place = later(m, looked_up != AHEAD, registered=registered, name="place")
         following = Signal(_Wanted(config))
         index, final = Signal(entry_bits(config)), Signal(entry_bits(config))
         high = Signal(SLOT_BITS + 1)
@@ -177,13 +183,17 @@ class Gather(wiring.Component):
         empty = Signal()
         m.d.comb += [
             end.eq(command.first + command.count - 1),
-            request.payload.seq.eq(seq),
-            request.payload.index.eq(index),
-            wanted.i.payload.eq(following),
-            wanted.i.payload.final.eq(index == final),
-            wanted.i.payload.high.eq(Mux(index == final, high, BLOCK_SIZE)),
-            wanted.i.valid.eq(asked),
-            asked.eq(request.valid & request.ready),
+            ask.payload.wish.seq.eq(seq),
+            ask.payload.wish.index.eq(index),
+            ask.payload.wanted.eq(following),
+            ask.payload.wanted.final.eq(index == final),
+            ask.payload.wanted.high.eq(Mux(index == final, high, BLOCK_SIZE)),
+            asked.eq(ask.valid & ask.ready),
+            request.valid.eq(asks.valid),
+            request.payload.eq(asks.payload.wish),
+            asks.ready.eq(request.ready),
+            wanted.i.valid.eq(asks.valid & request.ready),
+            wanted.i.payload.eq(asks.payload.wanted),
         ]
         with m.FSM():
             with m.State("IDLE"):
@@ -202,7 +212,7 @@ class Gather(wiring.Component):
                     with m.If(command.count == 0):
                         m.next = "EMPTY"
             with m.State("LOOK_UP"):
-                m.d.comb += request.valid.eq(looked_up != AHEAD)
+                m.d.comb += ask.valid.eq(place)
                 with m.If(asked):
                     m.d.sync += [index.eq(index + 1), following.low.eq(0)]
                     with m.If(index == final):

@@ -12,6 +12,7 @@ from serrano.bus import ReadBeat
 from serrano.config import AcceleratorConfig
 from serrano.stream.pipeline import delayed
 from serrano.stream.slices import slice_before, sliced
+from serrano.vector.prompt import PromptRegister
 
 from .commands import Status
 from .payloads import SLOT_BITS, RecordBeat, last_shift
@@ -84,31 +85,32 @@ class RecordMask(wiring.Component):
         mark = data.StructLayout({"keep": width, "last": 1, "good": 1, "task": RecordTask})
         marks = stream.Signature(mark).create(path=("mark",))
         self._build_marks(m, marks)
-        marks = sliced(m, "marks", marks, registered=config.registered)
+        marks = sliced(m, "marks", marks, registered=config.registered, kind=PromptRegister)
         mark, beat = marks.payload, self.data.payload
         out = slice_before(m, "given", flipped(self.records), registered=config.registered)
-        go = Signal()
+        go, room = Signal(), Signal()
         m.d.comb += [
-            go.eq(marks.valid & (self.data.valid | ~mark.good) & (~out.valid | out.ready)),
+            # The slice is ready whatever there is for it.
+            room.eq(out.ready if config.registered else ~out.valid | out.ready),
+            go.eq(marks.valid & (self.data.valid | ~mark.good) & room),
             marks.ready.eq(go),
             self.data.ready.eq(go & mark.good),
             self.beat.valid.eq(go),
             self.beat.last.eq(mark.last),
             self.beat.task.eq(mark.task),
         ]
-        with m.If(out.ready):
-            m.d.sync += out.valid.eq(0)
-        with m.If(go):
-            m.d.sync += [out.valid.eq(1), out.payload.last.eq(mark.last)]
+        with m.If(room):
+            m.d.sync += [out.valid.eq(go), out.payload.last.eq(mark.last)]
             m.d.sync += out.payload.error.eq(~mark.good | mark.task.short | beat.error)
             for index in range(width):
-                kept = mark.keep[index] & mark.good
-                m.d.sync += out.payload.bytes[index].eq(Mux(kept, beat.bytes[index], 0))
+                m.d.sync += out.payload.bytes[index].eq(Mux(mark.keep[index], beat.bytes[index], 0))
         return m
 
     def _build_marks(self, m: Module, marks: Any) -> None:
         """What is kept of each beat."""
-        task, mark = self.tasks.payload, marks.payload
+        tasks = sliced(m, "next_task", flipped(self.tasks), registered=self.config.registered)
+        task, mark = tasks.payload, marks.payload
+        good = task.status == Status.OK
         place = _Place(m, self.config, self.head_dim)
         pieces = len(mark.keep) // place.piece
         # Where the pieces of each beat lie is the same in all records.
@@ -135,14 +137,15 @@ class RecordMask(wiring.Component):
         walked = sliced(m, "walked", walk, registered=ahead)
         for index in range(pieces):
             span = slice(index * place.piece, (index + 1) * place.piece)
-            m.d.comb += mark.keep[span].eq(place.kept(walked.payload, index, task.low, task.high))
+            kept = place.kept(walked.payload, index, task.low, task.high)
+            m.d.comb += mark.keep[span].eq(Mux(good, kept, 0))
         m.d.comb += [
             mark.last.eq(walked.payload.last),
-            mark.good.eq(task.status == Status.OK),
+            mark.good.eq(good),
             mark.task.eq(task),
-            marks.valid.eq(self.tasks.valid & walked.valid),
-            walked.ready.eq(marks.ready & self.tasks.valid),
-            self.tasks.ready.eq(marks.ready & walked.valid & mark.last),
+            marks.valid.eq(tasks.valid & walked.valid),
+            walked.ready.eq(marks.ready & tasks.valid),
+            tasks.ready.eq(marks.ready & walked.valid & mark.last),
         ]
 
 

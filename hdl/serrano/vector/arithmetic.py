@@ -338,13 +338,15 @@ class ScaleProduct(wiring.Component):
         factors = {"enable": self.enable, "registered": self.registered}
         full = multiplied(m, self.a.mantissa, self.b.mantissa, name="full", **factors)
         exponent = Signal(signed(9), reset_less=True)
+        above = Signal(signed(10), reset_less=True)
         raised = Signal(signed(10))
         rounded = Signal(17)
         product = Signal(Scale, reset_less=True)
         more = {"cycles": int(self.registered), "enable": self.enable}
         m.d.comb += [
             rounded.eq(Mux(full[31], round_shift(full, 16), round_shift(full[:31], 15))),
-            raised.eq(exponent + full[31]),
+            # With registers the product chooses: there is no carry behind it.
+            raised.eq(Mux(full[31], above, exponent) if self.registered else exponent + full[31]),
             self.product.eq(product),
         ]
         exponents = [
@@ -355,6 +357,8 @@ class ScaleProduct(wiring.Component):
             # Cycle 1: multiply. Cycle 2: bring the mantissa back to 16 bits.
             m.d.sync += [
                 exponent.eq(exponents[0] + exponents[1]),
+                # One more.
+                above.eq(exponents[0] - ~exponents[1]),
                 product.eq(
                     normalized(
                         delayed(m, rounded, name="rounded", **more), delayed(m, raised, name="raised", **more)

@@ -41,7 +41,7 @@ class SquareSum(wiring.Component):
     lanes : :class:`int`
         Elements per cycle, a power of two.
     registered : :class:`bool`
-        More registers: in front of the squares and of the sum.
+        More registers: in front of the squares and of the sum, and within it.
 
     Members
     -------
@@ -74,7 +74,7 @@ class SquareSum(wiring.Component):
     @staticmethod
     def latency_of(lanes: int, registered: bool = False) -> int:
         """Latency with so many lanes: squares, the levels of the tree, and the accumulation."""
-        return _squaring(registered) + ceil_log2(lanes) + 1 + 2 * int(registered)
+        return _squaring(registered) + ceil_log2(lanes) + 1 + 3 * int(registered)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -108,11 +108,19 @@ class SquareSum(wiring.Component):
         ]
         if self.registered:
             # What is added, which else is nothing, and to what, is known a cycle ahead.
-            starts = Signal()
-            addend = delayed(m, Mux(valid[-2], level[0], 0), 1, enable=1, name="addend")
-            m.d.sync += [starts.eq(valid[-2] & fresh), total.eq(addend + Mux(starts, 0, total))]
-            with m.If(valid[-2]):
-                m.d.sync += fresh.eq(last[-2])
+            # The upper half follows a cycle later, with the lower half's carry.
+            starts = Signal(2)
+            addend = delayed(m, Mux(valid[-3], level[0], 0), 1, enable=1, name="addend")
+            upper = delayed(m, addend[32:], 1, enable=1, name="upper")
+            low, carried = Signal(32, reset_less=True), Signal(reset_less=True)
+            m.d.sync += [
+                starts.eq(Cat(valid[-3] & fresh, starts)),
+                Cat(low, carried).eq(addend[:32] + Mux(starts[0], 0, low)),
+                total[:32].eq(low),
+                total[32:].eq(upper + Mux(starts[1], 0, total[32:]) + carried),
+            ]
+            with m.If(valid[-3]):
+                m.d.sync += fresh.eq(last[-3])
         else:
             with m.If(valid[-1]):
                 m.d.sync += [total.eq(level[0] + Mux(fresh, 0, total)), fresh.eq(last[-1])]

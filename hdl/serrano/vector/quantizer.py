@@ -24,6 +24,7 @@ from .arithmetic import (
     round_shift,
     shift_right,
 )
+from .prompt import PromptRegister
 from .tables import Recip
 
 __all__ = [
@@ -347,7 +348,8 @@ class VectorQuantizer(wiring.Component):
         m.submodules.flow = flow = PipelineControl(self.read_latency + lanes.latency, registered=registered)
         # All stages of the lanes advance as the slice behind them says.
         beats = stream.Signature(self.beats.payload.shape()).create(path=("found",))
-        wiring.connect(m, sliced(m, "found", beats, registered=registered), wiring.flipped(self.beats))
+        given = sliced(m, "found", beats, registered=registered, kind=PromptRegister)
+        wiring.connect(m, given, wiring.flipped(self.beats))
         job = self.jobs.payload
         known = data.StructLayout(
             {"factors": Factors, "final": self.r_word.shape(), "tag": len(Cat(job.tag))}

@@ -51,7 +51,7 @@ RECORDS = (
                 "nothing_blanked",
                 "blank",
                 "bytes of all tokens are given",
-                _edit("mask", "kept = mark.keep[index] & mark.good", "kept = mark.good"),
+                _edit("mask", "Mux(good, kept, 0)", "Mux(good, ~0, 0)"),
                 "6",
                 10,
             ),
@@ -77,8 +77,8 @@ RECORDS = (
                 "a beat is replaced before it was taken",
                 _edit(
                     "mask",
-                    "(self.data.valid | ~mark.good) & (~out.valid | out.ready)",
-                    "(self.data.valid | ~mark.good)",
+                    "out.ready if config.registered else ~out.valid | out.ready",
+                    "1",
                 ),
                 "6",
                 10,
@@ -118,7 +118,7 @@ RECORDS = (
                 "too_far_ahead",
                 "no_loss",
                 "looks up whether there is a place or not",
-                _edit("gather", "request.valid.eq(looked_up != AHEAD)", "request.valid.eq(1)"),
+                _edit("gather", "ask.valid.eq(place)", "ask.valid.eq(1)"),
                 depth=24,
             ),
             Broken(
