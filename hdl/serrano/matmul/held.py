@@ -165,12 +165,7 @@ class HeldLoader(wiring.Component):
             self.tile.eq(self.tiles.payload),
             self.swap.eq(~in_use),
         ]
-        if self.config.registered:
-            # From what it follows from: it decides on whether rows move on.
-            kept = Mux(self.taken, ~self.last | (complete & in_use), in_use | complete)
-            m.d.sync += self.loaded.eq(kept | (self.load & whole))
-        else:
-            m.d.comb += self.loaded.eq(in_use | complete)
+        m.d.comb += self.loaded.eq(in_use | complete)
         with m.If(self.taken):
             m.d.sync += in_use.eq(~self.last)
         with m.If(first):
