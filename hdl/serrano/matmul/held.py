@@ -149,7 +149,9 @@ class HeldLoader(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        in_use, complete, occupied = Signal(), Signal(), Signal()
+        in_use, complete = Signal(), Signal()
+        # It begins with a complete tile, and ends ``reload`` cycles after one has been swapped in.
+        occupied = Signal() if self.reload > 1 else complete
         whole = (self.unit == self.config.tile_units - 1) | self.tiles.payload.ends
         first = self.taken & self.swap
         # Without `reload` the next tile may begin with the row itself; else one cycle passes by itself.
