@@ -355,11 +355,9 @@ class Sequencer(wiring.Component):
                 norm.eq(header.opcode[:4] == Opcode.NORM.value),
                 attend.eq(header.opcode[:4] == Opcode.ATTEND.value),
             ]
+        m.d.sync += self._count.eq(self._count + self._fresh)
         with m.If(self._fresh):
-            m.d.sync += [
-                self._count.eq(self._count + 1),
-                self.packet.eq(self._header.index if registered else header.index),
-            ]
+            m.d.sync += self.packet.eq(self._header.index if registered else header.index)
         # The embedding may come before the first header.
         with m.If(self._begun):
             m.d.sync += self.packet.eq(0)
