@@ -189,7 +189,7 @@ class Datapath(wiring.Component):
         m.submodules.runs = runs = StreamFIFO(ReadRequest(config), 2)
         wiring.connect(m, sequencer.runs, runs.i)
         wiring.connect(m, runs.o, wiring.flipped(self.tape_memory.request))
-        wiring.connect(m, wiring.flipped(self.tape_memory.data), reader.units)
+        wiring.connect(m, self._slice(m, "units", wiring.flipped(self.tape_memory.data)), reader.units)
         wiring.connect(m, self._slice(m, "headers", reader.headers, HalfRegister), issuer.headers)
         wiring.connect(m, self._slice(m, "packets", issuer.packets, HalfRegister), sequencer.packets)
         wiring.connect(m, issuer.unpack, unpacker.command)
@@ -357,17 +357,14 @@ class Datapath(wiring.Component):
 
         fault = self.execution_fault
         ended = later(m, gather.ended, registered=config.registered, name="late_ended")
-        for valid, status in (
-            (ended.valid & (ended.status != Status.OK), ended.status),
-            (appender.fault.valid, appender.fault.status),
-        ):
-            with m.If(valid & ~fault.valid):
-                m.d.sync += [
-                    fault.valid.eq(1),
-                    fault.code.eq(FaultCode.KV_MAP),
-                    fault.index.eq(sequencer.packet),
-                    fault.detail.eq(status),
-                ]
+        # It loads what would be told, until something is.
+        with m.If(~fault.valid):
+            m.d.sync += [
+                fault.valid.eq((ended.valid & (ended.status != Status.OK)) | appender.fault.valid),
+                fault.code.eq(FaultCode.KV_MAP),
+                fault.index.eq(sequencer.packet),
+                fault.detail.eq(Mux(appender.fault.valid, appender.fault.status, ended.status)),
+            ]
 
     def _build_sequencing(self, m: Module) -> None:
         sequencer, engine = self._sequencer, self._engine

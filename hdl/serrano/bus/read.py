@@ -16,7 +16,7 @@ from serrano.bus.axi import INCR, AXI4Read
 from serrano.bus.faults import BusFault, client_bits
 from serrano.config import AcceleratorConfig
 from serrano.layouts import ReadRequest, tag_bits
-from serrano.stream import ForwardRegister, StreamFIFO, StreamRegister, StreamSlice
+from serrano.stream import StreamFIFO, StreamRegister, StreamSlice
 from serrano.stream.slices import later
 
 __all__ = ["BurstSplitter", "ReadArbiter", "ReadBeat", "ReadClient", "ReadPort"]
@@ -98,7 +98,8 @@ class ReadClient:
 class BurstSplitter(wiring.Component):
     """Cuts a run into bursts that neither cross 4 KiB nor exceed ``burst_beats`` beats.
 
-    A run whose length is zero is dropped. One burst per cycle, with ``config.registered`` in three.
+    A run whose length is zero is dropped. One burst per cycle, with ``config.registered`` in three, or
+    two after the one before has been taken.
 
     Parameters
     ----------
@@ -136,30 +137,34 @@ class BurstSplitter(wiring.Component):
         tag = Signal(tag_bits(self.config), reset_less=True)
         beats, last, more, free = Signal(9), Signal(), Signal(), Signal()
         measured = self._build_measures(m, address, left, beats, last, more)
-        m.d.comb += free.eq((~self.burst.valid | self.burst.ready) & measured)
-        if self.config.registered:
+        registered = self.config.registered
+        # With registers a place is free when the burst in it has gone, so that few know of its going.
+        place = ~self.burst.valid | (self.burst.ready & int(not registered))
+        m.d.comb += free.eq(place & measured)
+        with m.If(place):
+            m.d.sync += [
+                self.burst.payload.address.eq(address),
+                self.burst.payload.beats.eq(beats),
+                self.burst.payload.last.eq(last),
+                self.burst.payload.tag.eq(tag),
+                self.burst.valid.eq(measured & more),
+            ]
+        with m.Elif(self.burst.ready):
+            m.d.sync += self.burst.valid.eq(0)
+        if registered:
             m.d.sync += self.request.ready.eq(Mux(self.request.ready, ~self.request.valid, free & last))
         else:
             m.d.comb += self.request.ready.eq(left == 0)
         with m.If(self.request.ready):
             # With registers, what is taken before a request comes means nothing.
-            with m.If(self.request.valid | int(self.config.registered)):
+            with m.If(self.request.valid | int(registered)):
                 m.d.sync += [
                     address.eq(self.request.payload.address),
                     left.eq(self.request.payload.bytes >> self.beat_bits),
                     tag.eq(self.request.payload.tag),
                 ]
         with m.Elif(free):
-            m.d.sync += [
-                address.eq(address + (beats << self.beat_bits)),
-                left.eq(left - beats),
-                self.burst.payload.address.eq(address),
-                self.burst.payload.beats.eq(beats),
-                self.burst.payload.last.eq(last),
-                self.burst.payload.tag.eq(tag),
-            ]
-        with m.If(~self.burst.valid | self.burst.ready):
-            m.d.sync += self.burst.valid.eq(measured & more)
+            m.d.sync += [address.eq(address + (beats << self.beat_bits)), left.eq(left - beats)]
         return m
 
     def _build_measures(
@@ -182,7 +187,7 @@ class BurstSplitter(wiring.Component):
             return Const(1)
         # A register each, after the address and what is left have changed.
         since = Signal(2)
-        with m.If(self.request.ready | (since[1] & (~self.burst.valid | self.burst.ready))):
+        with m.If(self.request.ready | (since[1] & ~self.burst.valid)):
             m.d.sync += since.eq(0)
         with m.Else():
             m.d.sync += since.eq(Cat(1, since))
@@ -206,14 +211,16 @@ class MemoryOutput(StreamSlice):
         The same, two cycles later.
     """
 
-    latency = ForwardRegister.latency + StreamRegister.latency
+    latency = 1 + StreamRegister.latency
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        m.submodules.word = word = ForwardRegister(self.shape)
         m.submodules.slice = output = StreamRegister(self.shape)
-        wiring.connect(m, wiring.flipped(self.i), word.i)
-        wiring.connect(m, word.o, output.i)
+        word = Signal(self.shape, reset_less=True)
+        # It moves on whenever the slice can take it, whether it is there or not: less has to be known.
+        m.d.comb += [self.i.ready.eq(output.i.ready), output.i.payload.eq(word)]
+        with m.If(output.i.ready):
+            m.d.sync += [output.i.valid.eq(self.i.valid), word.eq(self.i.payload)]
         wiring.connect(m, output.o, wiring.flipped(self.o))
         return m
 

@@ -111,7 +111,9 @@ class SystolicArray(wiring.Component):
         # Cycle 0: rows and weights enter together, so that the distance between them stays.
         operand, chosen = Signal.like(self.operand, reset_less=True), Signal(reset_less=True)
         if held:
-            m.d.sync += [operand.eq(self.operand), chosen.eq(self.valid & self.swap)]
+            # With registers there are swaps without a row too: that of the next row comes behind them.
+            valid = self.valid | int(self.config.registered)
+            m.d.sync += [operand.eq(self.operand), chosen.eq(valid & self.swap)]
         else:
             with m.If(self.valid):
                 m.d.sync += [operand.eq(self.operand), chosen.eq(self.plane)]

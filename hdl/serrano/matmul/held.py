@@ -149,7 +149,9 @@ class HeldLoader(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        in_use, complete, occupied = Signal(), Signal(), Signal()
+        in_use, complete = Signal(), Signal()
+        # It begins with a complete tile, and ends ``reload`` cycles after one has been swapped in.
+        occupied = Signal() if self.reload > 1 else complete
         whole = (self.unit == self.config.tile_units - 1) | self.tiles.payload.ends
         first = self.taken & self.swap
         # Without `reload` the next tile may begin with the row itself; else one cycle passes by itself.
@@ -165,12 +167,7 @@ class HeldLoader(wiring.Component):
             self.tile.eq(self.tiles.payload),
             self.swap.eq(~in_use),
         ]
-        if self.config.registered:
-            # From what it follows from: it decides on whether rows move on.
-            kept = Mux(self.taken, ~self.last | (complete & in_use), in_use | complete)
-            m.d.sync += self.loaded.eq(kept | (self.load & whole))
-        else:
-            m.d.comb += self.loaded.eq(in_use | complete)
+        m.d.comb += self.loaded.eq(in_use | complete)
         with m.If(self.taken):
             m.d.sync += in_use.eq(~self.last)
         with m.If(first):

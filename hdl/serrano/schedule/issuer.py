@@ -87,9 +87,14 @@ class Issuer(wiring.Component):
         )
         self._qkv_width = Signal(26, reset_less=True)
         m.d.sync += self._qkv_width.eq(self._width + (k_width << 1))
-        fits, good = self._fits(), Signal()
+        fits, good, bad = self._fits(), Signal(), Signal()
         # Of this header: taken back when the next one comes.
-        self._domain += good.eq(judged & fits & ~self.headers.ready if self.judging else fits)
+        staying = judged & ~self.headers.ready if self.judging else self.headers.valid
+        self._domain += [
+            good.eq(staying & fits & ~waiting),
+            # A header that does not fit stays for ever.
+            bad.eq(staying & ~fits & ~waiting),
+        ]
         self._domain += [
             carries.eq(Cat(header.opcode == opcode.value for opcode in WITH_PAYLOAD).any()),
             attends.eq(header.opcode == Opcode.ATTEND.value),
@@ -102,14 +107,14 @@ class Issuer(wiring.Component):
         m.d.comb += fifo.i.payload.eq(header)
         with m.If(self.attended):
             m.d.sync += waiting.eq(0)
-        with m.If(judged & ~fits & ~waiting & ~self.fault.valid):
+        # It loads what would be told, until something is.
+        with m.If(~self.fault.valid):
             m.d.sync += [
-                self.fault.valid.eq(1),
+                self.fault.valid.eq(bad),
                 self.fault.code.eq(FaultCode.PACKET_DIMENSION),
                 self.fault.index.eq(header.index),
             ]
-        # A header that does not fit stays for ever.
-        with m.If(good & ~waiting & (judged | bool(self.judging))):
+        with m.If(good):
             # The unpacker may be busy with an earlier packet: the header goes ahead, and stays here.
             m.d.comb += [
                 fifo.i.valid.eq(~unpacked),

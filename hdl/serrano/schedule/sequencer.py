@@ -62,7 +62,7 @@ class Sequencer(wiring.Component):
     for from the QKV before it on. Attention gets a command for each part of each span. The LM head gets only
     the rows that are sampled. END waits until every packet of the step has been checked and every write
     acknowledged. With ``config.registered`` what the units report is seen a cycle later, and so are
-    ``attending``, ``sampling`` and ``done``.
+    ``packet``, ``attending``, ``sampling`` and ``done``.
 
     Parameters
     ----------
@@ -147,6 +147,9 @@ class Sequencer(wiring.Component):
         self._header = Signal(Header)
         # The states that take something, as registers beside the state.
         self._open, self._awaiting = Signal(), Signal()
+        # A step has come, a packet has; with registers a cycle ago.
+        self._begun = settled(m, self.config, self._open & self.step.valid, "begun")
+        self._fresh = settled(m, self.config, self._awaiting & self.packets.valid, "fresh")
         self._count = Signal(32)
         self._ended = Signal()
         # Records of the layers before the present one.
@@ -171,6 +174,7 @@ class Sequencer(wiring.Component):
             self.packets.ready.eq(self._awaiting),
         ]
         self._all_checked = all_checked = Signal()
+        self._attended_all = Signal()
         with m.FSM() as fsm:
             self._build_step(m)
             self._build_packet(m)
@@ -180,7 +184,16 @@ class Sequencer(wiring.Component):
         idle = fsm.ongoing("IDLE")
         self._domain += [
             self._open.eq(idle & ~(self._open & self.step.valid) if self.config.registered else idle),
-            all_checked.eq(fsm.ongoing("END") & (self.checked == self._count)),
+            # END itself is counted first.
+            all_checked.eq(fsm.ongoing("END") & ~self._fresh & (self.checked == self._count)),
+            self._attended_all.eq(
+                fsm.ongoing("ATTENDING")
+                & ~self._attended.active
+                & (self._under_way == 0)
+                & self._now.staging_idle
+            ),
+            # The records that it begins with stay for longer.
+            self._gathered.start.eq(fsm.ongoing("QKV")),
             self.attending.eq(fsm.ongoing("ATTEND") | fsm.ongoing("ATTENDING")),
             self.sampling.eq(fsm.ongoing("SAMPLE")),
             self.done.eq(fsm.ongoing("END") & all_checked & ~self._now.writes_pending),
@@ -221,9 +234,6 @@ class Sequencer(wiring.Component):
         ]
         with m.If(self._open):
             m.d.sync += [self._current.eq(self.step.payload), samples.eq(self.step.payload.sampled != 0)]
-            # The embedding may come before the first header.
-            with m.If(self.step.valid):
-                m.d.sync += self.packet.eq(0)
 
     def _build_spans(self, m: Module) -> None:
         """The spans of the step, once for the records that are asked for and once for attention."""
@@ -315,7 +325,7 @@ class Sequencer(wiring.Component):
         with m.State("PACKET"):
             m.d.sync += self._ended.eq(0)
             with m.If(self.packets.valid):
-                m.d.sync += [self._awaiting.eq(0), self._count.eq(self._count + 1)]
+                m.d.sync += self._awaiting.eq(0)
                 # Only known ones come so far.
                 with m.Switch(header.opcode[:4]):
                     for opcode in Opcode:
@@ -337,13 +347,20 @@ class Sequencer(wiring.Component):
         what ATTEND or GATE_UP has staged."""
         header, quantize = self.packets.payload, self._quantize.payload
         norm, attend = Signal(), Signal()
-        with m.If(self._awaiting & self.packets.valid):
+        registered = self.config.registered
+        # With registers, what is taken before a packet comes means nothing.
+        with m.If(self._awaiting & (self.packets.valid | int(registered))):
             m.d.sync += [
                 self._header.eq(header),
-                self.packet.eq(header.index),
                 norm.eq(header.opcode[:4] == Opcode.NORM.value),
                 attend.eq(header.opcode[:4] == Opcode.ATTEND.value),
             ]
+        m.d.sync += self._count.eq(self._count + self._fresh)
+        with m.If(self._fresh):
+            m.d.sync += self.packet.eq(self._header.index if registered else header.index)
+        # The embedding may come before the first header.
+        with m.If(self._begun):
+            m.d.sync += self.packet.eq(0)
         m.d.comb += [
             quantize.norm.eq(norm),
             quantize.staging.eq(~norm),
@@ -393,7 +410,8 @@ class Sequencer(wiring.Component):
         head, record = Signal.like(model.kv_heads), Signal.like(self._record)
         fresh = parts.part.span.position == 0
         # Commands are taken in every other cycle at most.
-        is_last = settled(m, self.config, head == model.kv_heads - 1, "is_last_head")
+        last_head = settled(m, self.config, (model.kv_heads - 1)[: len(head)], "last_head")
+        is_last = settled(m, self.config, head == last_head, "is_last_head")
         m.d.comb += [
             gather.payload.seq.eq(parts.part.span.sequence),
             gather.payload.record.eq(record + head),
@@ -424,10 +442,9 @@ class Sequencer(wiring.Component):
             m.d.sync += under_way.eq(under_way + taken - self._now.staged_last)
 
     def _build_attention(self, m: Module) -> None:
-        parts, under_way, model = self._attended, self._under_way, self.model
+        parts, model = self._attended, self.model
         with m.State("QKV"):
             m.d.sync += self.route.eq(Route.HEADS)
-            m.d.comb += self._gathered.start.eq(1)
             m.next = "HEADS"
         with m.State("HEADS"):
             self._issue(m, [self._feed, self._dequantize, self._heads, self._append], "PROJECTING")
@@ -440,7 +457,7 @@ class Sequencer(wiring.Component):
             m.d.comb += [self.staging_start.eq(1), parts.start.eq(1)]
             m.next = "ATTENDING"
         with m.State("ATTENDING"):
-            with m.If(~parts.active & (under_way == 0) & self._now.staging_idle):
+            with m.If(self._attended_all):
                 m.next = "STAGED"
 
     def _build_end(self, m: Module) -> None:

@@ -44,7 +44,8 @@ class TapeReader(wiring.Component):
     Members
     -------
     start : ``In(1)``
-        The next unit is the first one of packet 0. Packets follow in order; only END may come early.
+        The next unit is the first one of packet 0; to be set after a reset too. Packets follow in order; only
+        END may come early.
     last_index : ``In(32)``
         Index of the END packet, wherever in a run it stands.
     units : ``In(stream.Signature(ReadBeat(config, load_beats)))``
@@ -117,7 +118,9 @@ class TapeReader(wiring.Component):
             with m.Elif(header_end):
                 m.d.sync += in_payload.eq(1)
 
-        expected = Signal(32)
+        # Before the first unit there is a start, also after a reset.
+        expected, self._checked = Signal(32, reset_less=True), Signal(32, reset_less=True)
+        m.d.comb += self.checked.eq(self._checked)
         wrong = self._build_header_check(m, take & header_end, merged, header, expected)
         corrupt = self._build_crc(m, take, in_payload, place, packet_end, merged)
         # It loads what would be told, until something is: that it is wrong shows late in the cycle.
@@ -128,7 +131,7 @@ class TapeReader(wiring.Component):
                 self.fault.index.eq(Mux(corrupt.valid, corrupt.index, wrong.index)),
             ]
         with m.If(self.start):
-            m.d.sync += [expected.eq(0), self.checked.eq(0)]
+            m.d.sync += [expected.eq(0), self._checked.eq(0)]
         return m
 
     def _build_flow(
@@ -207,8 +210,7 @@ class TapeReader(wiring.Component):
             judged.length.eq((carries == has_payload) & aligned),
             judged.index.eq(index),
         ]
-        with m.If(complete):
-            m.d.sync += expected.eq(expected + 1)
+        m.d.sync += expected.eq(expected + complete)
         m.d.comb += wrong.index.eq(judged.index)
         with m.If(judged.valid):
             with m.If(~judged.known):
@@ -287,6 +289,6 @@ class TapeReader(wiring.Component):
             corrupt.index.eq(compared.index),
         ]
         passed = compared.valid & compared.matches & ~self.fault.valid
-        with m.If(later(m, passed, registered=self.config.registered, name="passed")):
-            m.d.sync += self.checked.eq(self.checked + 1)
+        passed = later(m, passed, registered=self.config.registered, name="passed")
+        m.d.sync += self._checked.eq(self._checked + passed)
         return corrupt
