@@ -94,7 +94,7 @@ class UartBridge(wiring.Component):
     sent : ``Out(1)``
         A byte left in the cycle before.
     error : ``Out(1)``
-        A byte or a request was dropped or refused in the cycle before.
+        A byte or a request was dropped or refused two cycles before.
 
     Raises
     ------
@@ -194,14 +194,17 @@ class UartBridge(wiring.Component):
         wiring.connect(m, waiting.o, waited.i)
         wiring.connect(m, waited.o, self._frames.i)
         wiring.connect(m, self._sender.o, transmitter.i)
-        refused = self._frames.o.valid & self._frames.o.ready & ~self._frames.o.payload.intact
+        refused, overrun, broken = Signal(), Signal(), Signal()
         m.d.comb += [receiver.rx.eq(self.rx), self.tx.eq(transmitter.tx)]
         m.d.sync += [
             self.received.eq(receiver.o.valid & receiver.o.ready),
             self.sent.eq(transmitter.i.valid & transmitter.i.ready),
-            self.error.eq(receiver.overrun | receiver.broken | refused),
+            refused.eq(self._frames.o.valid & self._frames.o.ready & ~self._frames.o.payload.intact),
+            overrun.eq(receiver.overrun),
+            broken.eq(receiver.broken),
+            self.error.eq(overrun | broken | refused),
         ]
-        with m.If(receiver.overrun):
+        with m.If(overrun):
             m.d.sync += self._overrun.eq(1)
         with m.Elif(self.pinged):
             m.d.sync += self._overrun.eq(0)
@@ -372,10 +375,11 @@ class UartBridge(wiring.Component):
         """Set for a cycle: all that was changed before has been known for a while, with words left; or with
         none left. Counted while a state machine waits, and anew after each."""
         since, some, none = Signal(SETTLING), Signal(), Signal()
-        settled = Signal()
-        m.d.comb += settled.eq(waiting & since[-1] & ~some & ~none)
+        settled, waits = Signal(), Signal()
+        m.d.comb += settled.eq(waits & since[-1] & ~some & ~none)
         m.d.sync += [
-            since.eq(Mux(waiting & ~some & ~none, Cat(1, since), 0)),
+            waits.eq(waiting),
+            since.eq(Mux(waits & ~some & ~none, Cat(1, since), 0)),
             some.eq(settled & ~self._none),
             none.eq(settled & self._none),
         ]
@@ -479,7 +483,7 @@ class UartBridge(wiring.Component):
         # Known in the memory's neighbourhood a cycle later, long before it is valid.
         address = Signal.like(read.araddr)
         words = 4 // width
-        place, crc, fresh = Signal(range(words + 1)), Signal(32), Signal()
+        place, crc, fresh = Signal(), Signal(32), Signal()
         word, arrived, ended = Signal(8 * width, reset_less=True), Signal(), Signal()
         store, stored = self._put(m)
         last_word = Signal.like(word, reset_less=True)
@@ -487,6 +491,8 @@ class UartBridge(wiring.Component):
         begin = Signal.like(address[self.shift : exact_log2(BURST_BYTES)])
         # The same, where the memory is.
         asked, ask = Signal.like(beats), Signal()
+        # What the state machine decides, a cycle later: what is behind it does not look at its state.
+        measuring, moves, tell = Signal(), Signal(), Signal()
         m.d.comb += [
             read.arsize.eq(self.shift),
             read.arburst.eq(INCR),
@@ -497,6 +503,8 @@ class UartBridge(wiring.Component):
             checking.eq(self._chosen[BridgeCommand.CHECK]),
             asked.eq(beats),
             ask.eq(0),
+            moves.eq(0),
+            tell.eq(0),
             read.araddr.eq(address),
             begin.eq(address[self.shift : exact_log2(BURST_BYTES)]),
             to_end.eq(burst - begin),
@@ -510,39 +518,46 @@ class UartBridge(wiring.Component):
         ]
         with m.If(fresh):
             m.d.sync += crc.eq(crc32_step(crc, last_word, width))
-        with m.If(arrived):
-            m.d.comb += [store.eq(~checking), stored.eq(word)]
+        with m.If(moves):
+            m.d.sync += address.eq(address + (asked << self.shift))
+        with m.If(tell):
+            m.d.sync += place.eq(place + 1)
+        with m.If(~go):
+            m.d.sync += [address.eq(self._request.first), place.eq(0), crc.eq(_ALL_ONES)]
+        with m.If(measuring):
+            m.d.sync += beats.eq(Mux(few, self._left, to_end))
         with m.If(read.arready):
             m.d.sync += read.arvalid.eq(0)
         with m.If(ask):
+            m.d.comb += less.eq(beats)
             m.d.sync += read.arvalid.eq(1)
+        checked = (~crc).word_select(place, 8 * width) if width == 2 else ~crc
+        m.d.comb += [
+            store.eq(arrived & ~checking | tell),
+            stored.eq(Mux(arrived, word, 0) | Mux(tell, checked, 0)),
+        ]
         with m.FSM(name="memory_reads") as fsm:
+            m.d.sync += measuring.eq(fsm.ongoing("MEASURE"))
             some, none = self._settled(m, fsm.ongoing("MEASURE"))
             with m.State("IDLE"):
-                m.d.sync += [address.eq(self._request.first), place.eq(0), crc.eq(_ALL_ONES)]
                 with m.If(go):
                     m.next = "MEASURE"
             with m.State("MEASURE"):
-                m.d.sync += beats.eq(Mux(few, self._left, to_end))
                 with m.If(none):
                     m.next = "FINISH"
                 with m.If(some):
                     m.next = "ASK"
             with m.State("ASK"):
-                m.d.comb += less.eq(beats)
                 m.d.sync += ask.eq(1)
                 m.next = "DATA"
             with m.State("DATA"):
                 with m.If(ended):
-                    m.d.sync += address.eq(address + (asked << self.shift))
+                    m.d.sync += moves.eq(1)
                     m.next = "MEASURE"
-            with m.State("FINISH"):
-                with m.If(checking & (place != words)):
-                    checked = (~crc).word_select(place[:1], 8 * width) if width == 2 else ~crc
-                    m.d.comb += [store.eq(1), stored.eq(checked)]
-                    m.d.sync += place.eq(place + 1)
-                with m.Else():
-                    m.next = "END"
+            for index in range(words):
+                with m.State("FINISH" if index == 0 else f"FINISH_{index}"):
+                    m.d.sync += tell.eq(checking)
+                    m.next = "END" if index == words - 1 else f"FINISH_{index + 1}"
             return self._end(m, go), read.rvalid & read.rresp[1]
 
     def _build_registers(self, m: Module) -> tuple[Value, Value]:
@@ -556,6 +571,8 @@ class UartBridge(wiring.Component):
         advance, less = self._use(m)
         go = self._go(m, BridgeCommand.WRITE_REGISTERS, BridgeCommand.READ_REGISTERS)
         written, read = Signal(), Signal()
+        # A word of the buffer is taken into the value, or put there out of it, in this cycle.
+        take, put = Signal(), Signal()
         store, word = self._put(m)
         m.d.comb += [
             bus.awaddr.eq(offset),
@@ -565,7 +582,19 @@ class UartBridge(wiring.Component):
             bus.bready.eq(1),
             bus.rready.eq(1),
         ]
-        m.d.sync += [written.eq(bus.bvalid), read.eq(bus.rvalid)]
+        m.d.sync += [written.eq(bus.bvalid), read.eq(bus.rvalid), take.eq(0), put.eq(0)]
+        with m.If(bus.rvalid):
+            m.d.sync += value.eq(bus.rdata)
+        with m.If(take | put):
+            m.d.sync += [value.eq(Cat(value, self._fetched)[8 * width :]), part.eq(part + 1)]
+        with m.If(take):
+            m.d.comb += advance.eq(1)
+        with m.If(put):
+            m.d.comb += [store.eq(1), word.eq(value[: 8 * width])]
+        with m.If(written | read):
+            m.d.sync += offset.eq(offset + 4)
+        with m.If(~go):
+            m.d.sync += offset.eq(self._request.first)
         with m.If(bus.awready):
             m.d.sync += bus.awvalid.eq(0)
         with m.If(bus.wready):
@@ -575,7 +604,6 @@ class UartBridge(wiring.Component):
         with m.FSM(name="registers") as fsm:
             some, none = self._settled(m, fsm.ongoing("NEXT") | fsm.ongoing("TAKE"))
             with m.State("IDLE"):
-                m.d.sync += offset.eq(self._request.first)
                 with m.If(go):
                     m.next = "NEXT"
             with m.State("NEXT"):
@@ -590,27 +618,24 @@ class UartBridge(wiring.Component):
                         m.next = "TAKE"
             with m.State("TAKE"):
                 with m.If(some | none):
-                    m.d.comb += advance.eq(1)
-                    m.d.sync += [
-                        value.eq(Cat(value, self._fetched)[8 * width :]),
-                        part.eq(part + 1),
-                    ]
-                    with m.If(part == parts - 1):
-                        m.d.sync += [bus.awvalid.eq(1), bus.wvalid.eq(1)]
-                        m.next = "WRITE"
+                    m.d.sync += take.eq(1)
+                    m.next = "TAKEN"
+            with m.State("TAKEN"):
+                m.next = "TAKE"
+                with m.If(part == parts - 1):
+                    m.d.sync += [bus.awvalid.eq(1), bus.wvalid.eq(1)]
+                    m.next = "WRITE"
             with m.State("WRITE"):
                 with m.If(written):
-                    m.d.sync += offset.eq(offset + 4)
                     m.next = "NEXT"
             with m.State("READ"):
-                with m.If(bus.rvalid):
-                    m.d.sync += value.eq(bus.rdata)
                 with m.If(read):
-                    m.d.sync += offset.eq(offset + 4)
                     m.next = "PUT"
             with m.State("PUT"):
-                m.d.comb += [store.eq(1), word.eq(value[: 8 * width])]
-                m.d.sync += [value.eq(value >> 8 * width), part.eq(part + 1)]
+                m.d.sync += put.eq(1)
+                m.next = "PUTTING"
+            with m.State("PUTTING"):
+                m.next = "PUT"
                 with m.If(part == parts - 1):
                     m.next = "NEXT"
             return self._end(m, go), (bus.bvalid & bus.bresp[1]) | (bus.rvalid & bus.rresp[1])

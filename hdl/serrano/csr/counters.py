@@ -91,9 +91,7 @@ class Counters(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         count = len(COUNTERS)
-        snapshot, clear, report = (
-            self._taken(m, pulse) for pulse in (self.snapshot, self.clear, self.report)
-        )
+        snapshot, clear = (self._taken(m, pulse) for pulse in (self.snapshot, self.clear))
         m.submodules.upper = upper = OnChipMemory(64 - LOWER_BITS, count, transparent=False)
         turn, place = Signal(range(count)), Signal(range(count))
         started = Signal()
@@ -130,7 +128,7 @@ class Counters(wiring.Component):
             self.read.value.eq(copy.r_data),
             self.read.busy.eq(self.snapshot | snapshot | copying),
         ]
-        self._build_report(m, report, now, place, upper.r_data)
+        self._build_report(m, now, place, upper.r_data)
         return m
 
     def _taken(self, m: Module, value: Signal) -> Signal:
@@ -168,18 +166,16 @@ class Counters(wiring.Component):
         ]
         return memory, (left != 0) | writing
 
-    def _build_report(
-        self, m: Module, report: Value, now: tuple[Value, Value, Value], place: Value, upper: Value
-    ) -> None:
+    def _build_report(self, m: Module, now: tuple[Value, Value, Value], place: Value, upper: Value) -> None:
         count = len(COUNTERS)
         copied, following, index = Signal(), Signal(range(count)), Signal(range(count))
         begin, valid, move = Signal(), Signal(), Signal()
         memory, copying = self._build_copy(m, "listed", begin, now, place, upper)
         free = ~copying & ~copied & ~valid
         if self.registered:
-            free = later(m, free & ~begin, registered=True, name="free")
+            free = later(m, free & ~begin, registered=True, name="free") & ~begin
         m.d.comb += [
-            begin.eq(report & free),
+            begin.eq(self._taken(m, self.report & free)),
             move.eq(copied & ~copying & (~valid | self.reported.ready)),
             memory.r_en.eq(move),
             memory.r_addr.eq(following),

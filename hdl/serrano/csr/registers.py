@@ -13,6 +13,7 @@ from serrano.config import AcceleratorConfig
 from serrano.csr.counters import CounterReadPort
 from serrano.csr.table import COUNTER_BASE, COUNTERS, IDENTITY, REGISTERS, VERSION, Access, Register
 from serrano.primitives.memory import OnChipMemory
+from serrano.stream.slices import later
 
 __all__ = ["ControlRegisters", "constants"]
 
@@ -110,21 +111,32 @@ class ControlRegisters(wiring.Component):
 
     def _build_write_channel(self, m: Module) -> dict[Register, Signal]:
         """Whether a register is written in this cycle. Address and data are taken together, when both are
-        there; with registers in the next cycle."""
-        bus = self.bus
-        domain = m.d.sync if self.config.registered else m.d.comb
-        free = ~bus.bvalid & ~self._write if self.config.registered else ~bus.bvalid | bus.bready
+        there; with registers two cycles later."""
+        bus, registered = self.bus, self.config.registered
+        domain = m.d.sync if registered else m.d.comb
         begin, chosen = Signal(), {}
+        # With registers, cycle 1: the place in a group, and which group it is. Cycle 2: which register.
+        begun = later(m, begin, registered=registered, name="begun")
+        free = ~bus.bvalid & ~self._write & ~begun if registered else ~bus.bvalid | bus.bready
         m.d.comb += [
             begin.eq(bus.awvalid & bus.wvalid & free),
             bus.awready.eq(self._write),
             bus.wready.eq(self._write),
         ]
-        domain += self._write.eq(begin)
+        domain += self._write.eq(begun)
+        low = exact_log2(GROUP)
+        places, groups = {}, {}
         for entry in REGISTERS:
             if entry.access not in (Access.CONSTANT, Access.READ_ONLY):
+                number, place = divmod(entry.offset >> 2, GROUP)
+                if number not in groups:
+                    mine = bus.awaddr[2 + low :] == number
+                    groups[number] = later(m, mine, registered=registered, name=f"in_group_{number}")
+                if place not in places:
+                    mine = bus.awaddr[2 : 2 + low] == place
+                    places[place] = later(m, mine, registered=registered, name=f"at_place_{place}")
                 mine = chosen[entry] = Signal(name=f"{entry.attribute}_chosen")
-                domain += mine.eq(begin & (bus.awaddr[2:] == entry.offset >> 2))
+                domain += mine.eq(begun & groups[number] & places[place])
         with m.If(bus.bready):
             m.d.sync += bus.bvalid.eq(0)
         with m.If(self._write):

@@ -135,11 +135,14 @@ class Formation(wiring.Component):
         self._chosen = one_of(m, config, self._left, self._turn, "chosen")
         self._some_left = settled(m, config, self._left.any(), "some_left")
         self._acts = take_turns(m, config)
+        # The span in hand is given to the scheduler.
+        self._adds = Signal()
         self._turn_state = "TURN" if config.registered else "DECODE"
         with m.FSM():
             self._build_decoding(m)
             self._build_prompt(m)
             self._build_span(m)
+        self._build_step(m)
         return m
 
     def _fail(self, m: Module, code: Any, detail: Any = 0) -> None:
@@ -249,9 +252,7 @@ class Formation(wiring.Component):
             self._fail(m, FaultCode.REQUEST_TOKEN)
 
     def _build_span(self, m: Module) -> None:
-        step, slot = self.step, self.slot
-        sampled = slot.position + self._count >= slot.prompt_tokens
-        sampled = settled(m, self.config, sampled, "sampled")
+        slot = self.slot
         known = (Status.OK, Status.BAD_SEQ, Status.TENANT, Status.NO_SPACE, Status.NEVER_FITS)
         found = judged(m, self.config, self.kv, *known)
         moved = settled(m, self.config, self.kv.responses.payload.aux != slot.position, "moved")
@@ -272,11 +273,25 @@ class Formation(wiring.Component):
         with m.State("SPAN"):
             m.d.comb += self.span.valid.eq(1)
             with m.If(self.span.ready):
-                rows = step.rows + self._count
-                m.d.sync += [self.spans.eq(self.spans + 1), step.rows.eq(rows)]
-                with m.If(sampled):
-                    m.d.sync += [step.sampled.eq(step.sampled + 1), step.last.eq(rows - 1)]
+                m.d.comb += self._adds.eq(1)
+                if self.config.registered:
+                    m.next = "ADD"
+                else:
+                    self._go_on(m)
+        if self.config.registered:
+            with m.State("ADD"):
                 self._go_on(m)
         with m.State("DONE"):
             m.d.comb += self.done.eq(1)
             m.next = "IDLE"
+
+    def _build_step(self, m: Module) -> None:
+        """What a span that has been given, with registers a cycle before, adds to the step."""
+        step, slot = self.step, self.slot
+        sampled = slot.position + self._count >= slot.prompt_tokens
+        sampled = settled(m, self.config, sampled, "sampled")
+        with m.If(settled(m, self.config, self._adds, "adds_before")):
+            rows = step.rows + self._count
+            m.d.sync += [self.spans.eq(self.spans + 1), step.rows.eq(rows)]
+            with m.If(sampled):
+                m.d.sync += [step.sampled.eq(step.sampled + 1), step.last.eq(rows - 1)]

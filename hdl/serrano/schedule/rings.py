@@ -143,6 +143,12 @@ class SubmissionRing(wiring.Component):
             self.waiting.eq(self.enable & differs),
             payload.number.eq(self.head),
         ]
+        # Words come in READ alone.
+        entry = Value.cast(payload.request)
+        with m.If(words.valid):
+            m.d.sync += [entry.eq(Cat(entry, word.value)[32:]), payload.error.eq(word.error)]
+            with m.If(word.last & word.error):
+                m.d.sync += payload.request.id.eq(self.head)
         with m.FSM() as fsm:
             m.d.comb += self.reading.eq(~fsm.ongoing("IDLE"))
             with m.State("IDLE"):
@@ -152,15 +158,12 @@ class SubmissionRing(wiring.Component):
                     m.next = "READ"
             with m.State("READ"):
                 m.d.comb += words.ready.eq(1)
-                with m.If(words.valid):
-                    entry = Value.cast(payload.request)
-                    m.d.sync += [entry.eq(Cat(entry, word.value)[32:]), payload.error.eq(word.error)]
-                    with m.If(word.last):
-                        m.next = "GIVE"
-                        with m.If(word.error):
-                            m.d.sync += [payload.request.id.eq(self.head), again.eq(1)]
-                            with m.If(~again):
-                                m.next = "AGAIN"
+                with m.If(words.valid & word.last):
+                    m.next = "GIVE"
+                    with m.If(word.error):
+                        m.d.sync += again.eq(1)
+                        with m.If(~again):
+                            m.next = "AGAIN"
             with m.State("AGAIN"):
                 m.d.comb += reader.command.valid.eq(1)
                 with m.If(reader.command.ready):

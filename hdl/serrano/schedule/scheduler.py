@@ -163,6 +163,8 @@ class Scheduler(wiring.Component):
         # The request that has been taken and not been decided on; it has to wait until something ends.
         self._held, self._taken, self._blocked = Signal(Submission), Signal(), Signal()
         self._cancelled, self._retried, self._may_admit = Signal(), Signal(), Signal()
+        # An admission is under way; what is known of a request after a step.
+        self._admits, self._after = Signal(), Signal(Slot(config))
         # What the record in hand says: the request ends, between two steps, and why. All of a step fail.
         self._ends, self._alone, self._status = Signal(), Signal(), Signal(FaultCode)
         self._all_fail = Signal()
@@ -199,6 +201,7 @@ class Scheduler(wiring.Component):
         self._apply_events(m)
         m.d.comb += [
             self.begin.eq(self.step.valid & self.step.ready),
+            self._admits.eq(fsm.ongoing("ADMIT")),
             self.embed.payload.eq(self._rows.r_data),
             self.tokens.ready.eq(settled(m, config, fsm.ongoing("EXECUTE"), "executing")),
         ]
@@ -273,7 +276,13 @@ class Scheduler(wiring.Component):
         self._forming = Signal()
         update = data.StructLayout({"valid": 1, "sequence": sequence_bits(config), "slot": Slot(config)})
         self._change = Signal(update)
-        m.d.comb += self._change.sequence.eq(self._sequence)
+        # Whether admission or what follows from a step says what is changed has been known for a cycle.
+        admission = Value.cast(self._admission.slot)
+        admits = settled(m, config, self._admits, "admits_before")
+        m.d.comb += [
+            self._change.sequence.eq(self._sequence),
+            Value.cast(self._change.slot).eq(Mux(admits, admission, Value.cast(self._after))),
+        ]
         self._update = settled(m, config, self._change, "update")
         given = settled(m, config, self._given, "given_before")
         known = self._failing.bit_select(given.sequence, 1)
@@ -400,7 +409,7 @@ class Scheduler(wiring.Component):
         """What is known of the request in hand when the span in hand is committed."""
         slot, span = self._slots.r_data, self._spans.r_data
         token = settled(m, self.config, self._sampled.r_data, "token_read")
-        self._after = after = Signal(Slot(self.config))
+        after = self._after
         self._is_sampled, self._is_last = sampled, last = Signal(), Signal()
         position = settled(m, self.config, slot.position + span.rows, "position_after")
         is_last = (slot.remaining == 1) | (token == slot.eos)
@@ -507,7 +516,6 @@ class Scheduler(wiring.Component):
                 with m.If(admission.admitted):
                     m.d.comb += [
                         self._change.valid.eq(1),
-                        self._change.slot.eq(admission.slot),
                         self._claims.eq(claim),
                         self._search.begin.eq(1),
                         self.admitted.valid.eq(1),
@@ -605,7 +613,7 @@ class Scheduler(wiring.Component):
 
     def _build_commit(self, m: Module) -> None:
         slot, span, sequence = self._slots.r_data, self._spans.r_data, self._sequence
-        after, sampled, last = self._after, self._is_sampled, self._is_last
+        sampled, last = self._is_sampled, self._is_last
         found = judged(m, self.config, self._kv, Status.OK)
         # The span in hand, its slot and its token come one after another.
         with m.State("SPAN"):
@@ -623,7 +631,7 @@ class Scheduler(wiring.Component):
                 self._give_reason(m, sequence, FaultCode.KV_COMMAND)
                 m.next = "NEXT"
         with m.State("UPDATE"):
-            m.d.comb += [self._change.valid.eq(1), self._change.slot.eq(after)]
+            m.d.comb += self._change.valid.eq(1)
             m.d.sync += [self._ends.eq(last), self._alone.eq(0), self._status.eq(FaultCode.NONE)]
             m.next = "NEXT"
             with m.If(self._decodes):

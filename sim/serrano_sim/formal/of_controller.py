@@ -191,7 +191,8 @@ COMMAND = Proof(
             "SEAL takes reserved tokens for written ones",
             _edit(
                 "check",
-                "(Status.NOT_WRITTEN, (sealed_end > state.length) | (block.written != BLOCK_SIZE)),",
+                "(Status.NOT_WRITTEN, sealed_end > state.length),\n"
+                "                (Status.NOT_WRITTEN, block.written != BLOCK_SIZE),",
                 "",
             ),
             "SEAL",
@@ -267,7 +268,7 @@ INITIALIZATION = Proof(
             "sequences_stay",
             "invariants",
             "sequences stay open",
-            _edit("controller", "tables.clear.eq(1)", "tables.clear.eq(0)"),
+            _edit("controller", "tables.clear.eq(acts & wanted)", "tables.clear.eq(0)"),
         ),
         Broken(
             "one_more_block",

@@ -190,7 +190,7 @@ STREAMS = (
                 "offers_held",
                 "offers",
                 "offers commands that have to wait",
-                _edit("kvcache.requesters", "self.offered.eq(waiting.any())", "self.offered.eq(full.any())"),
+                _edit("kvcache.requesters", "config, waiting.any(), ", "config, full.any(), "),
                 depth=10,
             ),
             Broken(
