@@ -144,7 +144,9 @@ RECORDS = (
                 "stable",
                 "asks for a run only while its consumer is ready",
                 _edit(
-                    "gather", "runs.o.valid & self.room &", "runs.o.valid & self.room & self.records.ready &"
+                    "gather",
+                    "next_run.valid & self.room &",
+                    "next_run.valid & self.room & self.records.ready &",
                 ),
                 depth=12,
             ),
@@ -190,7 +192,7 @@ RECORDS = (
                 "too_early",
                 "complete",
                 "responds before the last write is acknowledged",
-                _edit("mover", "~self._reading & ~self.writes.pending", "~self._reading"),
+                _edit("mover", "self.writes.request.valid | self.writes.pending", "Const(0)"),
                 depth=28,
             ),
             Broken(
