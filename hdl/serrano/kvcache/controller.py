@@ -8,6 +8,8 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from serrano.config import AcceleratorConfig
+from serrano.stream import HalfRegister
+from serrano.stream.slices import sliced
 
 from .check import CommandCheck, Destination
 from .commands import Opcode, Status
@@ -82,7 +84,7 @@ class Controller(wiring.Component):
         Requesters.
     translate : ``In(TranslatePort(config)).array(translate_ports)``
         Look-ups, one per cycle, each answered ``translate_latency`` cycles after it was taken, 3 or, with
-        ``registered``, 6.
+        ``registered``, 6. There, a look-up of another port than the first is asked for a cycle after it came.
     moves : ``Out(MovePort(config))``
         To what moves the bytes of blocks.
     records : ``In(17)``
@@ -150,8 +152,12 @@ class Controller(wiring.Component):
         m.submodules.check = check = CommandCheck(config, *widths)
         wiring.connect(m, wiring.flipped(self.host), requesters.host)
         wiring.connect(m, wiring.flipped(self.steps), requesters.steps)
-        for outer, inner in zip(self.translate, tables.ports, strict=True):
-            wiring.connect(m, wiring.flipped(outer), inner)
+        for index, (outer, inner) in enumerate(zip(self.translate, tables.ports, strict=True)):
+            # It is late in the cycle that one behind the first is known to be taken.
+            behind = {"registered": config.registered and index > 0, "kind": HalfRegister}
+            wish = sliced(m, f"wish_{index}", wiring.flipped(outer.request), **behind)
+            wiring.connect(m, wish, inner.request)
+            m.d.comb += outer.response.eq(inner.response)
 
         # Its opcode goes to many places, through a register of its own.
         self._command, command = Signal(KVCommand, name="taken"), Signal(KVCommand)

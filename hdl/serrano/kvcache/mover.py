@@ -128,7 +128,9 @@ class BlockMover(wiring.Component):
                     ]
                     m.next = "MOVE"
             with m.State("MOVE"):
-                with m.If(~self._writing & ~self._reading & ~self.writes.pending):
+                # The last word may wait in its register yet.
+                waiting = self.writes.request.valid | self.writes.pending
+                with m.If(~self._writing & ~self._reading & ~waiting):
                     m.next = "RESPOND"
             with m.State("RESPOND"):
                 m.d.comb += [moves.response.valid.eq(1), moves.response.payload.error.eq(self._failed)]
@@ -193,7 +195,14 @@ class BlockMover(wiring.Component):
         wiring.connect(m, wiring.flipped(self.reads.data), mask.data)
         records = sliced(m, "records", mask.records, registered=config.registered)
         task = slice_before(m, "task", tasks.i, registered=config.registered, kind=HalfRegister)
-        run, beat, word = self.reads.request, records, self.writes.request
+        run, word = (
+            slice_before(m, name, target, registered=config.registered, kind=HalfRegister)
+            for name, target in (
+                ("run", wiring.flipped(self.reads.request)),
+                ("word", wiring.flipped(self.writes.request)),
+            )
+        )
+        beat = records
         asks, reading, writing = Signal(), self._reading, self._writing
         m.d.comb += [
             mask.head_dim.eq(geometry.head_dim),

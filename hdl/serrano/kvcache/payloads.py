@@ -212,8 +212,8 @@ class Translation(data.StructLayout):
 class TranslatePort(wiring.Signature):
     """A client's port for look-ups.
 
-    The answers come in order, a fixed number of cycles (at least 2) after each request was taken, and cannot
-    be held back: a client asks only if it has room for the answer.
+    The answers come in order, at least 2 cycles after each request was taken, and cannot be held back: a
+    client asks only if it has room for the answer.
     """
 
     def __init__(self, config: AcceleratorConfig):

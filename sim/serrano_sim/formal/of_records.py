@@ -192,7 +192,7 @@ RECORDS = (
                 "too_early",
                 "complete",
                 "responds before the last write is acknowledged",
-                _edit("mover", "~self._reading & ~self.writes.pending", "~self._reading"),
+                _edit("mover", "self.writes.request.valid | self.writes.pending", "Const(0)"),
                 depth=28,
             ),
             Broken(
