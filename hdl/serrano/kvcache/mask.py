@@ -10,9 +10,9 @@ from amaranth.utils import exact_log2
 
 from serrano.bus import ReadBeat
 from serrano.config import AcceleratorConfig
+from serrano.stream import PromptRegister
 from serrano.stream.pipeline import delayed
 from serrano.stream.slices import slice_before, sliced
-from serrano.vector.prompt import PromptRegister
 
 from .commands import Status
 from .payloads import SLOT_BITS, RecordBeat, last_shift

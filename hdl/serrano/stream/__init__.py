@@ -4,7 +4,7 @@
 from .fifo import StreamFIFO
 from .fork import Fork
 from .gearbox import ByteWord, Gearbox
-from .register import ForwardRegister, HalfRegister, StreamRegister, StreamSlice
+from .register import ForwardRegister, HalfRegister, PromptRegister, StreamRegister, StreamSlice
 
 __all__ = [
     "ByteWord",
@@ -12,6 +12,7 @@ __all__ = [
     "ForwardRegister",
     "Gearbox",
     "HalfRegister",
+    "PromptRegister",
     "StreamFIFO",
     "StreamRegister",
     "StreamSlice",

@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from serrano.config import AcceleratorConfig
 from serrano.layouts import Scale
-from serrano.stream import HalfRegister, StreamRegister
+from serrano.stream import HalfRegister, PromptRegister, StreamRegister
 from serrano.stream.pipeline import PipelineControl, delayed
 from serrano.stream.slices import sliced
 
@@ -24,7 +24,6 @@ from .arithmetic import (
     round_shift,
     shift_right,
 )
-from .prompt import PromptRegister
 from .tables import Recip
 
 __all__ = [

@@ -142,11 +142,12 @@ def without_collisions(rtlil: str) -> str:
 def synthesize(rtlil: str, folder: Path, *, top: str = "top") -> dict[str, Any]:
     """Synthesizes RTLIL for the ECP5 into ``folder/netlist.json``, and returns the netlist's cells.
 
-    Block RAMs get the registers behind them.
+    Block RAMs get the registers behind them. Functions of more than four inputs are made of LUT4s: a wider LUT
+    binds two or more of them to one place, and wires get longer.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{top}.il").write_text(without_collisions(without_indices(rtlil)), encoding="utf-8")
-    script = f"read_rtlil {top}.il; synth_ecp5 -top {top} -json netlist.json"
+    script = f"read_rtlil {top}.il; synth_ecp5 -nowidelut -top {top} -json netlist.json"
     run("yosys", ["-q", "-l", "yosys.log", "-p", script], folder, "yosys")
     netlist = json.loads((folder / "netlist.json").read_text(encoding="utf-8"))
     if use_output_registers(netlist["modules"][top]):
