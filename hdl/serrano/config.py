@@ -66,7 +66,8 @@ class AcceleratorConfig:
     registered : :class:`bool`
         More registers where FPGAs need them: between the large blocks of the data path, behind memories with
         much logic, in products, in the scheduler's decisions, and in the KV controller, whose states take
-        four cycles each. They cost latency, none of the rate.
+        four cycles each. They cost latency, and no rate where the port is narrower than the array: some
+        units take what comes in every other cycle at most.
 
     Raises
     ------
