@@ -2,6 +2,7 @@
 """Synthesis, place and route: counting, reports and errors; the tools themselves are played by scripts."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -126,17 +127,23 @@ def test_place(scripts, tmp_path) -> None:
     assert "--85k" in given and "--placer-heap-beta" not in given
 
 
-@pytest.mark.parametrize(("rounds", "runs"), [(tools.ROUNDS, 1), (tools.ROUNDS + 1, 2)])
+@pytest.mark.parametrize("aims", [(), ("first.lpf", "second.lpf")])
+@pytest.mark.parametrize("within_reach", [True, False])
 def test_a_clock_out_of_reach_is_routed_without_taking_up_slow_wires(
-    scripts, tmp_path, monkeypatch, rounds: int, runs: int
+    scripts, tmp_path, monkeypatch, within_reach: bool, aims: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr(tools, "WATCH_SECONDS", 0.05)
-    waits = "exec sleep 60" if runs == 2 else "sleep 0.3"
+    rounds, waits = (tools.ROUNDS, "sleep 0.3") if within_reach else (tools.ROUNDS + 1, "exec sleep 60")
     scripts("nextpnr-ecp5", nextpnr(61.0, ripup=f"echo iter=1 iter={rounds} > seed2.log; {waits}"))
     options = {"device": "LFE5U-85F", "package": "caBGA381", "speed": "6", "clock_mhz": 62.5, "seed": 2}
-    assert tools.place(tmp_path, **options) == report_of(61.0)
-    given = (tmp_path / "arguments.txt").read_text().splitlines()
-    assert ["--tmg-ripup" in line for line in given] == [True, False][:runs]
+    assert tools.place(tmp_path, **options, constraints="top.lpf", aims=aims) == report_of(61.0)
+    lines = [line.split() for line in (tmp_path / "arguments.txt").read_text().splitlines()]
+    given = [
+        (*(file for option, file in pairwise(line) if option == "--lpf"), "--tmg-ripup" in line)
+        for line in lines
+    ]
+    tried = [("top.lpf", aim, True) for aim in aims] or [("top.lpf", True)]
+    assert given == (tried[:1] if within_reach else [*tried, ("top.lpf", False)])
 
 
 @pytest.mark.parametrize(("share", "density"), [(0.1, "0.60"), (0.6, "0.75"), (0.8, "0.90")])
@@ -149,10 +156,11 @@ def test_no_region_is_much_fuller_than_the_device(scripts, tmp_path, share: floa
     assert given[given.index("--placer-heap-beta") + 1] == density
 
 
-def test_the_router_aims_higher_than_the_clock() -> None:
-    assert fpga.faster(50.0).split("\n")[1:3] == [
+def test_what_the_router_aims_at() -> None:
+    assert fpga.aimed(51.5).splitlines() == [
         f'FREQUENCY NET "{net}" 51.50 MHZ;' for net in ("pll_clk", "clk")
     ]
+    assert fpga.AIMS[0] > 1 > fpga.AIMS[1]
 
 
 def test_summary_takes_the_slowest_clock_and_the_median() -> None:

@@ -142,8 +142,8 @@ def without_collisions(rtlil: str) -> str:
 def synthesize(rtlil: str, folder: Path, *, top: str = "top") -> dict[str, Any]:
     """Synthesizes RTLIL for the ECP5 into ``folder/netlist.json``, and returns the netlist's cells.
 
-    Block RAMs get the registers behind them. Functions of more than four inputs are made of LUT4s: a wider LUT
-    binds two or more of them to one place, and wires get longer.
+    Block RAMs get the registers behind them. Functions of more than four inputs are made of single LUT4s: in
+    wider ones two or more are bound to one place, and wires get longer.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{top}.il").write_text(without_collisions(without_indices(rtlil)), encoding="utf-8")
@@ -173,14 +173,16 @@ def place(
     clock_mhz: float,
     seed: int,
     constraints: str | None = None,
+    aims: Sequence[str] = (),
     share: float | None = None,
 ) -> dict[str, Any]:
     """Places and routes ``folder/netlist.json`` and returns nextpnr's report; the bitstream's text is beside.
 
     The sites of the cells are beside as well, for :mod:`serrano_sim.synthesis.timing`. Timing that is not met
     is no error: the report says what was reached. Routing takes up again what is too slow for the clock; this
-    never ends where the clock is out of reach, and is then repeated without. With ``share``, what part of the
-    device's logic cells is taken, no region is filled much more than the device is: without it, wires run
+    never ends where the clock is out of reach. So it is tried with each of ``aims`` in turn, files with
+    constraints of the clock that ask for less and less, and in the end without. With ``share``, what part of
+    the device's logic cells is taken, no region is filled much more than the device is: without it, wires run
     short where the placer packs what belongs together as tightly as it can.
     """
     name = f"seed{seed}"
@@ -192,17 +194,20 @@ def place(
     ]  # fmt: skip
     if share is not None:
         arguments += ["--placer-heap-beta", f"{min(DENSITY[1], max(DENSITY[0], share + MARGIN)):.2f}"]
-    if constraints:
-        arguments += ["--lpf", constraints]
+    common = ["--lpf", constraints] if constraints else []
     log = folder / f"{name}.log"
 
     def hopeless() -> bool:
         rounds = re.findall(r"iter=(\d+)", log.read_text(encoding="utf-8")) if log.exists() else []
         return bool(rounds) and int(rounds[-1]) > ROUNDS
 
-    log.unlink(missing_ok=True)
-    if not run("nextpnr-ecp5", [*arguments, "--tmg-ripup"], folder, name, hopeless=hopeless):
-        run("nextpnr-ecp5", arguments, folder, name)
+    def reaches(aim: Sequence[str]) -> bool:
+        log.unlink(missing_ok=True)
+        tried = [*arguments, *common, *aim, "--tmg-ripup"]
+        return run("nextpnr-ecp5", tried, folder, name, hopeless=hopeless)
+
+    if not any(reaches(aim) for aim in [("--lpf", file) for file in aims] or [()]):
+        run("nextpnr-ecp5", [*arguments, *common], folder, name)
     # What it writes repeats the netlist and tells every wire: ten times the netlist's size.
     written = folder / f"{name}.written.json"
     modules = json.loads(written.read_text(encoding="utf-8"))["modules"]
