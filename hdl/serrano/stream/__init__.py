@@ -4,7 +4,8 @@
 from .fifo import StreamFIFO
 from .fork import Fork
 from .gearbox import ByteWord, Gearbox
-from .register import ForwardRegister, HalfRegister, PromptRegister, StreamRegister, StreamSlice
+from .prompt import PromptRegister
+from .register import ForwardRegister, HalfRegister, StreamRegister, StreamSlice
 
 __all__ = [
     "ByteWord",
