@@ -3,13 +3,13 @@
 
 import pytest
 
-from serrano.stream import ForwardRegister, HalfRegister, StreamRegister
+from serrano.stream import ForwardRegister, HalfRegister, PromptRegister, StreamRegister
 from support.streams import STALLS, collect, send, simulate
 
 
 @pytest.mark.parametrize("stall_in", STALLS)
 @pytest.mark.parametrize("stall_out", STALLS)
-@pytest.mark.parametrize("block", [ForwardRegister, HalfRegister, StreamRegister])
+@pytest.mark.parametrize("block", [ForwardRegister, HalfRegister, PromptRegister, StreamRegister])
 def test_order(block, stall_in: float, stall_out: float) -> None:
     dut = block(16)
     items = [(31 * k) & 0xFFFF for k in range(200)]
@@ -23,7 +23,9 @@ def test_order(block, stall_in: float, stall_out: float) -> None:
     simulate(dut, feed, drain)
 
 
-@pytest.mark.parametrize(("block", "period"), [(ForwardRegister, 1), (StreamRegister, 1), (HalfRegister, 2)])
+@pytest.mark.parametrize(
+    ("block", "period"), [(ForwardRegister, 1), (StreamRegister, 1), (PromptRegister, 1), (HalfRegister, 2)]
+)
 def test_rate(block, period: int) -> None:
     dut = block(8)
 

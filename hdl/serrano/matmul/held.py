@@ -166,8 +166,8 @@ class HeldLoader(wiring.Component):
             self.load.eq(self.tiles.valid & self.tiles.ready),
             self.tile.eq(self.tiles.payload),
             self.swap.eq(~in_use),
+            self.loaded.eq(in_use | complete),
         ]
-        m.d.comb += self.loaded.eq(in_use | complete)
         with m.If(self.taken):
             m.d.sync += in_use.eq(~self.last)
         with m.If(first):

@@ -4,8 +4,7 @@
 from .fifo import StreamFIFO
 from .fork import Fork
 from .gearbox import ByteWord, Gearbox
-from .prompt import PromptRegister
-from .register import ForwardRegister, HalfRegister, StreamRegister, StreamSlice
+from .register import ForwardRegister, HalfRegister, PromptRegister, StreamRegister, StreamSlice
 
 __all__ = [
     "ByteWord",

@@ -7,7 +7,7 @@ from amaranth import *
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["ForwardRegister", "HalfRegister", "StreamRegister", "StreamSlice"]
+__all__ = ["ForwardRegister", "HalfRegister", "PromptRegister", "StreamRegister", "StreamSlice"]
 
 
 class StreamSlice(wiring.Component):
@@ -119,17 +119,48 @@ class StreamRegister(StreamSlice):
         m = Module()
         payload = Signal(self.shape, name="held", reset_less=True)
         spare = Signal(self.shape, reset_less=True)
-        spare_valid = Signal()
-        m.d.comb += [self.i.ready.eq(~spare_valid), self.o.payload.eq(payload)]
+        spare_valid, following = Signal(), Signal()
+        m.d.comb += [
+            self.i.ready.eq(self._ready(m, spare_valid, following)),
+            self.o.payload.eq(payload),
+        ]
+        m.d.sync += spare_valid.eq(following)
         with m.If(self.o.ready | ~self.o.valid):
             m.d.sync += [
                 self.o.valid.eq(self.i.valid | spare_valid),
                 payload.eq(Mux(spare_valid, Value.cast(spare), Value.cast(self.i.payload))),
-                spare_valid.eq(0),
             ]
-        with m.Elif(self.i.valid):
-            m.d.sync += spare_valid.eq(1)
+        with m.Else():
+            m.d.comb += following.eq(self.i.valid | spare_valid)
         # Whether it is wanted shows late in the cycle, so it is taken in any case.
         with m.If(self.i.ready):
             m.d.sync += spare.eq(self.i.payload)
         return m
+
+    def _ready(self, m: Module, spare_valid: Signal, following: Signal) -> Value:
+        """Whether the spare place is free; ``following`` says whether it is taken in the next cycle."""
+        return ~spare_valid
+
+
+class PromptRegister(StreamRegister):
+    """As a :class:`StreamRegister`, ``i.ready`` a register of its own.
+
+    For an ``i.ready`` that enables all registers of a pipeline: what chooses the payload need not reach them.
+
+    Parameters
+    ----------
+    shape : :class:`~amaranth.hdl.ShapeLike`
+        Shape of the payload.
+
+    Members
+    -------
+    i : ``In(stream.Signature(shape))``
+        Input.
+    o : ``Out(stream.Signature(shape))``
+        Output.
+    """
+
+    def _ready(self, m: Module, spare_valid: Signal, following: Signal) -> Value:
+        ready = Signal(init=1)
+        m.d.sync += ready.eq(~following)
+        return ready
