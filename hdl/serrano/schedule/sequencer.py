@@ -174,7 +174,7 @@ class Sequencer(wiring.Component):
             self.packets.ready.eq(self._awaiting),
         ]
         self._all_checked = all_checked = Signal()
-        self._attended_all = Signal()
+        self._attended_all, self._ends = Signal(), Signal()
         with m.FSM() as fsm:
             self._build_step(m)
             self._build_packet(m)
@@ -196,7 +196,7 @@ class Sequencer(wiring.Component):
             self._gathered.start.eq(fsm.ongoing("QKV")),
             self.attending.eq(fsm.ongoing("ATTEND") | fsm.ongoing("ATTENDING")),
             self.sampling.eq(fsm.ongoing("SAMPLE")),
-            self.done.eq(fsm.ongoing("END") & all_checked & ~self._now.writes_pending),
+            self.done.eq(self._ends),
         ]
         return m
 
@@ -463,4 +463,5 @@ class Sequencer(wiring.Component):
     def _build_end(self, m: Module) -> None:
         with m.State("END"):
             with m.If(self._all_checked & ~self._now.writes_pending):
+                m.d.comb += self._ends.eq(1)
                 m.next = "IDLE"

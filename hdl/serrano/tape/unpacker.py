@@ -129,7 +129,8 @@ class Unpacker(wiring.Component):
                 ]
                 with m.If(self.command.valid):
                     m.next = "SCALES"
-            self._build_scales(m, ready, taken, unit, following, has_kmeans, scales_free)
+            whole = taken & (unit == header_units - 1)
+            self._build_scales(m, ready, taken, whole, unit, following, has_kmeans, scales_free)
             with m.State("TILES"):
                 m.d.comb += [
                     self.tiles.valid.eq(self.payload.valid & (scales_free | int(not registered))),
@@ -159,12 +160,13 @@ class Unpacker(wiring.Component):
         m: Module,
         ready: Any,
         taken: Signal,
+        whole: Value,
         unit: Signal,
         following: Signal,
         has_kmeans: Signal,
         scales_free: Value,
     ) -> None:
-        """The states that gather a block's scales and k means."""
+        """The states that gather a block's scales and k means; with ``whole`` their last unit is taken."""
         with m.State("SCALES"):
             m.d.comb += ready(scales_free)
             # The last ones to come are right, whatever has come before.
@@ -175,16 +177,16 @@ class Unpacker(wiring.Component):
                 ]
             with m.If(taken):
                 m.d.sync += self.fault.eq(self.fault | self.payload.payload.last)
-                with m.If(unit == 2 * self.config.n // self.config.load_bytes - 1):
-                    m.d.sync += [unit.eq(0), self.scales.valid.eq(~has_kmeans)]
-                    m.next = "TILES"
-                    with m.If(has_kmeans):
-                        m.next = "KMEANS"
+            with m.If(whole):
+                m.d.sync += [unit.eq(0), self.scales.valid.eq(~has_kmeans)]
+                m.next = "TILES"
+                with m.If(has_kmeans):
+                    m.next = "KMEANS"
         with m.State("KMEANS"):
             m.d.comb += ready(1)
             m.d.sync += Value.cast(self.scales.payload.kmeans).eq(following)
             with m.If(taken):
                 m.d.sync += self.fault.eq(self.fault | self.payload.payload.last)
-                with m.If(unit == 2 * self.config.n // self.config.load_bytes - 1):
-                    m.d.sync += [unit.eq(0), self.scales.valid.eq(1)]
-                    m.next = "TILES"
+            with m.If(whole):
+                m.d.sync += [unit.eq(0), self.scales.valid.eq(1)]
+                m.next = "TILES"
