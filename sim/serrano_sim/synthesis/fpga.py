@@ -185,7 +185,7 @@ def build_board(
     package = platform._nextpnr_package_options[platform.package]
     reports = _place_all(
         folder, seeds, device=platform.device, package=package, speed=platform.speed,
-        clock_mhz=clock_mhz, constraints="top.lpf", aims=aims, share=found["share"]["comb"],
+        clock_mhz=clock_mhz, constraints="top.lpf", aims=aims,
     )  # fmt: skip
     config = PRESETS[described.preset]
     summary = summarize(described.name, platform.device, clock_mhz, reports, seeds, config.n**2)
