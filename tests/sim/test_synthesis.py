@@ -121,7 +121,14 @@ def test_place(scripts, tmp_path) -> None:
     assert tools.place(tmp_path, **options, constraints="top.lpf") == report_of(61.0)
     assert json.loads((tmp_path / "seed2.sites.json").read_text()) == {"a": "X1/Y2/SLICEA.FF0"}
     given = (tmp_path / "arguments.txt").read_text().split()
-    for pair in ("--package CABGA381", "--speed 6", "--freq 62.5", "--seed 2", "--lpf top.lpf", "--placer static"):
+    for pair in (
+        "--package CABGA381",
+        "--speed 6",
+        "--freq 62.5",
+        "--seed 2",
+        "--lpf top.lpf",
+        "--placer static",
+    ):
         name, value = pair.split()
         assert given[given.index(name) + 1] == value
     assert "--85k" in given

@@ -114,7 +114,7 @@ class SdramController(wiring.Component):
     that bank closed before. Between segments in two banks, or in one row, no cycle is lost. Rows stay open.
 
     Writes are single words, taken together: when nothing is to be read, when 64 cycles have passed, or when 8
-    of them wait; at most 16 while something is to be read. A write is answered when its command is given:
+    of them wait; at most 16 while something is to be read. A write is answered a cycle after its command:
     whatever is read for an address that comes later sees it. Answers come in order, separately for reads and
     writes.
 
@@ -201,7 +201,8 @@ class SdramController(wiring.Component):
         self._give_column, self._precharge, self._activate = Signal(), Signal(), Signal()
         self._precharge_all, self._refresh, self._mode, self._reopen = (Signal() for _ in range(4))
         # Held: no new work, a refresh is due. Stopped: the one for initialization and refresh has command.
-        self._held, self._stopped, self._recheck, self._prepared = (Signal() for _ in range(4))
+        self._held, self._recheck, self._prepared = (Signal() for _ in range(3))
+        self._stopped = Signal(init=1)
         self._build_axi(m)
         self._build_timers(m)
         self._build_preparation(m)
@@ -261,7 +262,7 @@ class SdramController(wiring.Component):
         part, timing, upcoming = self.part, self.timing, self._next
         reads, beats = self._segments.o, self._beats.o
         place = upcoming.segment.place
-        bank, hit, opened = Signal(part.bank_bits), Signal(), Signal()
+        bank, row, opened = Signal(part.bank_bits), Signal(part.row_bits, reset_less=True), Signal()
         wait = Signal(range(max(timing.rp, timing.rcd, 2)))
         idle = self._idle = Signal()
         m.d.comb += bank.eq(place.bank)
@@ -275,17 +276,14 @@ class SdramController(wiring.Component):
             with m.State("IDLE"):
                 m.d.comb += idle.eq(1)
                 m.d.sync += self._load(write)
-                with m.If((reads.valid & reads.ready) | (beats.valid & beats.ready)):
+                with m.If((reads.valid | beats.valid) & ~self._held & ~self._stopped):
                     m.next = "LOOK"
             with m.State("LOOK"):
-                m.d.sync += [
-                    opened.eq(self._open.bit_select(bank, 1)),
-                    hit.eq(self._open.bit_select(bank, 1) & (self._rows[bank] == place.row)),
-                ]
+                m.d.sync += [opened.eq(self._open.bit_select(bank, 1)), row.eq(self._rows[bank])]
                 with m.If(~self._stopped):
                     m.next = "DECIDE"
             with m.State("DECIDE"):
-                with m.If(hit | (upcoming.segment.response != OKAY)):
+                with m.If((opened & (row == place.row)) | (upcoming.segment.response != OKAY)):
                     m.next = "READY"
                 with m.Elif(opened):
                     m.next = "CLOSE"
@@ -294,7 +292,7 @@ class SdramController(wiring.Component):
             with m.State("CLOSE"):
                 m.d.comb += self._precharge.eq(free & self._may_close & ~conflict)
                 with m.If(self._precharge):
-                    m.d.sync += [self._open.bit_select(bank, 1).eq(0), wait.eq(timing.rp - 1)]
+                    m.d.sync += wait.eq(timing.rp - 1)
                     m.next = "OPEN"
                 with m.If(self._recheck):
                     m.next = "LOOK"
@@ -314,7 +312,12 @@ class SdramController(wiring.Component):
         # Settled: what is to be closed for a refresh may be closed.
         settled = self._settled = Signal()
         m.d.comb += settled.eq(wait == 0)
-        with m.If(self._activate):
+        # Noted a cycle later: nobody looks before the segment after this one comes.
+        opening, closing = Signal(), Signal()
+        m.d.sync += [opening.eq(self._activate), closing.eq(self._precharge)]
+        with m.If(closing):
+            m.d.sync += self._open.bit_select(bank, 1).eq(0)
+        with m.If(opening):
             m.d.sync += [self._open.bit_select(bank, 1).eq(1), self._rows[bank].eq(place.row)]
 
     def _build_choice(self, m: Module, free: Value) -> Value:
@@ -440,13 +443,16 @@ class SdramController(wiring.Component):
             beat = later
         arrived = Signal(self.part.data_bits, reset_less=True)
         m.d.sync += arrived.eq(self.pins.dq_i)
+        answer = answers.i.payload
+        m.d.sync += [
+            answers.i.valid.eq(self._give_column & now.write & segment.last),
+            answer.id.eq(segment.id),
+            answer.response.eq(segment.response),
+        ]
         m.d.comb += [
             words.i.valid.eq(beat.valid),
             words.i.payload.data.eq(arrived),
             words.i.payload.beat.eq(beat),
-            answers.i.valid.eq(self._give_column & now.write & segment.last),
-            answers.i.payload.id.eq(segment.id),
-            answers.i.payload.response.eq(segment.response),
         ]
 
     def _build_refresh(self, m: Module) -> None:
@@ -458,13 +464,18 @@ class SdramController(wiring.Component):
         first = Signal(range(timing.init_refreshes + 1), init=timing.init_refreshes)
         nothing = self._idle & ~self._segments.o.valid & ~self._beats.o.valid & ~self._now_valid
         overdue = Signal()
+        done = Signal()
         m.d.sync += [
             tick.eq(Mux(tick == 0, timing.refi - 1, tick - 1)),
-            due.eq(tick == 0),
-            owed.eq(owed + (due & self.ready & ~owed.all()) - (self._refresh & self.ready & (owed != 0))),
+            due.eq(self.ready & (tick == 0)),
+            done.eq(self.ready & self._refresh),
             self._held.eq(self.ready & ((owed >= timing.postpone) | ((owed != 0) & (nothing | self._held)))),
             overdue.eq(owed >= timing.postponed_max - 2),
         ]
+        with m.If(due & ~done & ~owed.all()):
+            m.d.sync += owed.eq(owed + 1)
+        with m.Elif(done & ~due & (owed != 0)):
+            m.d.sync += owed.eq(owed - 1)
         quiet = self._slot & self._settled & self._may_close & (~self._now_valid | overdue)
         with m.If(~elapsed):
             m.d.sync += [wait.eq(wait - 1), elapsed.eq(wait == 1)]
@@ -474,19 +485,20 @@ class SdramController(wiring.Component):
 
         with m.FSM(name="refresh"):
             with m.State("POWER"):
-                m.d.comb += [self._stopped.eq(1), self._precharge_all.eq(elapsed)]
+                m.d.comb += self._precharge_all.eq(elapsed)
                 with m.If(elapsed):
                     m.d.sync += pause(timing.rp)
                     m.next = "REFRESH"
             with m.State("RUN"):
                 with m.If(self._held & quiet & ~self._give_column):
+                    m.d.sync += self._stopped.eq(1)
                     m.next = "CLOSE"
             with m.State("CLOSE"):
-                m.d.comb += [self._stopped.eq(1), self._precharge_all.eq(1)]
+                m.d.comb += self._precharge_all.eq(1)
                 m.d.sync += [*pause(timing.rp), self._open.eq(0)]
                 m.next = "REFRESH"
             with m.State("REFRESH"):
-                m.d.comb += [self._stopped.eq(1), self._refresh.eq(elapsed)]
+                m.d.comb += self._refresh.eq(elapsed)
                 with m.If(elapsed):
                     m.d.sync += pause(timing.rfc)
                     with m.If(~self.ready):
@@ -496,20 +508,21 @@ class SdramController(wiring.Component):
                     with m.Elif(owed <= 1):
                         m.next = "REOPEN"
             with m.State("MODE"):
-                m.d.comb += [self._stopped.eq(1), self._mode.eq(elapsed)]
+                m.d.comb += self._mode.eq(elapsed)
                 with m.If(elapsed):
                     m.d.sync += [*pause(timing.mrd), self.ready.eq(1)]
                     m.next = "REOPEN"
             with m.State("REOPEN"):
                 needed = self._now_valid & (self._now.segment.response == OKAY)
-                m.d.comb += [self._stopped.eq(1), self._reopen.eq(elapsed & needed)]
+                m.d.comb += self._reopen.eq(elapsed & needed)
                 with m.If(elapsed & needed):
                     m.d.sync += pause(timing.rcd)
                 with m.If(elapsed):
                     m.next = "RESUME"
             with m.State("RESUME"):
-                m.d.comb += [self._stopped.eq(1), self._recheck.eq(elapsed)]
+                m.d.comb += self._recheck.eq(elapsed)
                 with m.If(elapsed):
+                    m.d.sync += self._stopped.eq(0)
                     m.next = "RUN"
         place = self._now.segment.place
         with m.If(self._reopen):
