@@ -175,39 +175,48 @@ def place(
     """Places and routes ``folder/netlist.json`` and returns nextpnr's report; the bitstream's text is beside.
 
     The sites of the cells are beside as well, for :mod:`serrano_sim.synthesis.timing`. Timing that is not met
-    is no error: the report says what was reached. Routing takes up again what is too slow for the clock; this
-    never ends where the clock is out of reach. So it is tried with each of ``aims`` in turn, files with
-    constraints of the clock that ask for less and less, and in the end without. The placer is nextpnr's
-    ``static``, which spreads all cells at once as charges are by a field: wires are a fifth shorter than with
-    its ``heap``.
+    is no error: the report says what was reached. The placer is nextpnr's ``static``, which spreads all cells
+    at once as charges are by a field: wires are a fifth shorter than with its ``heap``. Routing takes up
+    again what is too slow for the clock; this never ends where the clock is out of reach. So it is tried with
+    each of ``aims`` in turn, files with constraints of the clock that ask for less and less, and in the end
+    without. Placement has the first of them.
     """
-    name = f"seed{seed}"
-    arguments = [
-        DEVICES[device].option, "--package", package.upper(), "--speed", speed,
-        "--json", "netlist.json", "--freq", f"{clock_mhz:g}", "--seed", str(seed), "--timing-allow-fail",
-        "--report", f"{name}.json", "--textcfg", f"{name}.config", "--write", f"{name}.written.json",
-        "--log", f"{name}.log", "--quiet", "--placer", "static", "--router", "router2",
+    name, placed = f"seed{seed}", folder / f"seed{seed}.placed.json"
+    common = [
+        DEVICES[device].option, "--package", package.upper(), "--speed", speed, "--freq", f"{clock_mhz:g}",
+        "--seed", str(seed), "--timing-allow-fail", "--quiet",
+        *(["--lpf", constraints] if constraints else []),
     ]  # fmt: skip
-    common = ["--lpf", constraints] if constraints else []
+    tried = [("--lpf", file) for file in aims] or [()]
+    run(
+        "nextpnr-ecp5",
+        [
+            *common, *tried[0], "--json", "netlist.json", "--log", f"{name}.place.log",
+            "--placer", "static", "--no-route", "--write", placed.name,
+        ],
+        folder, f"{name}.place",
+    )  # fmt: skip
+    modules = json.loads(placed.read_text(encoding="utf-8"))["modules"]
+    found = {cell: site for module in modules.values() for cell, site in sites(module).items()}
+    (folder / f"{name}.sites.json").write_text(json.dumps(found), encoding="utf-8")
     log = folder / f"{name}.log"
+    common += [
+        "--json", placed.name, "--log", log.name, "--no-pack", "--no-place", "--router", "router2",
+        "--report", f"{name}.json", "--textcfg", f"{name}.config",
+    ]  # fmt: skip
 
     def hopeless() -> bool:
-        rounds = re.findall(r"iter=(\d+) wires", log.read_text(encoding="utf-8")) if log.exists() else []
+        rounds = re.findall(r"iter=(\d+)", log.read_text(encoding="utf-8")) if log.exists() else []
         return bool(rounds) and int(rounds[-1]) > ROUNDS
 
     def reaches(aim: Sequence[str]) -> bool:
         log.unlink(missing_ok=True)
-        tried = [*arguments, *common, *aim, "--tmg-ripup"]
-        return run("nextpnr-ecp5", tried, folder, name, hopeless=hopeless)
+        return run("nextpnr-ecp5", [*common, *aim, "--tmg-ripup"], folder, name, hopeless=hopeless)
 
-    if not any(reaches(aim) for aim in [("--lpf", file) for file in aims] or [()]):
-        run("nextpnr-ecp5", [*arguments, *common], folder, name)
-    # What it writes repeats the netlist and tells every wire: ten times the netlist's size.
-    written = folder / f"{name}.written.json"
-    modules = json.loads(written.read_text(encoding="utf-8"))["modules"]
-    found = {cell: site for module in modules.values() for cell, site in sites(module).items()}
-    (folder / f"{name}.sites.json").write_text(json.dumps(found), encoding="utf-8")
-    written.unlink()
+    if not any(reaches(aim) for aim in tried):
+        run("nextpnr-ecp5", common, folder, name)
+    # It is some times as large as the netlist.
+    placed.unlink()
     return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
 
 
