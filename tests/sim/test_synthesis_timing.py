@@ -92,7 +92,7 @@ def placed(**places: tuple[int, int]) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("to", "tiles"), [((0, 0), 3), ((5, 0), 3 + 10), ((0, 7), 3 + 12), ((60, 40), 3 + 65 + 45)]
+    ("to", "tiles"), [((0, 0), 8), ((5, 0), 8 + 10), ((0, 7), 8 + 12), ((60, 40), 8 + 65 + 45)]
 )
 def test_a_distance_takes_its_time(to: tuple[int, int], tiles: int) -> None:
     described = module(a=register(2, 3), end=register(3, 6))
@@ -134,7 +134,7 @@ def test_command_line(tmp_path, capsys) -> None:
     places = tmp_path / "seed1.sites.json"
     places.write_text(json.dumps(placed(a=(1, 1), end=(1, 1))))
     assert main([str(netlist), "--sites", str(places), "--nets"]) == 0
-    assert "0.9 ns  net3 -> end.DI" in capsys.readouterr().out
+    assert "1.3 ns  net3 -> end.DI" in capsys.readouterr().out
     places.write_text(json.dumps(placed(other=(1, 1))))
     assert main([str(netlist), "--sites", str(places)]) == 2
     assert "no sites of this netlist" in capsys.readouterr().err
