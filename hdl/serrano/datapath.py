@@ -244,9 +244,10 @@ class Datapath(wiring.Component):
         wiring.connect(m, embedder.beats, self._residual.load)
         wiring.connect(m, embedder.rope, self._heads.rope)
         missing = Signal(range(config.rows_max + 1))
+        went = self._later(m, embed.valid & embed.ready)
         with m.If(self.step.valid & self.step.ready):
             m.d.sync += [missing.eq(self.step.payload.rows)]
-        with m.Elif(embed.valid & embed.ready):
+        with m.Elif(went):
             m.d.sync += missing.eq(missing - 1)
         m.d.comb += [
             embedder.model.eq(self.model),
