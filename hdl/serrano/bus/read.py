@@ -478,7 +478,11 @@ class ReadArbiter(wiring.Component):
         chosen = []
         for index, (burst, room, wanting) in enumerate(bursts):
             client = self.clients[index]
-            few = Const(1) if client.queue_beats is None else coming < client.queue_beats
+            few = Const(1)
+            if client.queue_beats is not None:
+                # With registers the sum takes a cycle: this client waits for one more after an issue.
+                few = self._late(m, coming < client.queue_beats)
+                few = few & ~self._late(m, issuing) if registered else few
             known = settled & ~(self._flushing & int(not client.apart)) if registered else Const(1)
             m.d.comb += waiting[index].eq(burst.valid & ~room)
             domain += [
@@ -489,7 +493,7 @@ class ReadArbiter(wiring.Component):
             order = Cat(order, burst.payload.address, burst.payload.tag)
             chosen.append(Mux(issue[index], Cat(burst.payload.beats, order), 0))
         domain += Value.cast(issued)[:-1].eq(reduce(or_, chosen))
-        domain += self.blocked.eq(waiting.any() & ~issuing)
+        domain += self.blocked.eq(self._late(m, waiting).any() & ~issuing)
         apart = Cat(int(client.apart) for client in self.clients)
         return issued, (issue & ~apart).any() if registered else Const(0)
 
