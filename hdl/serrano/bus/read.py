@@ -459,7 +459,8 @@ class ReadArbiter(wiring.Component):
         domain = m.d.sync if registered else m.d.comb
         free, ordered = Signal(), Signal()
         waiting, able, held = (Signal(len(bursts)) for _ in range(3))
-        choice = Mux(free, self._build_choice(m, able, held), 0)
+        choice, some = self._build_choice(m, able, held)
+        choice = Mux(free, choice, 0)
         issued = Signal(data.StructLayout({"beats": 9, "order": order_fifo.shape, "valid": 1}))
         # What is known in the cycle of an issue means nothing in the next.
         issuing = Signal()
@@ -469,7 +470,7 @@ class ReadArbiter(wiring.Component):
             full |= issued.valid & (order_fifo.level == OUTSTANDING - 1)
         domain += [
             issue.eq(Mux(settled, choice, 0)),
-            issuing.eq(Mux(settled, choice, 0).any()),
+            issuing.eq(settled & free & some),
             issued.valid.eq(issuing),
             ordered.eq(~full),
         ]
@@ -515,8 +516,8 @@ class ReadArbiter(wiring.Component):
             axi.arcache.eq(0b0011),
         ]
 
-    def _build_choice(self, m: Module, able: Signal, held: Signal) -> Signal:
-        """The client whose burst is next, if any."""
+    def _build_choice(self, m: Module, able: Signal, held: Signal) -> tuple[Signal, Value]:
+        """The client whose burst is next, and whether there is one."""
         # A client before has more to ask for, and room for it. Bursts of the others do not slip in between
         # its own: of short ones, as KV records are, it would get too few.
         choice = Signal(len(self.clients))
@@ -527,4 +528,4 @@ class ReadArbiter(wiring.Component):
             before = before | may
             if not client.apart:
                 waited_for = waited_for | held[index]
-        return choice
+        return choice, before
