@@ -61,8 +61,9 @@ class Sequencer(wiring.Component):
     ATTEND and GATE_UP end with the quantization of what they staged. The KV records of an ATTEND are asked
     for from the QKV before it on. Attention gets a command for each part of each span. The LM head gets only
     the rows that are sampled. END waits until every packet of the step has been checked and every write
-    acknowledged. With ``config.registered`` what the units report is seen a cycle later, and so are
-    ``packet``, ``attending``, ``sampling`` and ``done``.
+    acknowledged. With ``config.registered`` what the units report is seen a cycle later, what follows from
+    it is done one more cycle later, and ``packet``, ``attending``, ``sampling`` and ``done`` are told a cycle
+    late.
 
     Parameters
     ----------
@@ -202,7 +203,7 @@ class Sequencer(wiring.Component):
         return m
 
     def _once(self, m: Module, over: Value) -> Any:
-        """The present state stays until it is ``over``; what is done when it is left."""
+        """The present state stays until it is ``over``: the context of what is done when it is left."""
         m.d.comb += self._over.eq(over)
         return m.If(self._goes)
 
