@@ -22,6 +22,7 @@ from serrano.schedule.descriptor import DescriptorLoader
 from serrano.schedule.recovery import Recovery
 from serrano.schedule.rings import CompletionRing, SubmissionRing
 from serrano.schedule.scheduler import Scheduler
+from serrano.stream.slices import later
 from serrano.trace import ActivityWord, TraceBeat, Tracer
 from serrano.vector.arithmetic import multiplied
 
@@ -340,7 +341,18 @@ class Accelerator(wiring.Component):
         width = self.config.port_bytes
         tile, attending = activity.wait_tile, activity.attending
         others = Cat(reads.beats[index] for index in range(MOVE + 1) if index not in (KV, TAPE)).any()
-        beat = reads.beats.any()
+        # The read port, with registers as it was in the cycle before.
+        tape_beat, kv_beat, others, beat, idle, blocked = (
+            later(m, value, registered=self.config.registered, name="late_port")
+            for value in (
+                reads.beats[TAPE],
+                reads.beats[KV],
+                others,
+                reads.beats.any(),
+                reads.idle,
+                reads.blocked,
+            )
+        )
         events = {
             "cycles": running,
             "steps": self._scheduler.committed,
@@ -353,14 +365,14 @@ class Accelerator(wiring.Component):
             "array_epilogue": running & activity.wait_results,
             "array_serial": running & ~(activity.active | tile | activity.wait_results),
             "array_idle": 0,
-            "port_weights": running & reads.beats[TAPE],
-            "port_kv": running & reads.beats[KV],
+            "port_weights": running & tape_beat,
+            "port_kv": running & kv_beat,
             "port_other": running & others,
-            "port_no_space": running & ~beat & reads.idle & reads.blocked,
-            "port_latency": running & ~beat & ~reads.idle,
-            "port_no_request": running & ~beat & reads.idle & ~reads.blocked,
-            "bytes_weights": Mux(reads.beats[TAPE], width, 0),
-            "bytes_kv_read": Mux(reads.beats[KV], width, 0),
+            "port_no_space": running & ~beat & idle & blocked,
+            "port_latency": running & ~beat & ~idle,
+            "port_no_request": running & ~beat & idle & ~blocked,
+            "bytes_weights": Mux(tape_beat, width, 0),
+            "bytes_kv_read": Mux(kv_beat, width, 0),
             "bytes_other": Mux(others, width, 0),
             "rows_issued": activity.active,
         }

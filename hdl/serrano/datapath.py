@@ -244,9 +244,12 @@ class Datapath(wiring.Component):
         wiring.connect(m, embedder.beats, self._residual.load)
         wiring.connect(m, embedder.rope, self._heads.rope)
         missing = Signal(range(config.rows_max + 1))
+        went = Signal()
+        m.d.comb += went.eq(embed.valid & embed.ready)
+        went = self._later(m, went)
         with m.If(self.step.valid & self.step.ready):
             m.d.sync += [missing.eq(self.step.payload.rows)]
-        with m.Elif(embed.valid & embed.ready):
+        with m.Elif(went):
             m.d.sync += missing.eq(missing - 1)
         m.d.comb += [
             embedder.model.eq(self.model),

@@ -159,26 +159,16 @@ class Tracer(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        beat, now = self.beat, self._take(m)
-        first_head = Signal(16)
-        with m.Switch(now.heads.beat.kind):
-            with m.Case(HeadKind.K):
-                m.d.comb += first_head.eq(0)
-            with m.Case(HeadKind.V):
-                m.d.comb += first_head.eq(now.model.kv_heads)
-            with m.Default():
-                m.d.comb += first_head.eq(now.model.kv_heads << 1)
-
+        beat = self.beat
+        came, now = self._take(m)
         # A fault that has had to wait.
         late, fault = Signal.like(now.fault), Signal.like(now.fault)
         m.d.comb += fault.eq(Mux(late.valid, Value.cast(late), Value.cast(now.fault)))
         with m.If(~late.valid):
             m.d.sync += late.eq(now.fault)
 
-        result, held = (
-            Signal(data.StructLayout({"valid": 1, "beat": TraceBeat(self.config)})) for _ in range(2)
-        )
-        self._choose(m, now, result, first_head)
+        result = self._choose(m, came)
+        held = Signal.like(result)
         # One result waits where something goes before it; the faults behind wait until none does.
         shown = Signal.like(result)
         m.d.comb += shown.eq(Mux(held.valid, Value.cast(held), Value.cast(result)))
@@ -214,21 +204,35 @@ class Tracer(wiring.Component):
         return m
 
     def _take(self, m: Module) -> Any:
-        """What comes in, with registers what came in two cycles ago: its sources lie far away."""
+        """What has come in, for the choice of a result, and what is shown with it.
+
+        With registers what came in a cycle ago and what came in two cycles ago: its sources lie far away, and
+        the choice takes a cycle.
+        """
         if not self.config.registered:
-            return self
+            return self, self
         m.submodules.counters = counters = StreamRegister(CounterValue)
         wiring.connect(m, wiring.flipped(self.counters), counters.i)
-        taken = SimpleNamespace(model=self.model, counters=counters.o)
+        all_came, taken = SimpleNamespace(model=self.model), SimpleNamespace(counters=counters.o)
         for name, member in self.signature.members.items():
             if member.is_port and member.flow == In and name != "model":
                 came = later(m, getattr(self, name), registered=True, name=f"came_{name}")
+                setattr(all_came, name, came)
                 setattr(taken, name, later(m, came, registered=True, name=f"taken_{name}"))
-        return taken
+        return all_came, taken
 
-    def _choose(self, m: Module, now: Any, result: Any, first_head: Value) -> None:
-        """The result of this cycle."""
+    def _choose(self, m: Module, now: Any) -> Any:
+        """The result of this cycle, with registers of the one before."""
+        result = Signal(data.StructLayout({"valid": 1, "beat": TraceBeat(self.config)}))
         heads, beat = now.heads.beat, result.beat
+        first_head = Signal(16)
+        with m.Switch(heads.kind):
+            with m.Case(HeadKind.K):
+                m.d.comb += first_head.eq(0)
+            with m.Case(HeadKind.V):
+                m.d.comb += first_head.eq(now.model.kv_heads)
+            with m.Default():
+                m.d.comb += first_head.eq(now.model.kv_heads << 1)
         column = (first_head + heads.head) * now.model.head_pad + heads.column
         token = now.token.beat
         m.d.comb += beat.packet.eq(now.packet)
@@ -248,6 +252,7 @@ class Tracer(wiring.Component):
                     beat.column.eq(place),
                     *(beat.values[lane].eq(value) for lane, value in enumerate(values)),
                 ]
+        return later(m, result, registered=self.config.registered, name="result")
 
     def _show(self, m: Module, kind: TraceKind, values: list[Any]) -> None:
         m.d.sync += self.beat.kind.eq(kind)

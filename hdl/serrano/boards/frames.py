@@ -126,6 +126,10 @@ class FrameReceiver(wiring.Component):
         self._byte, self._taken, self._last = Signal(8, reset_less=True), Signal(), Signal()
         self._hunting, self._counted, self._measuring = (Signal() for _ in range(3))
         self._argument = Signal(_ARGUMENTS)
+        # What is asked of the byte, of the count and of the length, kept beside them.
+        self._is_sync = Signal(len(SYNC))
+        self._in_data, self._in_arguments, self._ends_header, self._ends_crc = (Signal() for _ in range(4))
+        self._long, self._empty = Signal(), Signal()
         m.d.comb += [
             self.i.ready.eq(~self._taken & ~self.o.valid & ~self._measuring),
             Cat(request.sequence, request.command, request.flags).eq(self._header[:24]),
@@ -135,7 +139,14 @@ class FrameReceiver(wiring.Component):
         m.d.sync += [
             self._taken.eq(self.i.valid & self.i.ready),
             self._byte.eq(self.i.payload),
+            self._is_sync.eq(Cat(self.i.payload == byte for byte in SYNC)),
             self._last.eq(self._count + 1 == request.length),
+            self._in_data.eq(self._count >= 4),
+            self._in_arguments.eq(self._count < _ARGUMENTS),
+            self._ends_header.eq(self._count == _HEADER - 1),
+            self._ends_crc.eq(self._count == 3),
+            self._long.eq(request.length > DATA_MAX + 4),
+            self._empty.eq(request.length == 0),
             self.byte.eq(self._byte),
             self.place.eq(self._count - 4),
             self.store.eq(0),
@@ -160,36 +171,39 @@ class FrameReceiver(wiring.Component):
         with m.FSM():
             with m.State("SYNC"):
                 m.d.comb += self._hunting.eq(1)
-                with m.If(self._taken & (self._byte == SYNC[0])):
+                with m.If(self._taken & self._is_sync[0]):
                     m.next = "SECOND"
             with m.State("SECOND"):
                 m.d.sync += [self._crc.eq(_ALL_ONES), self._count.eq(0)]
-                with m.If(self._taken & (self._byte == SYNC[1])):
+                with m.If(self._taken & self._is_sync[1]):
                     m.next = "HEADER"
-                with m.Elif((self._taken & (self._byte != SYNC[0])) | self._silent):
+                with m.Elif((self._taken & ~self._is_sync[0]) | self._silent):
                     m.next = "SYNC"
             with m.State("HEADER"):
                 m.d.comb += self._counted.eq(1)
                 with m.If(self._taken):
                     m.d.sync += self._header.eq(Cat(self._header[8:], self._byte))
-                    with m.If(self._count == _HEADER - 1):
+                    with m.If(self._ends_header):
                         m.d.sync += self._count.eq(0)
                         m.next = "LENGTH"
                 with m.Elif(self._silent):
                     m.next = "SYNC"
             with m.State("LENGTH"):
                 m.d.comb += self._measuring.eq(1)
-                with m.If(self.o.payload.length > DATA_MAX + 4):
+                m.next = "MEASURED"
+            with m.State("MEASURED"):
+                m.d.comb += self._measuring.eq(1)
+                with m.If(self._long):
                     m.next = "SYNC"
-                with m.Elif(self.o.payload.length == 0):
+                with m.Elif(self._empty):
                     m.next = "CRC"
                 with m.Else():
                     m.next = "PAYLOAD"
             with m.State("PAYLOAD"):
                 m.d.comb += self._counted.eq(1)
                 with m.If(self._taken):
-                    m.d.sync += self.store.eq(self._count >= 4)
-                    with m.If(self._count < _ARGUMENTS):
+                    m.d.sync += self.store.eq(self._in_data)
+                    with m.If(self._in_arguments):
                         m.d.sync += self._argument.eq(1 << self._count[:3])
                     with m.If(self._last):
                         m.d.sync += self._count.eq(0)
@@ -199,7 +213,7 @@ class FrameReceiver(wiring.Component):
             with m.State("CRC"):
                 with m.If(self._taken):
                     m.d.sync += self._received.eq(Cat(self._received[8:], self._byte))
-                    with m.If(self._count == 3):
+                    with m.If(self._ends_crc):
                         m.next = "COMPARE"
                 with m.Elif(self._silent):
                     m.next = "SYNC"
@@ -260,6 +274,9 @@ class FrameSender(wiring.Component):
         names = list(parts)
         following = dict(zip(names, [*names[1:], "DONE"], strict=True))
         after = Signal(range(BUFFER_LATENCY))
+        # The last cycle of a wait; the part has been given out, looked at in its waits alone.
+        due, given = Signal(), Signal()
+        m.d.sync += due.eq(after == BUFFER_LATENCY - 2)
         with m.FSM():
             with m.State("IDLE"):
                 m.d.sync += [count.eq(0), crc.eq(_ALL_ONES)]
@@ -268,15 +285,19 @@ class FrameSender(wiring.Component):
             for name, (byte, length, counted) in parts.items():
                 with m.State(f"{name}-WAIT"):
                     # The buffer takes four cycles, and its byte is taken in the next one.
-                    m.d.sync += after.eq(Mux(after == BUFFER_LATENCY - 1, 0, after + 1))
-                    with m.If(count == length):
-                        m.d.sync += [count.eq(0), after.eq(0)]
+                    m.d.sync += [
+                        after.eq(Mux(due, 0, after + 1)),
+                        given.eq(count == length),
+                        self.o.payload.eq(byte),
+                    ]
+                    with m.If(due & given):
+                        m.d.sync += count.eq(0)
                         if name == "CRC":
                             m.next = "DONE"
                         else:
                             m.next = f"{following[name]}-WAIT"
-                    with m.Elif(after == BUFFER_LATENCY - 1):
-                        m.d.sync += [self.o.payload.eq(byte), self.o.valid.eq(1)]
+                    with m.Elif(due):
+                        m.d.sync += self.o.valid.eq(1)
                         m.next = name
                 with m.State(name), m.If(self.o.ready):
                     m.d.sync += [self.o.valid.eq(0), count.eq(count + 1)]

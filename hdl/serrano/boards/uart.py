@@ -33,9 +33,9 @@ class UartReceiver(wiring.Component):
     o : ``Out(stream.Signature(8))``
         Bytes.
     overrun : ``Out(1)``
-        A byte is dropped in this cycle as nobody took the one before.
+        A byte is dropped in this cycle, that after its last sample, as nobody took the one before.
     broken : ``Out(1)``
-        A byte is dropped in this cycle as it has no stop bit.
+        A byte is dropped in this cycle, that after its last sample, as it has no stop bit.
 
     Raises
     ------
@@ -55,14 +55,19 @@ class UartReceiver(wiring.Component):
         rx = line[-1]
         timer = Signal(range(self.divisor))
         bits, count, running = Signal(9, reset_less=True), Signal(range(10)), Signal()
-        # The timer is at 0.
-        due = Signal()
+        # The timer is at 0; the sample is the first, or the last one.
+        due, first, final = Signal(), Signal(), Signal()
         sample = running & due
-        with m.If(self.o.ready):
-            m.d.sync += self.o.valid.eq(0)
+        # All bits have come, the last one being `stop`.
+        ended, stop = Signal(), Signal()
+        m.d.sync += [first.eq(count == 0), final.eq(count == 9), ended.eq(sample & final), stop.eq(rx)]
+        m.d.comb += [
+            self.broken.eq(ended & ~stop),
+            self.overrun.eq(ended & stop & self.o.valid & ~self.o.ready),
+        ]
         # What is there before the byte has come does not count.
         with m.If(~self.o.valid | self.o.ready):
-            m.d.sync += self.o.payload.eq(bits[1:])
+            m.d.sync += [self.o.payload.eq(bits[:8]), self.o.valid.eq(ended & stop)]
         with m.If(~running):
             # The first sample is in the middle of the start bit.
             m.d.sync += [timer.eq(self.divisor // 2 - 1), due.eq(0), running.eq(~rx), count.eq(0)]
@@ -75,16 +80,8 @@ class UartReceiver(wiring.Component):
                 bits.eq(Cat(bits[1:], rx)),
                 count.eq(count + 1),
             ]
-            with m.If((count == 0) & rx):
+            with m.If((first & rx) | final):
                 m.d.sync += running.eq(0)
-            with m.If(count == 9):
-                m.d.sync += running.eq(0)
-                m.d.comb += [
-                    self.broken.eq(~rx),
-                    self.overrun.eq(rx & self.o.valid & ~self.o.ready),
-                ]
-                with m.If(rx & (~self.o.valid | self.o.ready)):
-                    m.d.sync += self.o.valid.eq(1)
         return m
 
 

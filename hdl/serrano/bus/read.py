@@ -459,7 +459,8 @@ class ReadArbiter(wiring.Component):
         domain = m.d.sync if registered else m.d.comb
         free, ordered = Signal(), Signal()
         waiting, able, held = (Signal(len(bursts)) for _ in range(3))
-        choice = Mux(free, self._build_choice(m, able, held), 0)
+        choice, some = self._build_choice(m, able, held)
+        choice = Mux(free, choice, 0)
         issued = Signal(data.StructLayout({"beats": 9, "order": order_fifo.shape, "valid": 1}))
         # What is known in the cycle of an issue means nothing in the next.
         issuing = Signal()
@@ -469,7 +470,7 @@ class ReadArbiter(wiring.Component):
             full |= issued.valid & (order_fifo.level == OUTSTANDING - 1)
         domain += [
             issue.eq(Mux(settled, choice, 0)),
-            issuing.eq(Mux(settled, choice, 0).any()),
+            issuing.eq(settled & free & some),
             issued.valid.eq(issuing),
             ordered.eq(~full),
         ]
@@ -478,7 +479,11 @@ class ReadArbiter(wiring.Component):
         chosen = []
         for index, (burst, room, wanting) in enumerate(bursts):
             client = self.clients[index]
-            few = Const(1) if client.queue_beats is None else coming < client.queue_beats
+            few = Const(1)
+            if client.queue_beats is not None:
+                # With registers the sum takes a cycle: this client waits for one more after an issue.
+                few = self._late(m, coming < client.queue_beats)
+                few = few & ~self._late(m, issuing) if registered else few
             known = settled & ~(self._flushing & int(not client.apart)) if registered else Const(1)
             m.d.comb += waiting[index].eq(burst.valid & ~room)
             domain += [
@@ -489,7 +494,7 @@ class ReadArbiter(wiring.Component):
             order = Cat(order, burst.payload.address, burst.payload.tag)
             chosen.append(Mux(issue[index], Cat(burst.payload.beats, order), 0))
         domain += Value.cast(issued)[:-1].eq(reduce(or_, chosen))
-        domain += self.blocked.eq(waiting.any() & ~issuing)
+        domain += self.blocked.eq(self._late(m, waiting).any() & ~issuing)
         apart = Cat(int(client.apart) for client in self.clients)
         return issued, (issue & ~apart).any() if registered else Const(0)
 
@@ -511,8 +516,8 @@ class ReadArbiter(wiring.Component):
             axi.arcache.eq(0b0011),
         ]
 
-    def _build_choice(self, m: Module, able: Signal, held: Signal) -> Signal:
-        """The client whose burst is next, if any."""
+    def _build_choice(self, m: Module, able: Signal, held: Signal) -> tuple[Signal, Value]:
+        """The client whose burst is next, and whether there is one."""
         # A client before has more to ask for, and room for it. Bursts of the others do not slip in between
         # its own: of short ones, as KV records are, it would get too few.
         choice = Signal(len(self.clients))
@@ -523,4 +528,4 @@ class ReadArbiter(wiring.Component):
             before = before | may
             if not client.apart:
                 waited_for = waited_for | held[index]
-        return choice
+        return choice, before

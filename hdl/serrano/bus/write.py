@@ -132,7 +132,6 @@ class WriteArbiter(wiring.Component):
         free, ordered = Signal(), Signal()
         issued = Signal(data.StructLayout({"valid": 1, "order": order}))
         domain = m.d.sync if self.config.registered else m.d.comb
-        domain += issued.valid.eq(0)
         m.d.comb += [order_fifo.i.valid.eq(issued.valid), order_fifo.i.payload.eq(issued.order)]
         busy = Signal(len(self.clients))
         answer = self._build_answers(m, order_fifo)
@@ -156,28 +155,25 @@ class WriteArbiter(wiring.Component):
         with m.If(axi.wready):
             m.d.sync += axi.wvalid.eq(0)
         chosen = Const(0)
+        picked = Signal(
+            data.StructLayout({"order": order, "bytes": len(axi.wdata), "strobe": len(axi.wstrb)})
+        )
         for index, (name, port) in enumerate(zip(self.clients, self.ports, strict=True)):
             apart = name in self.apart
             go = Const(1) if apart else ~stopped
             request, entered = self._build_entrance(m, name, port.request, go)
-            take, mine, ended = Signal(), Signal(), Signal()
-            m.d.comb += [take.eq(request.valid & request.ready), request.ready.eq(free & ~chosen)]
+            mine, ended = Signal(), Signal()
+            m.d.comb += request.ready.eq(free & ~chosen)
+            with m.If(request.valid & ~chosen):
+                m.d.comb += [
+                    picked.order.client.eq(index),
+                    picked.order.apart.eq(int(apart)),
+                    picked.order.address.eq(request.payload.address),
+                    picked.order.tag.eq(request.payload.tag),
+                    picked.bytes.eq(request.payload.bytes),
+                    picked.strobe.eq(request.payload.strobe),
+                ]
             chosen = chosen | request.valid
-            with m.If(take):
-                domain += [
-                    issued.valid.eq(1),
-                    issued.order.client.eq(index),
-                    issued.order.apart.eq(int(apart)),
-                    issued.order.address.eq(request.payload.address),
-                    issued.order.tag.eq(request.payload.tag),
-                ]
-                m.d.sync += [
-                    axi.awvalid.eq(1),
-                    axi.awaddr.eq(request.payload.address),
-                    axi.wvalid.eq(1),
-                    axi.wdata.eq(request.payload.bytes),
-                    axi.wstrb.eq(request.payload.strobe),
-                ]
             in_flight = Signal(range(OUTSTANDING + WAITING + 1), name=f"{name}_in_flight")
             m.d.sync += in_flight.eq(in_flight + entered - ended)
             # Nobody is to think that all is well before its fault has been looked at.
@@ -187,6 +183,16 @@ class WriteArbiter(wiring.Component):
                 port.pending.eq(in_flight != 0),
                 port.error.eq(mine & answer.failed),
                 busy[index].eq((in_flight != 0) & int(not apart)),
+            ]
+        domain += [issued.valid.eq(free & chosen), issued.order.eq(picked.order)]
+        # Without a request what is taken means nothing.
+        with m.If(free):
+            m.d.sync += [
+                axi.awvalid.eq(chosen),
+                axi.awaddr.eq(picked.order.address),
+                axi.wvalid.eq(chosen),
+                axi.wdata.eq(picked.bytes),
+                axi.wstrb.eq(picked.strobe),
             ]
         return m
 

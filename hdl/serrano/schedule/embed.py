@@ -10,12 +10,14 @@ from amaranth.utils import bits_for, ceil_log2
 
 from serrano.bus import ReadPort
 from serrano.config import AcceleratorConfig
+from serrano.kvcache.pace import settled
 from serrano.kvcache.payloads import sequence_bits
 from serrano.layouts import EpilogueBeat, PackedScale, Scale
 from serrano.primitives.multiplier import Multiplier
 from serrano.schedule.descriptor import ModelInfo
-from serrano.stream import ByteWord, Gearbox, StreamFIFO
+from serrano.stream import ByteWord, Gearbox, HalfRegister, StreamFIFO
 from serrano.stream.pipeline import PipelineControl, delayed
+from serrano.stream.slices import slice_before
 from serrano.vector.arithmetic import Scaler, unpack_scale
 from serrano.vector.payloads import RopeWrite
 
@@ -85,14 +87,18 @@ class EmbeddingDequantizer(wiring.Component):
         column = Signal.like(self.beats.payload.column)
         packed, scale = Signal(PackedScale), Signal(Scale)
         is_code, wanted = Signal(), Signal()
-        # The model stays: what follows from it is kept.
-        end = Signal(17, reset_less=True)
-        m.d.sync += end.eq((self.dim + config.n - 1) & ~(config.n - 1))
+        # The model stays: what follows from it is kept. So is whether the column is below the end.
+        end, final = Signal(17, reset_less=True), Signal(17, reset_less=True)
+        inside = Signal(init=1)
+        m.d.sync += [
+            end.eq((self.dim + config.n - 1) & ~(config.n - 1)),
+            final.eq(end - config.lanes),
+        ]
         m.submodules.control = control = PipelineControl(self.latency, registered=config.registered)
         m.d.comb += [
             scale.eq(unpack_scale(packed)),
             is_code.eq(index == header_words),
-            wanted.eq(is_code & (column < end)),
+            wanted.eq(is_code & inside),
             control.i_valid.eq(self.words.valid & wanted),
             self.words.ready.eq(control.i_ready | ~wanted),
             self.beats.valid.eq(control.o_valid),
@@ -103,13 +109,13 @@ class EmbeddingDequantizer(wiring.Component):
         ]
         with m.If(self.words.valid & self.words.ready):
             with m.If(is_code):
-                m.d.sync += column.eq(column + config.lanes)
+                m.d.sync += [column.eq(column + config.lanes), inside.eq(column < final)]
             with m.Else():
                 m.d.sync += index.eq(index + 1)
                 with m.If(index < -(-2 // config.lanes)):
                     m.d.sync += packed.eq(Cat(packed, word.bytes)[-max(16, len(word.bytes)) :])
             with m.If(word.last):
-                m.d.sync += [index.eq(0), column.eq(0)]
+                m.d.sync += [index.eq(0), column.eq(0), inside.eq(1)]
         for lane in range(config.lanes):
             m.submodules[f"lane_{lane}"] = scaler = Scaler(width=8, registered=config.registered)
             m.d.comb += [
@@ -192,8 +198,8 @@ class Embedder(wiring.Component):
         m.d.comb += [
             dequantizer.dim.eq(self.model.dim),
             dequantizer.row.eq(code_rows.o.payload),
-            code_rows.o.ready.eq(codes.o.valid & codes.o.ready & codes.o.payload.last),
-            pair_rows.o.ready.eq(pairs.o.valid & pairs.o.ready & pairs.o.payload.last),
+            code_rows.o.ready.eq(self._passed(m, codes.o, "codes_passed")),
+            pair_rows.o.ready.eq(self._passed(m, pairs.o, "pairs_passed")),
             self.idle.eq(
                 ~(self._asking | (code_rows.level != 0) | (pair_rows.level != 0) | dequantizer.busy)
             ),
@@ -201,9 +207,20 @@ class Embedder(wiring.Component):
         self._build_pairs(m, pairs, pair_rows.o.payload)
         return m
 
+    def _passed(self, m: Module, words: Any, name: str) -> Value:
+        """The last word of a run goes; with registers a cycle ago, as the next run is one of the others."""
+        return settled(m, self.config, words.valid & words.ready & words.payload.last, name)
+
     def _build_requests(self, m: Module, code_rows: StreamFIFO, pair_rows: StreamFIFO) -> None:
         """Two runs for each command."""
-        config, model, request = self.config, self.model, self.memory.request
+        config, model = self.config, self.model
+        request = slice_before(
+            m,
+            "request_slice",
+            wiring.flipped(self.memory.request),
+            registered=config.registered,
+            kind=HalfRegister,
+        )
         row = Signal(EmbedCommand(config))
         latency = config.multiplier_latency if config.registered else 1
         waited = Signal(range(latency))
@@ -217,6 +234,7 @@ class Embedder(wiring.Component):
         ]
         embed_product = self._build_product(m, "embed", row.token, config.vocab_max, model.embed_stride)
         rope_product = self._build_product(m, "rope", row.position, config.context_max, model.rope_stride)
+        m.d.comb += [code_rows.i.payload.eq(row.row), pair_rows.i.payload.eq(row.row)]
         with m.FSM() as fsm:
             with m.State("IDLE"):
                 m.d.comb += self.command.ready.eq(1)
@@ -244,7 +262,6 @@ class Embedder(wiring.Component):
                         request.payload.address.eq(address),
                         request.payload.bytes.eq(size),
                         rows.i.valid.eq(asked),
-                        rows.i.payload.eq(row.row),
                     ]
                     with m.If(asked):
                         m.next = following
@@ -265,8 +282,10 @@ class Embedder(wiring.Component):
     def _build_pairs(self, m: Module, pairs: Gearbox, row: Value) -> None:
         """Give out the pairs of the channels that a head has, drop the padding of the row."""
         config = self.config
-        count = Signal(16)
-        wanted = count * max(2, config.lanes) < self.model.head_pad
+        count, each = Signal(16), max(2, config.lanes)
+        # Whether the next word is wanted is kept beside its number, the first one always is.
+        final, wanted = Signal.like(self.model.head_pad, reset_less=True), Signal(init=1)
+        m.d.sync += final.eq(self.model.head_pad - each)
         m.d.comb += [
             self.rope.valid.eq(pairs.o.valid & wanted),
             pairs.o.ready.eq(self.rope.ready | ~wanted),
@@ -275,4 +294,7 @@ class Embedder(wiring.Component):
             Value.cast(self.rope.payload.pairs).eq(pairs.o.payload.bytes),
         ]
         with m.If(pairs.o.valid & pairs.o.ready):
-            m.d.sync += count.eq(Mux(pairs.o.payload.last, 0, count + 1))
+            m.d.sync += [
+                count.eq(Mux(pairs.o.payload.last, 0, count + 1)),
+                wanted.eq(pairs.o.payload.last | (count * each < final)),
+            ]

@@ -61,8 +61,9 @@ class Sequencer(wiring.Component):
     ATTEND and GATE_UP end with the quantization of what they staged. The KV records of an ATTEND are asked
     for from the QKV before it on. Attention gets a command for each part of each span. The LM head gets only
     the rows that are sampled. END waits until every packet of the step has been checked and every write
-    acknowledged. With ``config.registered`` what the units report is seen a cycle later, and so are
-    ``packet``, ``attending``, ``sampling`` and ``done``.
+    acknowledged. With ``config.registered`` what the units report is seen a cycle later, what follows from
+    it is done one more cycle later, and ``packet``, ``attending``, ``sampling`` and ``done`` are told a cycle
+    late.
 
     Parameters
     ----------
@@ -174,24 +175,25 @@ class Sequencer(wiring.Component):
             self.packets.ready.eq(self._awaiting),
         ]
         self._all_checked = all_checked = Signal()
-        self._attended_all, self._ends = Signal(), Signal()
+        self._ends = Signal()
+        # The present state is over; the state changes. With registers that is a cycle later, so that what
+        # ends a state and what follows it are known one after the other.
+        self._over, self._goes = Signal(), Signal()
         with m.FSM() as fsm:
             self._build_step(m)
             self._build_packet(m)
             self._build_projection(m)
             self._build_attention(m)
             self._build_end(m)
-        idle = fsm.ongoing("IDLE")
+        registered = self.config.registered
+        opens = fsm.ongoing("IDLE")
+        # END itself is counted first.
+        ending = settled(m, self.config, fsm.ongoing("END") & ~self._fresh, "ending")
+        counted = settled(m, self.config, self.checked == self._count, "counted")
         self._domain += [
-            self._open.eq(idle & ~(self._open & self.step.valid) if self.config.registered else idle),
-            # END itself is counted first.
-            all_checked.eq(fsm.ongoing("END") & ~self._fresh & (self.checked == self._count)),
-            self._attended_all.eq(
-                fsm.ongoing("ATTENDING")
-                & ~self._attended.active
-                & (self._under_way == 0)
-                & self._now.staging_idle
-            ),
+            self._goes.eq(self._over & ~self._goes if registered else self._over),
+            self._open.eq(opens & ~self._over & ~self._goes if registered else opens),
+            all_checked.eq(ending & counted),
             # The records that it begins with stay for longer.
             self._gathered.start.eq(fsm.ongoing("QKV")),
             self.attending.eq(fsm.ongoing("ATTEND") | fsm.ongoing("ATTENDING")),
@@ -199,6 +201,11 @@ class Sequencer(wiring.Component):
             self.done.eq(self._ends),
         ]
         return m
+
+    def _once(self, m: Module, over: Value) -> Any:
+        """The present state stays until it is ``over``: the context of what is done when it is left."""
+        m.d.comb += self._over.eq(over)
+        return m.If(self._goes)
 
     def _build_reports(self, m: Module) -> None:
         """What the units report, as it is acted upon."""
@@ -233,7 +240,11 @@ class Sequencer(wiring.Component):
             runs.payload.end.eq(Mux(samples | second, model.program_end, model.head_offset)),
         ]
         with m.If(self._open):
-            m.d.sync += [self._current.eq(self.step.payload), samples.eq(self.step.payload.sampled != 0)]
+            m.d.sync += [
+                self._current.eq(self.step.payload),
+                samples.eq(self.step.payload.sampled != 0),
+                self._record.eq(0),
+            ]
 
     def _build_spans(self, m: Module) -> None:
         """The spans of the step, once for the records that are asked for and once for attention."""
@@ -285,34 +296,34 @@ class Sequencer(wiring.Component):
         ]
 
     def _issue(self, m: Module, streams: list[Any], following: str) -> None:
-        """In the present state, give every stream its command, then go on; with registers a cycle later."""
+        """In the present state, give every stream its command, then go on."""
         taken = [Signal(name=f"taken_{index}") for index in range(len(streams))]
         finished = Const(1)
         for flag, command in zip(taken, streams, strict=True):
             m.d.comb += command.valid.eq(~flag)
             m.d.sync += flag.eq(flag | command.ready)
-            finished = finished & (flag | (command.ready & int(not self.config.registered)))
-        with m.If(finished):
+            finished = finished & (flag | command.ready)
+        with self._once(m, finished):
             m.d.sync += [flag.eq(0) for flag in taken]
             m.next = following
 
     def _build_step(self, m: Module) -> None:
         runs, samples, second = self._runs, self._samples, self._second
+        unasked = ~self._goes if self.config.registered else Const(1)
         with m.State("IDLE"):
             m.d.comb += [self.reader_start.eq(1), self.residual_start.eq(1)]
-            m.d.sync += [self._count.eq(0), self._record.eq(0)]
-            with m.If(self.step.valid & self._open):
+            with self._once(m, self.step.valid & self._open):
                 m.next = "PROGRAM"
         with m.State("PROGRAM"):
-            m.d.comb += runs.valid.eq(1)
-            with m.If(runs.ready):
+            m.d.comb += runs.valid.eq(unasked)
+            with self._once(m, runs.ready):
                 m.d.sync += second.eq(~samples)
                 m.next = "PROGRAM_END"
                 with m.If(samples):
                     self._to_packet(m)
         with m.State("PROGRAM_END"):
-            m.d.comb += runs.valid.eq(1)
-            with m.If(runs.ready):
+            m.d.comb += runs.valid.eq(unasked)
+            with self._once(m, runs.ready):
                 m.d.sync += second.eq(0)
                 self._to_packet(m)
 
@@ -321,25 +332,26 @@ class Sequencer(wiring.Component):
         m.next = "PACKET"
 
     def _build_packet(self, m: Module) -> None:
-        header = self.packets.payload
+        header = self._header if self.config.registered else self.packets.payload
         with m.State("PACKET"):
             m.d.sync += self._ended.eq(0)
             with m.If(self.packets.valid):
                 m.d.sync += self._awaiting.eq(0)
+            with self._once(m, self._awaiting & self.packets.valid):
                 # Only known ones come so far.
                 with m.Switch(header.opcode[:4]):
                     for opcode in Opcode:
                         with m.Case(opcode.value):
                             m.next = opcode.name
         with m.State("EMBED"):
-            with m.If(self._now.embedded):
+            with self._once(m, self._now.embedded):
                 self._to_packet(m)
         with m.State("NORM"):
             self._issue(m, [self._quantize], "QUANTIZING")
         with m.State("STAGED"):
             self._issue(m, [self._quantize], "QUANTIZING")
         with m.State("QUANTIZING"):
-            with m.If(self._now.quantized):
+            with self._once(m, self._now.quantized):
                 self._to_packet(m)
 
     def _build_header(self, m: Module) -> None:
@@ -356,6 +368,8 @@ class Sequencer(wiring.Component):
                 attend.eq(header.opcode[:4] == Opcode.ATTEND.value),
             ]
         m.d.sync += self._count.eq(self._count + self._fresh)
+        with m.If(self._open):
+            m.d.sync += self._count.eq(0)
         with m.If(self._fresh):
             m.d.sync += self.packet.eq(self._header.index if registered else header.index)
         # The embedding may come before the first header.
@@ -372,36 +386,37 @@ class Sequencer(wiring.Component):
     def _build_projection(self, m: Module) -> None:
         common = [self._feed, self._dequantize]
         with m.State("MATMUL"):
-            with m.If(self._header.flags & TO_LOGITS):
-                m.d.sync += self.route.eq(Route.LOGITS)
-                m.next = "LOGITS"
-            with m.Else():
-                m.d.sync += self.route.eq(Route.RESIDUAL)
-                m.d.comb += self.residual_start.eq(1)
+            to_logits = (self._header.flags & TO_LOGITS).any()
+            m.d.sync += self.route.eq(Mux(to_logits, Route.LOGITS, Route.RESIDUAL))
+            m.d.comb += self.residual_start.eq(~to_logits)
+            with self._once(m, Const(1)):
                 m.next = "RESIDUAL"
+                with m.If(to_logits):
+                    m.next = "LOGITS"
         with m.State("RESIDUAL"):
             self._issue(m, common, "ADDING")
         with m.State("ADDING"):
             m.d.sync += self._ended.eq(self._ended | self._now.beat_last)
-            with m.If(self._ended & self._now.residual_idle):
+            with self._once(m, self._ended & self._now.residual_idle):
                 self._to_packet(m)
         with m.State("LOGITS"):
             self._issue(m, [*common, self._argmax], "SCORING")
         with m.State("SCORING"):
-            with m.If(self._now.beat_last):
+            with self._once(m, self._now.beat_last):
                 self._to_packet(m)
         with m.State("SAMPLE"):
-            with m.If(self._now.sampled):
+            with self._once(m, self._now.sampled):
                 self._to_packet(m)
         with m.State("GATE_UP"):
             m.d.sync += self.route.eq(Route.GATE_UP)
             m.d.comb += self.staging_start.eq(1)
-            m.next = "GATING"
+            with self._once(m, Const(1)):
+                m.next = "GATING"
         with m.State("GATING"):
             self._issue(m, common, "STAGING")
         with m.State("STAGING"):
             m.d.sync += self._ended.eq(self._ended | self._now.staged_last)
-            with m.If(self._ended & self._now.staging_idle):
+            with self._once(m, self._ended & self._now.staging_idle):
                 m.next = "STAGED"
 
     def _build_gathers(self, m: Module) -> None:
@@ -445,23 +460,26 @@ class Sequencer(wiring.Component):
         parts, model = self._attended, self.model
         with m.State("QKV"):
             m.d.sync += self.route.eq(Route.HEADS)
-            m.next = "HEADS"
+            with self._once(m, Const(1)):
+                m.next = "HEADS"
         with m.State("HEADS"):
             self._issue(m, [self._feed, self._dequantize, self._heads, self._append], "PROJECTING")
         with m.State("PROJECTING"):
             m.d.sync += self._ended.eq(self._ended | self._now.head_last)
-            with m.If(self._ended):
+            with self._once(m, self._ended):
                 m.d.sync += self._record.eq(self._record + model.kv_heads)
                 self._to_packet(m)
         with m.State("ATTEND"):
             m.d.comb += [self.staging_start.eq(1), parts.start.eq(1)]
-            m.next = "ATTENDING"
+            with self._once(m, Const(1)):
+                m.next = "ATTENDING"
         with m.State("ATTENDING"):
-            with m.If(self._attended_all):
+            staged_all = (self._under_way == 0) & self._now.staging_idle
+            with self._once(m, ~self._attended.active & staged_all):
                 m.next = "STAGED"
 
     def _build_end(self, m: Module) -> None:
         with m.State("END"):
-            with m.If(self._all_checked & ~self._now.writes_pending):
+            with self._once(m, self._all_checked & ~self._now.writes_pending):
                 m.d.comb += self._ends.eq(1)
                 m.next = "IDLE"

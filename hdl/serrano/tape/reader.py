@@ -212,13 +212,14 @@ class TapeReader(wiring.Component):
         ]
         m.d.sync += expected.eq(expected + complete)
         m.d.comb += wrong.index.eq(judged.index)
-        with m.If(judged.valid):
-            with m.If(~judged.known):
-                m.d.comb += [wrong.valid.eq(1), wrong.code.eq(FaultCode.PACKET_OPCODE)]
-            with m.Elif(~judged.place):
-                m.d.comb += [wrong.valid.eq(1), wrong.code.eq(FaultCode.PACKET_INDEX)]
-            with m.Elif(~judged.length):
-                m.d.comb += [wrong.valid.eq(1), wrong.code.eq(FaultCode.PACKET_LENGTH)]
+        m.d.comb += [
+            wrong.valid.eq(judged.valid & ~(judged.known & judged.place & judged.length)),
+            wrong.code.eq(FaultCode.PACKET_LENGTH),
+        ]
+        with m.If(~judged.known):
+            m.d.comb += wrong.code.eq(FaultCode.PACKET_OPCODE)
+        with m.Elif(~judged.place):
+            m.d.comb += wrong.code.eq(FaultCode.PACKET_INDEX)
         return wrong
 
     def _build_crc(
@@ -277,18 +278,18 @@ class TapeReader(wiring.Component):
             done.index.eq(unit.index),
         ]
         # Cycle 3: the comparison, and with registers a cycle more for what follows from it.
-        compared = Signal(data.StructLayout({"valid": 1, "matches": 1, "index": 32}))
+        compared = Signal(data.StructLayout({"right": 1, "wrong": 1, "index": 32}))
         corrupt = Signal(data.StructLayout({"valid": 1, "index": 32}))
         domain += [
-            compared.valid.eq(done.valid),
-            compared.matches.eq(done.found == done.crc),
+            compared.right.eq(done.valid & (done.found == done.crc)),
+            compared.wrong.eq(done.valid & (done.found != done.crc)),
             compared.index.eq(done.index),
         ]
         m.d.comb += [
-            corrupt.valid.eq(compared.valid & ~compared.matches),
+            corrupt.valid.eq(compared.wrong),
             corrupt.index.eq(compared.index),
         ]
-        passed = compared.valid & compared.matches & ~self.fault.valid
+        passed = compared.right & ~self.fault.valid
         passed = later(m, passed, registered=self.config.registered, name="passed")
         m.d.sync += self._checked.eq(self._checked + passed)
         return corrupt

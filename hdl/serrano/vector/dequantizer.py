@@ -98,11 +98,18 @@ class Dequantizer(wiring.Component):
         scale_row = Signal.like(row)
         domain = m.d.sync if config.registered else m.d.comb
         domain += [
-            going.eq(busy & ~(taken & last_part) if config.registered else busy),
+            going.eq(busy & ~(taken & last_part) & ~(passed & last_block) if config.registered else busy),
             last_row.eq(row == final_row),
-            last_block.eq(block == final_block),
             scale_row.eq(Mux(row == final_row, todo.last, row)),
         ]
+        # A block has passed with its last result, with registers in the cycle behind it.
+        if config.registered:
+            with m.If(self.command.ready):
+                m.d.sync += last_block.eq(self.command.payload.blocks == 1)
+            with m.Elif(passed):
+                m.d.sync += last_block.eq(block + 1 == final_block)
+        else:
+            m.d.comb += last_block.eq(block == final_block)
         if config.registered and slices > 1:
             with m.If(taken):
                 m.d.sync += last_part.eq(part == slices - 2)
@@ -120,8 +127,8 @@ class Dequantizer(wiring.Component):
             m.d.sync += part.eq(part + 1)
             with m.If(last_part):
                 m.d.sync += row.eq(Mux(last_row, 0, row + 1))
-                with m.If(last_row):
-                    m.d.sync += [block.eq(block + 1), busy.eq(~last_block)]
+        with m.If(passed):
+            m.d.sync += [block.eq(block + 1), busy.eq(~last_block)]
 
         column = Cat(Const(0, ceil_log2(config.lanes)), part, block)
         m.d.comb += [

@@ -107,7 +107,8 @@ class Residual(wiring.Component):
             memory.r_addr.eq(address(self.read.row, self.read.word)),
             self.read.data.eq(memory.r_data),
         ]
-        with m.If(self.add.valid & self.add.ready):
+        # Should it not be taken, nothing is read.
+        with m.If(self.add.valid):
             m.d.comb += memory.r_addr.eq(address(self.add.payload.row, word_of(self.add.payload)))
         either = Mux(self.load.valid, Value.cast(self.load.payload), Value.cast(self.add.payload))
         m.d.comb += [

@@ -71,7 +71,6 @@ class RowFeeder(wiring.Component):
         m.d.comb += [
             self.command.ready.eq(~asking & empty),
             fetch.eq(asking & may),
-            last_tile.eq(tile == final_tile),
             last_block.eq(block == final_block),
             place.sent.address.eq(row),
             place.row.eq(Mux(last_row, todo.last, row)),
@@ -80,14 +79,16 @@ class RowFeeder(wiring.Component):
             place.sent.emit.eq(last_tile),
             place.sent.last.eq(last_row),
         ]
-        with m.If(self.command.ready & self.command.valid):
+        # What is taken before a command comes means nothing.
+        with m.If(self.command.ready):
             m.d.sync += [
                 todo.eq(self.command.payload),
                 final_row.eq(self.command.payload.rows - 1),
                 final_tile.eq(self.command.payload.tiles - 1),
                 final_block.eq(self.command.payload.blocks - 1),
                 last_row.eq(self.command.payload.rows == 1),
-                asking.eq(1),
+                last_tile.eq(self.command.payload.tiles == 1),
+                asking.eq(self.command.valid),
                 block.eq(0),
             ]
         with m.If(fetch):
@@ -96,7 +97,10 @@ class RowFeeder(wiring.Component):
                 last_row.eq(Mux(last_row, final_row == 0, row + 1 == final_row)),
             ]
             with m.If(last_row):
-                m.d.sync += tile.eq(Mux(last_tile, 0, tile + 1))
+                m.d.sync += [
+                    tile.eq(Mux(last_tile, 0, tile + 1)),
+                    last_tile.eq(Mux(last_tile, final_tile == 0, tile + 1 == final_tile)),
+                ]
                 with m.If(last_tile):
                     m.d.sync += [block.eq(block + 1), asking.eq(~last_block)]
         return m
