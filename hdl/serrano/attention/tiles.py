@@ -15,7 +15,7 @@ from serrano.stream.pipeline import PipelineControl, delayed
 from serrano.stream.slices import sliced
 
 from .forward import ForwardReadPort
-from .payloads import AttendCommand, Operation, chunk_count
+from .payloads import AttendCommand, Operation, chunk_count, told_ahead
 from .records import HEADER_BYTES, RecordReadPort
 
 __all__ = ["TileFeeder"]
@@ -127,7 +127,15 @@ class TileFeeder(wiring.Component):
         in_tile = min(config.tile_units, 1 << len(index)) - 1
         token = Signal(range(GROUP_TOKENS))
         late = {"cycles": int(config.registered), "enable": Const(1)}
-        last_chunk = self._last_chunk(m, chunk, taken & last_index)
+        last_chunk = told_ahead(
+            m,
+            chunk,
+            self.chunks,
+            rests=~self.operations.valid,
+            step=taken & last_index,
+            registered=config.registered,
+            name="last_chunk",
+        )
         # Tokens of the last chunk are 2**narrow times as narrow as n.
         narrow = Signal.like(unit.packed)
         m.d.comb += narrow.eq(exact_log2(config.n) - last_shift(config, self.command.head_dim))
@@ -176,18 +184,6 @@ class TileFeeder(wiring.Component):
             with m.If(last_index):
                 units = GROUP_TOKENS // vectors
                 m.d.sync += [chunk.eq(Mux(last_chunk, 0, chunk + 1)), start.eq(chunk_start + units)]
-
-    def _last_chunk(self, m: Module, chunk: Value, goes_on: Value) -> Value:
-        """Whether a chunk is a head's last one; with ``config.registered`` told with the chunk before it."""
-        last_chunk = Signal()
-        if not self.config.registered:
-            m.d.comb += last_chunk.eq(chunk == (self.chunks - 1)[: len(chunk)])
-            return last_chunk
-        with m.If(~self.operations.valid):
-            m.d.sync += last_chunk.eq(self.chunks == 1)
-        with m.Elif(goes_on):
-            m.d.sync += last_chunk.eq(Mux(last_chunk, self.chunks == 1, chunk + 2 == self.chunks))
-        return last_chunk
 
     def _run(self, values: Value) -> Value:
         """The first unit of a record's K run, or of its V run."""
