@@ -254,7 +254,8 @@ class Datapath(wiring.Component):
         m.d.comb += [
             embedder.model.eq(self.model),
             embedder.tape.eq(self.tape),
-            sequencer.embedded.eq((missing == 0) & embedder.idle & self._residual.idle),
+            # What the residual still writes, the embedder had until the cycle before.
+            sequencer.embedded.eq((missing == 0) & embedder.idle & self._later(m, self._residual.idle)),
         ]
 
     def _build_rows(self, m: Module) -> None:
@@ -286,7 +287,11 @@ class Datapath(wiring.Component):
             {0: dequantizer.results, 1: self._attention.results},
             self._attending,
         )
-        self._beats = self._slice(m, "linear", dequantizer.beats, HalfRegister)
+        self._beats = beats = self._slice(m, "linear", dequantizer.beats, HalfRegister)
+        # With registers a cycle later: in that cycle the slice is empty, but its payload is the same.
+        self._beat_taken = beats.valid & beats.ready
+        if config.registered:
+            self._beat_taken = self._later(m, beats.valid) & ~beats.valid
         self._route(
             m,
             self._beats,
@@ -386,7 +391,7 @@ class Datapath(wiring.Component):
         m.d.comb += [
             sequencer.model.eq(self.model),
             sequencer.tape.eq(self.tape),
-            sequencer.beat_last.eq(beats.valid & beats.ready & beats.payload.last),
+            sequencer.beat_last.eq(self._beat_taken & beats.payload.last),
             sequencer.staged_last.eq(staged.valid & staged.ready & staged.payload.last),
             sequencer.head_last.eq(scales.valid & scales.ready & scales.payload.last),
             sequencer.quantized.eq(self._later(m, self._quantizer.done)),
@@ -421,7 +426,7 @@ class Datapath(wiring.Component):
             results.codes.beat.eq(codes.payload),
             results.heads.valid.eq(heads.valid & heads.ready),
             results.heads.beat.eq(heads.payload),
-            results.logits.valid.eq(beats.valid & beats.ready & (self._sequencer.route == Route.LOGITS)),
+            results.logits.valid.eq(self._beat_taken & (self._sequencer.route == Route.LOGITS)),
             results.logits.beat.eq(beats.payload),
             results.token.valid.eq(tokens.valid & tokens.ready),
             results.token.beat.eq(tokens.payload),

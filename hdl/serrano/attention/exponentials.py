@@ -139,16 +139,21 @@ class Exponentials(wiring.Component):
         )
 
     @staticmethod
+    def _choosing(registered: bool) -> int:
+        """Cycles in which a token's scales are chosen: that of its tile, and of its part."""
+        return 2 * int(registered)
+
+    @staticmethod
     def _weighing(registered: bool) -> int:
         """Cycles from the power of two to its product with the scale of V."""
         return product_latency(18, 17, registered=registered)
 
     @classmethod
     def latency_of(cls, config: AcceleratorConfig) -> int:
-        """Latency for a configuration: with registers there is one more in front of the product."""
+        """Latency for a configuration: with registers there are two more in front of the product."""
         registered = config.registered
         score = ScaleProduct.latency_of(registered) + Scaler.latency_of(registered)
-        return int(registered) + score + Exp2.latency_of(registered) + cls._weighing(registered) + 1
+        return cls._choosing(registered) + score + Exp2.latency_of(registered) + cls._weighing(registered) + 1
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -206,7 +211,10 @@ class Exponentials(wiring.Component):
 
         count = Signal(signed(18))
         reach = Signal(range(GROUP_TOKENS + 1))
-        m.d.comb += [count.eq(item.count + token), reach.eq(limit(count, 0, GROUP_TOKENS))]
+        m.d.comb += [
+            count.eq(delayed(m, item.count + token, name="count", **late)),
+            reach.eq(delayed(m, limit(count, 0, GROUP_TOKENS), name="reach", **late)),
+        ]
         word = Cat(part, tile)
         lanes = [self._build_lane(m, lane, word, scores, reach) for lane in range(config.lanes)]
         flags = Cat(last_part & last_score, item.first, item.last)
@@ -218,34 +226,51 @@ class Exponentials(wiring.Component):
     ) -> tuple[Any, dict[str, Value]]:
         """One lane of the pipeline: its :class:`TokenWeight` of the last stage, ``m`` and ``x`` with bias."""
         config, item = self.config, self.items.payload
-        words = range(lane, GROUP_TOKENS, config.lanes)
         one = Const(1)
         k_scale, v_scale = (Signal(PackedScale, name=f"{kind}_scale_{lane}") for kind in "kv")
         registered = config.registered
         late = {"cycles": int(registered), "enable": one}
+        choosing = {"cycles": self._choosing(registered), "enable": one}
+        parts = config.tile_tokens // config.lanes
+        part, tile = word[: ceil_log2(parts)], word[ceil_log2(parts) :]
+        late_part = delayed(m, part, name=f"part_{lane}", **late)
+
+        def chosen(scales: Any, name: str) -> Value:
+            """The token's: in one cycle those of its tile, in another one that of its part."""
+            of_parts = []
+            for index in range(parts):
+                tokens = range(index * config.lanes + lane, GROUP_TOKENS, config.tile_tokens)
+                of_tiles = Array(Value.cast(scales[token]) for token in tokens)
+                of_parts.append(delayed(m, of_tiles[tile], name=f"{name}_{lane}_{index}", **late))
+            return Array(of_parts)[late_part]
+
         m.submodules[f"product_{lane}"] = product = ScaleProduct(registered=registered)
         m.submodules[f"scaler_{lane}"] = scaler = Scaler(
             32, offset=SCORE_FRACTION_BITS - 9, registered=registered
         )
         m.submodules[f"exp2_{lane}"] = exp2 = Exp2(registered=registered)
         m.d.comb += [
-            Value.cast(k_scale).eq(Array(Value.cast(item.k_scales[token]) for token in words)[word]),
-            Value.cast(v_scale).eq(Array(Value.cast(item.v_scales[token]) for token in words)[word]),
+            Value.cast(k_scale).eq(chosen(item.k_scales, "k_scales")),
+            Value.cast(v_scale).eq(chosen(item.v_scales, "v_scales")),
             product.enable.eq(one),
-            product.a.eq(delayed(m, scores.tag, name=f"q_scale_{lane}", **late)),
+            product.a.eq(delayed(m, scores.tag, name=f"q_scale_{lane}", **choosing)),
             product.b.eq(unpack_scale(delayed(m, k_scale, name=f"k_scale_{lane}", **late))),
             scaler.enable.eq(one),
             scaler.scale.eq(product.product),
             scaler.value.eq(
                 delayed(
-                    m, scores.values[lane], late["cycles"] + product.latency, enable=one, name=f"sum_{lane}"
+                    m,
+                    scores.values[lane],
+                    choosing["cycles"] + product.latency,
+                    enable=one,
+                    name=f"sum_{lane}",
                 )
             ),
             exp2.enable.eq(one),
             exp2.operand.eq(scaler.result),
         ]
         weighing = self._weighing(registered)
-        before = self.latency - 1 - weighing
+        before = self.latency - 1 - weighing - late["cycles"]
         wait = waited if registered else delayed
         late_scale = wait(m, v_scale, before, enable=one, name=f"v_scale_{lane}")
         factor = unpack_scale(late_scale)
@@ -263,8 +288,8 @@ class Exponentials(wiring.Component):
         # z has a fraction exactly where the mantissa is not 2**16.
         fraction = delayed(m, exp2.mantissa[:16] != 0, weighing, enable=one, name=f"fraction_{lane}")
         valid = Signal(name=f"valid_{lane}")
-        place = delayed(m, Cat(Const(lane, ceil_log2(config.lanes)), word), name=f"word_{lane}", **late)
-        m.d.comb += valid.eq(place < delayed(m, reach, name=f"reach_{lane}", **late))
+        place = delayed(m, Cat(Const(lane, ceil_log2(config.lanes)), word), name=f"word_{lane}", **choosing)
+        m.d.comb += valid.eq(place < reach)
         m.d.sync += [
             # Cycle 10: round.
             weight.mantissa.eq(delayed(m, exp2.mantissa, weighing, enable=one, name=f"mantissa_{lane}")),
@@ -272,7 +297,7 @@ class Exponentials(wiring.Component):
             weight.weight.eq(round_shift(full, 16)),
             weight.offset.eq(offset),
             weight.valid.eq(
-                delayed(m, valid, self.latency - 1 - late["cycles"], enable=one, name=f"valid_{lane}")
+                delayed(m, valid, self.latency - 1 - choosing["cycles"], enable=one, name=f"valid_{lane}")
             ),
         ]
         # What the maxima are taken of is summed up beside the weight, its last carry apart.

@@ -65,17 +65,21 @@ class ItemIterator(wiring.Component):
         first, last, memory = Signal(), Signal(), Signal()
         committed, tokens = Signal.like(item.committed), Signal.like(item.tokens)
         late = {"cycles": int(self.config.registered), "enable": Const(1)}
-        rows = delayed(m, command.skip + command.rows, name="rows", **late)
-        # The base from which on the step's tokens end in the group.
-        limit = delayed(m, GROUP_TOKENS - command.skip - command.rows, name="limit", **late)
         begins = self.start | item.last
         following = []
-        for value in (command.committed, base - GROUP_TOKENS):
-            start = Signal.like(base)
-            m.d.comb += start.eq(value)
-            within = start <= limit
-            count = Mux(within, start + rows, GROUP_TOKENS)[: len(tokens)]
-            item_after = Cat(start, within, start > 0, limited(start, 0, GROUP_TOKENS), count)
+        # What follows is `less` below a register: what is asked of it is asked of that, without a difference.
+        for value, less in ((command.committed, 0), (base, GROUP_TOKENS)):
+            start, known = Signal.like(base), Signal.like(item.committed)
+            rows = delayed(m, command.skip + command.rows - less, name="rows", **late)
+            # The value from which on the step's tokens end in the group.
+            limit = delayed(m, GROUP_TOKENS + less - command.skip - command.rows, name="limit", **late)
+            within = value <= limit
+            m.d.comb += [
+                start.eq(value - less),
+                known.eq(limited(value, less, less + GROUP_TOKENS) - less),
+            ]
+            count = Mux(within, value + rows, GROUP_TOKENS)[: len(tokens)]
+            item_after = Cat(start, within, value > less, known, count)
             following.append(delayed(m, item_after, name="following", **late))
         m.d.comb += [
             item.head.eq(head),

@@ -40,6 +40,7 @@ __all__ = [
     "record_slots",
     "results_layout",
     "serial_bits",
+    "told_ahead",
     "two_step_product",
     "word_address",
 ]
@@ -129,6 +130,25 @@ def two_step_product(m: Module, one: Value, other: Value, *, name: str) -> Value
         for part, kind in ((other[:half], "low"), (other[half:], "high"))
     )
     return low + (high << half)
+
+
+def told_ahead(
+    m: Module, index: Value, count: Value, *, rests: Value, step: Value, registered: bool, name: str
+) -> Signal:
+    """Whether ``index`` is the last of ``count``; with ``registered`` out of a register.
+
+    ``index`` goes on with ``step``, from the last one to 0, and is 0 while it ``rests``. With ``registered``
+    it rests for a cycle in which the count is already the next one.
+    """
+    last = Signal(name=name)
+    if not registered:
+        m.d.comb += last.eq(index == (count - 1)[: len(index)])
+        return last
+    with m.If(rests):
+        m.d.sync += last.eq(count == 1)
+    with m.Elif(step):
+        m.d.sync += last.eq(Mux(last, count == 1, index + 2 == count))
+    return last
 
 
 def read_enable(read: Any, *, registered: bool) -> Value:

@@ -26,6 +26,9 @@ from .payloads import (
 
 __all__ = ["ItemReadPort", "Rescaler"]
 
+FINE = 3
+"""Bits of a shift's amount in front of its register."""
+
 
 class ItemReadPort(wiring.Signature):
     """Reads ``lanes`` weights and all maxima of a row, as the reader sees it.
@@ -119,14 +122,17 @@ class Rescaler(wiring.Component):
         taken, begin, last_word = Signal(), Signal(init=1), Signal()
         # Whether there is a pause.
         rests = Signal()
-        final_row = delayed(
-            m, (self.rows - 1)[: len(row)], int(self.config.registered), enable=Const(1), name="final_row"
-        )
+        late = {"cycles": int(self.config.registered), "enable": Const(1)}
+        final_row = delayed(m, (self.rows - 1)[: len(row)], name="final_row", **late)
+        # A row of several words has been there for longer than a cycle with its last one.
+        last_row = row == final_row
+        if words > 1:
+            last_row = delayed(m, last_row, name="last_row", **late)
         m.d.comb += [
             control.i_valid.eq(self.full & (~begin | ~rests)),
             taken.eq(control.i_valid & control.i_ready),
             last_word.eq(word == words - 1),
-            self.done.eq(taken & last_word & (row == final_row)),
+            self.done.eq(taken & last_word & last_row),
             # With registers something is read in every cycle: the valid bits say what is wanted.
             self.read.en.eq(control.advance if self.config.registered else taken),
             self.read.row.eq(row),
@@ -172,7 +178,8 @@ class Rescaler(wiring.Component):
             state.r_en.eq(enable),
             state.r_addr.eq(place[0].row),
             Value.cast(before).eq(Mux(place[known - 1].first, 0, Value.cast(stored))),
-            state.w_en.eq(enable & control.stages[known - 1] & (place[known].word == last)),
+            # What is written again and again while the pipeline stands is the same.
+            state.w_en.eq(control.stages[known - 1] & (place[known].word == last)),
             state.w_addr.eq(place[known].row),
             state.w_data.eq(new),
         ]
@@ -215,9 +222,6 @@ class Rescaler(wiring.Component):
                     ("term_shift", 5),
                 )
             )
-            # One bit below the result's lowest is kept for rounding.
-            scaled = Signal(26, name=f"scaled_{lane}")
-            shifted = Signal(18, name=f"shifted_{lane}")
             rounded = Signal(18, name=f"rounded_{lane}")
             weight = Signal(16, name=f"weight_{lane}", reset_less=True)
             term = Signal(26, name=f"term_{lane}", reset_less=True)
@@ -225,16 +229,15 @@ class Rescaler(wiring.Component):
             m.d.comb += [
                 below_m.eq(new.m - BIAS - token.exponent),
                 below_x.eq(new.x - BIAS - token.exponent - token.offset),
-                scaled.eq((late.mantissa << 9) >> term_shift),
-                shifted.eq(late.weight.shift_left(1) >> weight_shift),
-                rounded.eq(round_shift(delayed(m, shifted, name=f"shifted_{lane}", **more), 1)),
+                rounded.eq(_shifted(m, late.weight.shift_left(1), weight_shift, f"shifted_{lane}", more)),
             ]
+            scaled = _shifted(m, late.mantissa << 9, term_shift, f"scaled_{lane}", more)
             with m.If(control.advance):
                 m.d.sync += [
                     # From a shift of 26 on, nothing is left of either.
                     term_shift.eq(_limited(delayed(m, below_m, name=f"below_m_{lane}", **more), 5)),
                     weight_shift.eq(_limited(delayed(m, below_x, name=f"below_x_{lane}", **more), 5)),
-                    term.eq(Mux(valid, round_shift(delayed(m, scaled, name=f"scaled_{lane}", **more), 1), 0)),
+                    term.eq(Mux(valid, scaled, 0)),
                     weight.eq(Mux(valid, Mux(rounded[16:] != 0, 0xFFFF, rounded[:16]), 0)),
                 ]
             weights.append(weight)
@@ -255,8 +258,6 @@ class Rescaler(wiring.Component):
         )
         growth = Signal(MAXIMUM_BITS)
         before = Signal(40)
-        # One bit below the result's lowest is kept for rounding.
-        shifted = Signal(41)
         shift = Signal(6, reset_less=True)
         kept = Signal(40, reset_less=True)
         part = Signal(26 + ceil_log2(len(terms)), reset_less=True)
@@ -270,9 +271,8 @@ class Rescaler(wiring.Component):
             memory.r_en.eq(enable),
             memory.r_addr.eq(place[known].row),
             before.eq(Mux(place[known + 1 + more["cycles"]].first, 0, stored)),
-            shifted.eq(before.shift_left(1) >> shift),
             following.eq(Mux(begins, late, total) + part),
-            memory.w_en.eq(enable & control.stages[there - 1] & (place[there].word == last)),
+            memory.w_en.eq(control.stages[there - 1] & (place[there].word == last)),
             memory.w_addr.eq(place[there].row),
             memory.w_data.eq(following),
         ]
@@ -281,7 +281,7 @@ class Rescaler(wiring.Component):
                 # Cycle 3: shift amount; the old value is being read.
                 shift.eq(_limited(delayed(m, growth, name="growth_m", **more), 6)),
                 # Cycle 4: rescale. Cycle 5: sum over the lanes.
-                kept.eq(round_shift(delayed(m, shifted, name="shifted", **more), 1)),
+                kept.eq(_shifted(m, before.shift_left(1), shift, "shifted", more)),
                 part.eq(sum(terms)),
             ]
         with m.If(enable & control.stages[there - 1]):
@@ -338,6 +338,18 @@ class Rescaler(wiring.Component):
             weights_given.eq(waiting & weights_done & ~total_done),
             total_given.eq(waiting & final & total_done & ~weights_done),
         ]
+
+
+def _shifted(m: Module, value: Value, amount: Value, name: str, more: dict[str, Any]) -> Value:
+    """``value >> amount``, whose lowest bit is for rounding, rounded.
+
+    It shifts by the lower bits of the amount in front of the registers that ``more`` asks for, by the others
+    behind them.
+    """
+    fine, coarse = amount[:FINE], amount[FINE:]
+    by_fine = delayed(m, (value >> fine)[: len(value)], name=name, **more)
+    by_coarse = delayed(m, coarse, name=f"{name}_coarse", **more)
+    return round_shift(by_fine >> (by_coarse << FINE), 1)
 
 
 def _limited(value: Value, bits: int) -> Value:

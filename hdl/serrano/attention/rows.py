@@ -14,7 +14,7 @@ from serrano.matmul.payloads import RowBeat
 from serrano.stream.pipeline import PipelineControl, delayed
 from serrano.stream.slices import sliced
 
-from .payloads import AttendCommand, Operation, chunk_count, item_row_bits, item_row_count
+from .payloads import AttendCommand, Operation, chunk_count, item_row_bits, item_row_count, told_ahead
 from .queries import QueryReadPort
 from .weights import WeightReadPort
 
@@ -136,22 +136,23 @@ class AttentionRows(wiring.Component):
         member, token = Signal.like(self.command.group), Signal.like(self.queries.row)
         output = Signal(range(config.attention_rows_max * config.head_chunks_max))
         low = Signal()
-        taken, last_half, last_row, last_tile, last_chunk, end = (
-            Signal(name=name) for name in ("taken", "last_half", "last_row", "last_tile", "last_chunk", "end")
+        taken, last_half, last_tile, end = (
+            Signal(name=name) for name in ("taken", "last_half", "last_tile", "end")
         )
         scores = config.attention_rows_max * config.head_chunks_max
         late = {"cycles": int(config.registered), "enable": Const(1)}
-        final_row = delayed(m, (self.item_rows - 1)[: len(row)], name="final_row", **late)
-        final_chunk = delayed(m, (self.chunks - 1)[: len(chunk)], name="final_chunk", **late)
+        ahead = {"rests": ~self.operations.valid, "registered": config.registered}
+        ends_row = taken & last_half
+        last_row = told_ahead(m, row, self.item_rows, step=ends_row, name="last_row", **ahead)
+        ends_chunk = ends_row & last_row & last_tile
+        last_chunk = told_ahead(m, chunk, self.chunks, step=ends_chunk, name="last_chunk", **ahead)
         final_member = delayed(m, (self.command.group - 1)[: len(member)], name="final_member", **late)
         first = delayed(m, (self.command.row + self.command.skip)[: len(token)], name="first", **late)
         m.d.comb += [
             step.valid.eq(self.operations.valid),
             taken.eq(step.valid & step.ready),
             last_half.eq(low | ~values),
-            last_row.eq(row == final_row),
             last_tile.eq(tile == config.group_tiles - 1),
-            last_chunk.eq(chunk == final_chunk),
             end.eq(last_half & last_row & last_tile & last_chunk),
             self.operations.ready.eq(taken & end),
             read.values.eq(values),

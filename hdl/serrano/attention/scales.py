@@ -65,7 +65,8 @@ class ItemScales(wiring.Component):
         place = Signal(range(GROUP_TOKENS))
         arrived = Signal()
         taken = self.items.valid & self.items.ready
-        row = Signal.like(item.base)
+        # The row of the step that is `token`'s; it matters from the first one that is not committed on.
+        row = Signal.like(self.forward.row)
         k_scales, v_scales = (
             Signal.like(payload.k_scales, name=name, reset_less=True) for name in ("k_scales", "v_scales")
         )
@@ -73,19 +74,20 @@ class ItemScales(wiring.Component):
             iterator.command.eq(self.command),
             iterator.start.eq(self.start),
             iterator.step.eq(taken),
-            row.eq(token - item.base),
             self.records.slot.eq(item.slot),
             self.records.serial.eq(item.serial),
-            self.forward.row.eq(self.command.row + row),
+            self.forward.row.eq(row),
             self.forward.head.eq(item.head),
             payload.k_scales.eq(k_scales),
             payload.v_scales.eq(v_scales),
             payload.first.eq(item.first),
             payload.last.eq(item.last),
-            payload.count.eq(item.base + self.command.skip + 1),
         ]
         # With registers there is one behind the memory, and another one behind what is found in the records.
         registered, late = self.config.registered, {"cycles": int(self.config.registered), "enable": Const(1)}
+        # An item is there for some cycles before it is offered.
+        count = item.base + self.command.skip + 1
+        m.d.comb += payload.count.eq(delayed(m, count, name="count", **late))
         m.d.sync += arrived.eq(later(m, self.forward.en, registered=registered, name="asked"))
         m.d.sync += place.eq(delayed(m, token, name="asked_token", **late))
         answer = delayed(m, self.forward.data, name="answer", **late)
@@ -100,7 +102,10 @@ class ItemScales(wiring.Component):
             looking = self.records.present & iterator.valid & fsm.ongoing("MEMORY")
             present = later(m, looking, registered=registered, name="present")
             with m.State("MEMORY"):
-                m.d.sync += token.eq(item.committed)
+                m.d.sync += [
+                    token.eq(item.committed),
+                    row.eq(self.command.row + item.committed - item.base),
+                ]
                 m.d.comb += self.records.en.eq(iterator.valid & item.memory & present)
                 with m.If(self.records.en):
                     m.next = "LOAD"
@@ -113,7 +118,7 @@ class ItemScales(wiring.Component):
                     m.next = "OFFER"
             with m.State("FORWARD"):
                 m.d.comb += self.forward.en.eq(token < item.tokens)
-                m.d.sync += token.eq(token + 1)
+                m.d.sync += [token.eq(token + 1), row.eq(row + 1)]
                 with m.If(~self.forward.en):
                     m.next = "OFFER"
             with m.State("OFFER"):

@@ -15,7 +15,7 @@ from serrano.stream.pipeline import PipelineControl, delayed
 from serrano.stream.slices import sliced
 
 from .forward import ForwardReadPort
-from .payloads import AttendCommand, Operation, chunk_count
+from .payloads import AttendCommand, Operation, chunk_count, told_ahead
 from .records import HEADER_BYTES, RecordReadPort
 
 __all__ = ["TileFeeder"]
@@ -122,22 +122,39 @@ class TileFeeder(wiring.Component):
         chunk = Signal.like(self.chunks)
         start, chunk_start = Signal.like(self.records.unit), Signal.like(self.records.unit)
         taken, last_unit, last_index = Signal(), Signal(), Signal()
-        last_chunk, end = Signal(), Signal()
+        end = Signal()
         # Units of a tile are counted by the lower bits of the index.
         in_tile = min(config.tile_units, 1 << len(index)) - 1
         token = Signal(range(GROUP_TOKENS))
         late = {"cycles": int(config.registered), "enable": Const(1)}
-        final_chunk = delayed(m, (self.chunks - 1)[: len(chunk)], name="final_chunk", **late)
+        last_chunk = told_ahead(
+            m,
+            chunk,
+            self.chunks,
+            rests=~self.operations.valid,
+            step=taken & last_index,
+            registered=config.registered,
+            name="last_chunk",
+        )
         # Tokens of the last chunk are 2**narrow times as narrow as n.
         narrow = Signal.like(unit.packed)
         m.d.comb += narrow.eq(exact_log2(config.n) - last_shift(config, self.command.head_dim))
         narrow = delayed(m, narrow, name="narrow", **late)
+
+        def is_last(index: Value) -> Value:
+            return (~index & in_tile == 0) | ((index << exact_log2(vectors)) + vectors >= item.tokens)
+
+        # Whether a unit is a tile's last one is found with the unit before it, but for an item's first one.
+        following, kept = Signal.like(index), Signal()
+        ahead = [Signal.like(index, name=f"ahead_{k}") for k in range(2)]
         m.d.comb += [
             read.valid.eq(self.operations.valid),
             taken.eq(read.valid & read.ready),
-            last_chunk.eq(chunk == final_chunk),
             token.eq(index << exact_log2(vectors)),
-            last_unit.eq((~index & in_tile == 0) | (token + vectors >= item.tokens)),
+            ahead[0].eq(index + 1),
+            ahead[1].eq((index | in_tile) + 1),
+            following.eq(Mux(last_unit, ahead[1], ahead[0])),
+            last_unit.eq(Mux(index == 0, is_last(Const(0, len(index))), kept)),
             last_index.eq(last_unit & (index | in_tile).all()),
             end.eq(last_index & last_chunk),
             self.operations.ready.eq(taken & end),
@@ -160,7 +177,10 @@ class TileFeeder(wiring.Component):
             place = token + vector
             m.d.comb += unit.sources[vector].eq(Cat(place < item.committed, place < item.tokens))
         with m.If(taken):
-            m.d.sync += index.eq(Mux(last_unit, index | in_tile, index) + 1)
+            m.d.sync += [
+                index.eq(following),
+                kept.eq(Mux(last_unit, is_last(ahead[1]), is_last(ahead[0]))),
+            ]
             with m.If(last_index):
                 units = GROUP_TOKENS // vectors
                 m.d.sync += [chunk.eq(Mux(last_chunk, 0, chunk + 1)), start.eq(chunk_start + units)]

@@ -108,8 +108,8 @@ class WriteCombiner(wiring.Component):
             same = full[index] & words.payload.follows
             first = ~leave[0] if index else Const(1)
             m.d.comb += [
-                # A piece can join, or the word before it can go.
-                open_[index].eq(~full[index] | same | (free & first)),
+                # A piece can join, or the word before it can go: the other one only goes when none comes.
+                open_[index].eq(~full[index] | same | free),
                 leave[index].eq(full[index] & free & first & Mux(mine[index], ~same, flush & ~mine.any())),
             ]
             with m.If(leave[index]):

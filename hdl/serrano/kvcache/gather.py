@@ -125,7 +125,12 @@ class Gather(wiring.Component):
         run, request = next_run.payload, wiring.flipped(self.memory.request)
         request = slice_before(m, "request", request, registered=config.registered, kind=HalfRegister)
         good, may = Signal(), Signal()
-        task_room = later(m, tasks.i.ready, registered=config.registered, name="task_room")
+        task_room = tasks.i.ready
+        if config.registered:
+            # A claim reaches the tasks a cycle later.
+            task_room = Signal()
+            m.d.sync += task_room.eq(tasks.level < IN_FLIGHT - 1)
+        claimed = later(m, self.claim, registered=config.registered, name="claimed")
         m.d.comb += [
             good.eq(run.good),
             may.eq(next_run.valid & self.room & task_room),
@@ -135,7 +140,8 @@ class Gather(wiring.Component):
             request.payload.tag.eq(run.seq),
             self.claim.eq(may & (request.ready | ~good)),
             next_run.ready.eq(self.claim),
-            tasks.i.valid.eq(self.claim),
+            # A run that was claimed is still there in the cycle after it, if that is when its task goes.
+            tasks.i.valid.eq(claimed),
             tasks.i.payload.eq(run.task),
         ]
         # Records from their look-up to the address leaving, and to the last beat.
@@ -147,7 +153,6 @@ class Gather(wiring.Component):
             later(m, value, registered=config.registered, name="late") for value in (mask.beat, failed)
         )
         m.d.comb += given.eq(beat.valid & beat.last)
-        claimed = later(m, self.claim, registered=config.registered, name="claimed")
         m.d.sync += [
             looked_up.eq(looked_up + asked - claimed),
             under_way.eq(under_way + asked - given),

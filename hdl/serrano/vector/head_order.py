@@ -4,16 +4,17 @@
 from typing import Any
 
 from amaranth import *
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import ceil_log2
 
 from serrano.config import AcceleratorConfig
 from serrano.layouts import EpilogueBeat
 from serrano.stream import ForwardRegister
+from serrano.stream.pipeline import delayed
 from serrano.stream.slices import sliced
 
-from .payloads import HeadBeat, HeadKind, HeadsCommand
+from .payloads import HeadBeat, HeadKind, HeadsCommand, HeadTag
 
 __all__ = ["HeadOrder"]
 
@@ -24,7 +25,7 @@ class HeadOrder(wiring.Component):
     Heads come in the order k, v, q. With ``head_pad`` a multiple of ``n``, a head spans ``head_pad / n``
     blocks; with ``head_pad = n / 2`` a block holds two heads, and the second half of the last block may be
     padding, which is dropped. Combinational from input to output, unless with ``config.registered``: then
-    ``latency`` is 1.
+    ``latency`` is 1, and a cycle passes between two units of heads, in which it is found which heads come.
 
     Parameters
     ----------
@@ -68,45 +69,59 @@ class HeadOrder(wiring.Component):
         part = Signal(ceil_log2(slices))
         chunk = Signal(range(config.head_chunks_max))
         row = Signal.like(self.beats.payload.row)
-        base, head, keys = (
-            Signal(range(3 * config.heads_max + 2), name=name) for name in ("base", "head", "keys")
-        )
-        final_chunk, final_row, final_head = Signal.like(chunk), Signal.like(row), Signal.like(head)
-        halves, taken, padding, last_part, last_row, last_chunk, last_head = (Signal() for _ in range(7))
+        base, keys = (Signal(range(3 * config.heads_max + 2), name=name) for name in ("base", "keys"))
+        final_chunk, final_row, final_head = Signal.like(chunk), Signal.like(row), Signal.like(base)
+        halves, taken, padding, last_part, last_row, last_chunk = (Signal() for _ in range(6))
+        # The heads have been other ones for less than a cycle.
+        moved = Signal()
         placed = stream.Signature(HeadBeat(config)).create(path=("place",))
         places = sliced(m, "places", placed, registered=config.registered, kind=ForwardRegister)
         connect(m, places, flipped(self.placed))
         i, o = self.beats.payload, placed.payload
+        late = {"cycles": int(config.registered), "enable": Const(1)}
+        # The head of this number, and the one after it.
+        heads = []
+        for number, name in ((base, "head"), (base + 1, "other")):
+            of_packet = Signal(_Place(config), name=f"{name}_found")
+            m.d.comb += of_packet.last.eq(number == final_head)
+            with m.If(number < todo.kv_heads):
+                m.d.comb += [of_packet.kind.eq(HeadKind.K), of_packet.head.eq(number)]
+            with m.Elif(number < keys):
+                m.d.comb += [of_packet.kind.eq(HeadKind.V), of_packet.head.eq(number - todo.kv_heads)]
+            with m.Else():
+                m.d.comb += [of_packet.kind.eq(HeadKind.Q), of_packet.head.eq(number - keys)]
+            heads.append(delayed(m, of_packet, name=name, **late))
+        head = Signal(_Place(config))
+        m.d.comb += head.eq(Mux(halves & part[-1], Value.cast(heads[1]), Value.cast(heads[0])))
+        following = delayed(m, base + Mux(halves, 2, 1), name="following", **late)
+        if config.registered:
+            m.d.sync += moved.eq(self.command.ready | (taken & last_part & last_row & last_chunk))
         m.d.comb += [
             self.score.eq(todo.score),
             self.command.ready.eq(~filling & ~draining),
-            head.eq(base + (halves & part[-1])),
             last_part.eq(part == slices - 1),
             last_row.eq(row == final_row),
             last_chunk.eq(halves | (chunk == final_chunk)),
-            last_head.eq(head == final_head),
             # Behind the last head there is padding.
-            padding.eq(halves & part[-1] & (base == final_head)),
-            placed.valid.eq(self.beats.valid & filling & ~padding),
+            padding.eq(halves & part[-1] & heads[0].last),
+            placed.valid.eq(self.beats.valid & filling & ~moved & ~padding),
             # Behind a slice, padding may wait for it like the others: `ready` does not depend on what comes.
-            self.beats.ready.eq(filling & (placed.ready if config.registered else placed.ready | padding)),
+            self.beats.ready.eq(
+                filling & ~moved & placed.ready if config.registered else filling & (placed.ready | padding)
+            ),
             taken.eq(self.beats.valid & self.beats.ready),
             o.values.eq(i.values),
             o.kmeans.eq(i.kmeans),
             o.tag.row.eq(row),
+            o.tag.kind.eq(head.kind),
+            o.tag.head.eq(head.head),
             o.half.eq(halves & part[-1]),
             o.word.eq(Mux(halves, part[:-1], Cat(part, chunk))),
             o.first.eq(o.word == 0),
             o.complete.eq(last_chunk & Mux(halves, part[:-1] == slices // 2 - 1, last_part)),
-            o.release.eq(o.complete & last_row & (~halves | part[-1] | last_head)),
-            o.last.eq(o.complete & last_row & last_head),
+            o.release.eq(o.complete & last_row & (~halves | part[-1] | head.last)),
+            o.last.eq(o.complete & last_row & head.last),
         ]
-        with m.If(head < todo.kv_heads):
-            m.d.comb += [o.tag.kind.eq(HeadKind.K), o.tag.head.eq(head)]
-        with m.Elif(head < keys):
-            m.d.comb += [o.tag.kind.eq(HeadKind.V), o.tag.head.eq(head - todo.kv_heads)]
-        with m.Else():
-            m.d.comb += [o.tag.kind.eq(HeadKind.Q), o.tag.head.eq(head - keys)]
 
         with m.If(self.command.ready):
             command, valid = self.command.payload, self.command.valid
@@ -128,7 +143,15 @@ class HeadOrder(wiring.Component):
                 with m.If(last_row):
                     m.d.sync += chunk.eq(Mux(last_chunk, 0, chunk + 1))
                     with m.If(last_chunk):
-                        m.d.sync += base.eq(base + Mux(halves, 2, 1))
+                        m.d.sync += base.eq(following)
             with m.If(i.last):
                 m.d.sync += filling.eq(0)
         return m
+
+
+class _Place(data.StructLayout):
+    """A head of a packet, and whether it is the last one."""
+
+    def __init__(self, config: AcceleratorConfig):
+        tag = HeadTag(config)
+        super().__init__({"kind": HeadKind, "head": tag["head"].shape, "last": 1})

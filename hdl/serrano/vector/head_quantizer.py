@@ -113,8 +113,7 @@ class HeadMaxima(wiring.Component):
         # The block's maximum so far, and then that of the head.
         now, part = valid[-1], word[:part_bits]
         largest, here = Signal(32), Signal(32)
-        before = Mux(part == 0, 0, largest)
-        m.d.comb += here.eq(Mux(tree.maximum > before, tree.maximum, before))
+        m.d.comb += here.eq(Mux((part == 0) | (tree.maximum > largest), tree.maximum, largest))
         with m.If(now):
             m.d.sync += largest.eq(here)
         now = later(m, now, registered=config.registered, name="now")
@@ -124,9 +123,9 @@ class HeadMaxima(wiring.Component):
         )
         part, chunk = word[:part_bits], word[part_bits:]
         total = Signal(32)
-        earlier = Mux(chunk == 0, 0, partial.r_data)
+        earlier = partial.r_data
         m.d.comb += [
-            total.eq(Mux(here > earlier, here, earlier)),
+            total.eq(Mux((chunk == 0) | (here > earlier), here, earlier)),
             # The maximum so far is read with a block's first beat of a row, and used with its last.
             partial.r_en.eq(now & (part == 0)),
             partial.r_addr.eq(known.head.row),

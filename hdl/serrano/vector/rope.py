@@ -131,8 +131,9 @@ class Rotator(wiring.Component):
             source, beat = pairs.o, pairs.o.payload.beat
         word = beat.word[1:] if config.lanes == 1 else beat.word
         m.submodules.control = control = PipelineControl(depth, registered=config.registered)
+        # Rows of a packet on its way are not written.
         m.submodules.table = table = OnChipMemory(
-            write.pairs.shape(), config.rows_max * words, transparent=False
+            write.pairs.shape(), config.rows_max * words, transparent=False, collides=False
         )
         # The last cycle, or the last two, take the mean off.
         m.submodules.beats = beats = DelayLine(HeadBeat(config), depth - 1 - int(config.registered))
