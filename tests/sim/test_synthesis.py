@@ -35,7 +35,14 @@ for _cell in CELLS.values():
         "connections": {},
         "port_directions": {},
     }
-YOSYS = "#!/bin/sh\ncat > netlist.json <<END\n{netlist}\nEND\necho some text\nexit {code}\n"
+YOSYS = """#!/bin/sh
+touch one_hot.il binary.il states.txt
+cat > netlist.json <<END
+{netlist}
+END
+echo some text
+exit {code}
+"""
 NEXTPNR = """#!/bin/sh
 for argument; do
   test "$last" = --report && report=$argument
@@ -111,7 +118,7 @@ def test_a_tool_that_fails(scripts, tmp_path) -> None:
     assert tools.synthesize("text", tmp_path / "out") == CELLS
     assert (tmp_path / "out" / "top.il").read_text() == "text"
     scripts("yosys", YOSYS.format(netlist=netlist, code=3))
-    with pytest.raises(tools.ToolError, match=r"(?s)^yosys failed \(3\), see .*yosys\.out:\nsome text$"):
+    with pytest.raises(tools.ToolError, match=r"(?s)^yosys failed \(3\), see .*states\.out:\nsome text$"):
         tools.synthesize("text", tmp_path / "out")
 
 
@@ -121,7 +128,14 @@ def test_place(scripts, tmp_path) -> None:
     assert tools.place(tmp_path, **options, constraints="top.lpf") == report_of(61.0)
     assert json.loads((tmp_path / "seed2.sites.json").read_text()) == {"a": "X1/Y2/SLICEA.FF0"}
     given = (tmp_path / "arguments.txt").read_text().split()
-    for pair in ("--package CABGA381", "--speed 6", "--freq 62.5", "--seed 2", "--lpf top.lpf", "--placer static"):
+    for pair in (
+        "--package CABGA381",
+        "--speed 6",
+        "--freq 62.5",
+        "--seed 2",
+        "--lpf top.lpf",
+        "--placer static",
+    ):
         name, value = pair.split()
         assert given[given.index(name) + 1] == value
     assert "--85k" in given
