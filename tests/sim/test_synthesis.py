@@ -35,7 +35,14 @@ for _cell in CELLS.values():
         "connections": {},
         "port_directions": {},
     }
-YOSYS = "#!/bin/sh\ncat > netlist.json <<END\n{netlist}\nEND\necho some text\nexit {code}\n"
+YOSYS = """#!/bin/sh
+touch one_hot.il binary.il states.txt
+cat > netlist.json <<END
+{netlist}
+END
+echo some text
+exit {code}
+"""
 NEXTPNR = """#!/bin/sh
 report=/dev/null written=/dev/null
 for argument; do
@@ -112,7 +119,7 @@ def test_a_tool_that_fails(scripts, tmp_path) -> None:
     assert tools.synthesize("text", tmp_path / "out") == CELLS
     assert (tmp_path / "out" / "top.il").read_text() == "text"
     scripts("yosys", YOSYS.format(netlist=netlist, code=3))
-    with pytest.raises(tools.ToolError, match=r"(?s)^yosys failed \(3\), see .*yosys\.out:\nsome text$"):
+    with pytest.raises(tools.ToolError, match=r"(?s)^yosys failed \(3\), see .*states\.out:\nsome text$"):
         tools.synthesize("text", tmp_path / "out")
 
 

@@ -57,6 +57,8 @@ class WordReader(wiring.Component):
         m.submodules.gearbox = gearbox = Gearbox(width, 4)
         skip = Signal(range(max(2, width // 4)))
         left = Signal(7)
+        # The word in hand is the last one, or none of those that are wanted: known beside their counts.
+        last, drops = Signal(), Signal()
         error = Signal()
         address, words = self.command.payload.address, self.command.payload.words
         # Words before the first one in its beat.
@@ -73,7 +75,7 @@ class WordReader(wiring.Component):
             gearbox.i.payload.last.eq(beat.payload.last),
             beat.ready.eq(gearbox.i.ready),
             self.words.payload.value.eq(gearbox.o.payload.bytes),
-            self.words.payload.last.eq(left == 1),
+            self.words.payload.last.eq(last),
             self.words.payload.error.eq(error),
         ]
         with m.If(beat.valid & beat.ready & beat.payload.error):
@@ -90,10 +92,11 @@ class WordReader(wiring.Component):
                     self.command.ready.eq(request.ready),
                 ]
                 m.d.sync += [skip.eq(lead), left.eq(words), error.eq(0)]
+                m.d.sync += [last.eq(words == 1), drops.eq(lead != 0)]
                 with m.If(request.valid & request.ready):
                     m.next = "READ"
             with m.State("READ"):
-                with m.If((skip != 0) | (left == 0)):
+                with m.If(drops):
                     m.d.comb += gearbox.o.ready.eq(1)
                 with m.Else():
                     m.d.comb += [
@@ -102,9 +105,9 @@ class WordReader(wiring.Component):
                     ]
                 with m.If(gearbox.o.valid & gearbox.o.ready):
                     with m.If(skip != 0):
-                        m.d.sync += skip.eq(skip - 1)
+                        m.d.sync += [skip.eq(skip - 1), drops.eq(skip != 1)]
                     with m.Elif(left != 0):
-                        m.d.sync += left.eq(left - 1)
+                        m.d.sync += [left.eq(left - 1), last.eq(left == 2), drops.eq(left == 1)]
                     with m.If(gearbox.o.payload.last):
                         m.next = "IDLE"
         return m

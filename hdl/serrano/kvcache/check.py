@@ -273,10 +273,11 @@ class CommandCheck(wiring.Component):
         speaks_of_block = Cat(opcode == code for code in (Opcode.SHARE, Opcode.EVICT, Opcode.SCRUB)).any()
         speaks_of_sequence = ~Cat(opcode == code for code in free_for_all).any()
         speaks_of_sequence = self._settled(m, speaks_of_sequence, "speaks_of_sequence")
-        speaks_of_block = self._settled(m, speaks_of_block, "speaks_of_block")
+        block = self.command.arg0
+        speaks_of_block = self._settled(m, speaks_of_block & (block != 0), "speaks_of_block")
         return (
             speaks_of_sequence & (tenant != self.state.tenant),
-            speaks_of_block & self._inside(self.command.arg0) & (tenant != self.block.tenant),
+            speaks_of_block & (block < self.size) & (tenant != self.block.tenant),
             (opcode == Opcode.FORK) & (tenant != self.destination.tenant),
         )
 

@@ -19,6 +19,8 @@ from .execution import (
     build_blocks,
     build_gather,
     build_short,
+    judged,
+    judgment,
     operate,
     read_statistic,
     refuse,
@@ -56,11 +58,12 @@ class Controller(wiring.Component):
     and makes a new pool of ``blocks`` blocks; the controller does the same after reset. Commands that come
     meanwhile are executed afterwards.
 
-    A command passes IDLE, SUMS, BLOCKS and JUDGE: its sequence is read, sums are formed, the block it speaks
-    of is read, its status is known. What is right is executed by the states of ``execution`` (one block, one
-    sequence, moves of bytes) and ``walks`` (entry after entry). If the accelerator is ``registered``, each
-    state takes four cycles instead of one (:mod:`~serrano.kvcache.pace`), and there is one more before JUDGE,
-    one after a scan for APPEND and two after the answer.
+    A command passes IDLE, SUMS, BLOCKS and the JUDGE of its opcode: its sequence is read, sums are formed,
+    the block it speaks of is read, its status is known. What is right is executed by the states of
+    ``execution`` (one block, one sequence, moves of bytes) and ``walks`` (entry after entry). If the
+    accelerator is ``registered``, each state takes four cycles instead of one
+    (:mod:`~serrano.kvcache.pace`), and there is one more before JUDGE, one after a scan for APPEND and two
+    after the answer.
 
     From the cycle in which a command is taken to that of its response: OPEN, ABORT, TRANSLATE and everything
     refused at once 5; STAT 6; SEAL, SHARE and EVICT 7; COMMIT, FREE, TRIM, SLIDE and FORK ``6 + 2 * b`` and
@@ -177,6 +180,8 @@ class Controller(wiring.Component):
             index,
             final,
             entry,
+            status=settled(m, config, check.status, "status"),
+            wrong=settled(m, config, check.status != Status.OK, "wrong"),
             at_end=settled(m, config, index == final, "at_end"),
             above=settled(m, config, (index + 1)[: len(index)], "above"),
             below=settled(m, config, (index - 1)[: len(index)], "below"),
@@ -230,8 +235,6 @@ class Controller(wiring.Component):
     def _build_judged(self, m: Module, parts: Parts) -> None:
         """What comes to the judgment."""
         config, check = self.config, parts.check
-        self._status = settled(m, config, check.status, "status")
-        self._wrong = settled(m, config, check.status != Status.OK, "wrong")
         self._nothing = settled(m, config, parts.command.arg0 == 0, "nothing")
         self._walks = measure_walks(m, parts)
         self._statistic = read_statistic(m, parts)
@@ -310,10 +313,13 @@ class Controller(wiring.Component):
                     m.d.comb += pool.block.eq(tables.entry_block)
                 with m.Case(Opcode.STAT):
                     m.d.comb += pool.block.eq(command.arg1)
-            m.next = "SETTLE" if self.config.registered else "JUDGE"
+            if self.config.registered:
+                m.next = "SETTLE"
+            else:
+                self._choose_judgment(m, command.opcode)
         if self.config.registered:
             with step(m, parts, "SETTLE"):
-                m.next = "JUDGE"
+                self._choose_judgment(m, command.opcode)
             # The step loop has seen its answer, and locked what it wants, before the next command is chosen.
             with step(m, parts, "REST"):
                 m.next = "RESTED"
@@ -322,17 +328,22 @@ class Controller(wiring.Component):
 
     def _build_judgment(self, m: Module, parts: Parts, number: Signal) -> None:
         """The status is known: a command is refused, done, or begun."""
-        check = parts.check
         with step(m, parts, "JUDGE"):
-            with m.If(self._wrong):
-                refuse(m, parts, self._status)
-            with m.Else(), m.Switch(parts.command.opcode):
-                build_short(m, parts, self._nothing)
-                start_walk(m, parts, self._walks)
-                start_block(m, parts, number)
-                with m.Case(Opcode.GATHER):
-                    m.d.sync += [
-                        parts.index.eq(parts.command.arg0 >> SLOT_BITS),
-                        parts.final.eq(check.final),
-                    ]
-                    m.next = "GATHER"
+            refuse(m, parts, parts.status)
+        build_short(m, parts, self._nothing)
+        start_walk(m, parts, self._walks)
+        start_block(m, parts, number)
+        with judged(m, parts, Opcode.GATHER):
+            m.d.sync += [
+                parts.index.eq(parts.command.arg0 >> SLOT_BITS),
+                parts.final.eq(parts.check.final),
+            ]
+            m.next = "GATHER"
+
+    def _choose_judgment(self, m: Module, opcode: Value) -> None:
+        """Each opcode has its own state, so that what follows does not depend on it; others are refused."""
+        m.next = "JUDGE"
+        with m.Switch(opcode):
+            for known in Opcode:
+                with m.Case(known):
+                    m.next = judgment(known)

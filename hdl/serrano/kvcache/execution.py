@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Executing commands that have been found right: those on one block or one sequence, and moves of bytes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +25,8 @@ __all__ = [
     "build_gather",
     "build_short",
     "finish",
+    "judged",
+    "judgment",
     "operate",
     "read_statistic",
     "refuse",
@@ -37,10 +41,11 @@ class Parts:
 
     ``state`` is what would be written for the command's sequence: what it was, unless assigned otherwise.
     ``index`` and ``final`` are the present and the last entry of a walk through the table; ``entry`` is the
-    block in the entry that the command speaks of; ``at_end``: ``index`` is ``final``; ``above``, ``below``:
-    the entries beside ``index``; ``no_blocks``: the pool has none but NULL. States act with ``acts``; the
-    last one gives the ``answer``, and the next state is ``rest``. ``finishes`` are the auxiliary values, each
-    with a signal that chooses it in the cycle of the answer; with registers it is looked at a cycle later.
+    block in the entry that the command speaks of; ``status``, ``wrong``: what the check has found, and
+    whether it is an error; ``at_end``: ``index`` is ``final``; ``above``, ``below``: the entries beside
+    ``index``; ``no_blocks``: the pool has none but NULL. States act with ``acts``; the last one gives the
+    ``answer``, and the next state is ``rest``. ``finishes`` are the auxiliary values, each with a signal that
+    chooses it in the cycle of the answer; with registers it is looked at a cycle later.
     """
 
     config: AcceleratorConfig
@@ -53,6 +58,8 @@ class Parts:
     index: Signal
     final: Signal
     entry: Signal
+    status: Any
+    wrong: Any
     at_end: Any
     above: Any
     below: Any
@@ -85,6 +92,21 @@ def finish(m: Module, parts: Parts, aux: Any = 0, *, write: bool = True) -> None
     m.next = parts.rest
 
 
+def judgment(opcode: Opcode) -> str:
+    """The state in which the status of such a command is known."""
+    return f"JUDGE_{opcode.name}"
+
+
+@contextmanager
+def judged(m: Module, parts: Parts, opcode: Opcode) -> Iterator[None]:
+    """The status of a command with this opcode is known: unless it is refused, it is done, or begun."""
+    with step(m, parts, judgment(opcode)):
+        with m.If(parts.wrong):
+            refuse(m, parts, parts.status)
+        with m.Else():
+            yield
+
+
 def refuse(m: Module, parts: Parts, status: Any) -> None:
     """The last cycle of a command that has changed nothing."""
     m.d.comb += [parts.answer.valid.eq(1), parts.answer.status.eq(status)]
@@ -97,12 +119,12 @@ def operate(m: Module, parts: Parts, operation: PoolOperation, block: Any = 0) -
 
 
 def build_short(m: Module, parts: Parts, nothing: Value) -> None:
-    """In JUDGE: commands that are done at once; ``nothing``: the first argument is 0."""
+    """Commands that are done at once; ``nothing``: the first argument is 0."""
     command, state, tables = parts.command, parts.state, parts.tables
-    with m.Case(Opcode.OPEN):
+    with judged(m, parts, Opcode.OPEN):
         m.d.comb += state.tenant.eq(command.tenant)
         finish(m, parts)
-    with m.Case(Opcode.COMMIT):
+    with judged(m, parts, Opcode.COMMIT):
         m.d.sync += [
             parts.index.eq(state.length >> SLOT_BITS),
             parts.final.eq((parts.check.committed - 1) >> SLOT_BITS),
@@ -110,25 +132,26 @@ def build_short(m: Module, parts: Parts, nothing: Value) -> None:
         m.next = "MARK_ENTRY"
         with m.If(nothing):
             m.next = "MARKED"
-    with m.Case(Opcode.ABORT):
+    with judged(m, parts, Opcode.ABORT):
         m.d.comb += state.reserved.eq(0)
         finish(m, parts, tables.r_state.length)
-    with m.Case(Opcode.TRANSLATE):
+    with judged(m, parts, Opcode.TRANSLATE):
         finish(m, parts, Cat(command.arg0[:SLOT_BITS], parts.entry), write=False)
-    with m.Case(Opcode.STAT):
+    with judged(m, parts, Opcode.STAT):
         m.next = "ANSWER"
 
 
 def start_block(m: Module, parts: Parts, number: Signal) -> None:
-    """In JUDGE: commands on one block, or on the pool."""
-    with m.Case(Opcode.SEAL):
+    """Commands on one block, or on the pool, begin."""
+    with judged(m, parts, Opcode.SEAL):
         m.next = "SEAL"
-    with m.Case(Opcode.SHARE):
+    with judged(m, parts, Opcode.SHARE):
         m.next = "HOLD"
-    with m.Case(Opcode.EVICT, Opcode.SCRUB):
-        m.d.sync += number.eq(parts.command.arg0)
-        m.next = "FORGET"
-    with m.Case(Opcode.RESET_POOL):
+    for opcode in (Opcode.EVICT, Opcode.SCRUB):
+        with judged(m, parts, opcode):
+            m.d.sync += number.eq(parts.command.arg0)
+            m.next = "FORGET"
+    with judged(m, parts, Opcode.RESET_POOL):
         m.d.sync += number.eq(1)
         m.next = "FORGET"
         with m.If(parts.no_blocks):
@@ -140,7 +163,8 @@ def build_blocks(m: Module, parts: Parts, number: Signal, statistic: Value) -> N
     pool, tables, command, state = parts.pool, parts.tables, parts.command, parts.state
     generation = Signal.like(pool.advanced)
     longer = settled(m, parts.config, tables.r_state.length + BLOCK_SIZE, "longer")
-    is_last = settled(m, parts.config, number == pool.size - 1, "is_last")
+    last_block = settled(m, parts.config, (pool.size - 1)[: len(number)], "last_block")
+    is_last = settled(m, parts.config, number == last_block, "is_last")
     with step(m, parts, "SEAL"):
         operate(m, parts, PoolOperation.SEAL, parts.entry)
         m.next = "SEALED"

@@ -125,15 +125,16 @@ class RecordMask(wiring.Component):
         walk = stream.Signature(beats).create(path=("walk",))
         here = Signal(place.layout, init=place.start)
         position: Any = here
+        # So with registers it is found out ahead: of the two beats that wait, the geometry changes nothing.
+        ahead = self.config.registered and pieces == 1
+        last_chunk = place.find_last_chunk(m, here, walk.ready) if ahead else None
         for index in range(pieces):
             m.d.comb += walk.payload.places[index].eq(position)
-            m.d.comb += walk.payload.shifts[index].eq(place.shift(position)[0])
-            position = place.following(m, position)
+            m.d.comb += walk.payload.shifts[index].eq(place.shift(position, last_chunk)[0])
+            position = place.following(m, position, last_chunk)
         m.d.comb += [walk.valid.eq(1), walk.payload.last.eq(position.run == place.runs)]
         with m.If(walk.ready):
             m.d.sync += here.eq(Mux(walk.payload.last, Const(place.start, place.layout), position))
-        # So with registers it is found out ahead: of the two beats that wait, the geometry changes nothing.
-        ahead = self.config.registered and pieces == 1
         walked = sliced(m, "walked", walk, registered=ahead)
         for index in range(pieces):
             span = slice(index * place.piece, (index + 1) * place.piece)
@@ -170,9 +171,30 @@ class _Place:
         self.layout = data.StructLayout({"run": 3, "chunk": chunks, "offset": SLOT_BITS + self.n_bits})
         self.start = {"run": 0, "chunk": 0, "offset": 0}
 
-    def shift(self, place: Any) -> tuple[Value, Value]:
-        """Binary logarithm of the bytes per token here, and whether the chunk is the last of its run."""
-        last_chunk = place.chunk == self.final_chunk
+    def find_last_chunk(self, m: Module, place: Any, moves: Value) -> Value:
+        """A register: whether a chunk of codes at ``place``, which goes on with ``moves``, is the last."""
+        last_chunk = Signal()
+        stays, follows = place.chunk == self.final_chunk, place.chunk + 1 == self.final_chunk
+        behind = Mux(~place.run[1] | last_chunk, self.final_chunk == 0, follows)
+        m.d.sync += last_chunk.eq(Mux(moves & self._ends_chunk(place, last_chunk), behind, stays))
+        return last_chunk
+
+    def _ends_chunk(self, place: Any, last_chunk: Value | None = None) -> Value:
+        """Whether the chunk ends with this piece."""
+        bits = len(place.offset)
+        ends = Array(
+            Const(((1 << SLOT_BITS + width) - self.piece) % (1 << bits), bits)
+            for width in range(self.n_bits + 1)
+        )
+        return place.offset == ends[self.shift(place, last_chunk)[0]]
+
+    def shift(self, place: Any, last_chunk: Value | None = None) -> tuple[Value, Value]:
+        """Binary logarithm of the bytes per token here, and whether the chunk is the last of its run.
+
+        ``last_chunk``: whether it is the last one for codes, where that is known.
+        """
+        if last_chunk is None:
+            last_chunk = place.chunk == self.final_chunk
         codes = place.run[1]
         shift = Mux(codes, Mux(last_chunk, self.last_shift, self.n_bits), 1)
         return shift, ~codes | last_chunk
@@ -184,16 +206,11 @@ class _Place:
         offsets = [(place.offset | byte) for byte in range(self.piece)]
         return Cat((offset >= first) & (offset < end) for offset in offsets)
 
-    def following(self, m: Module, place: Any) -> Any:
+    def following(self, m: Module, place: Any, last_chunk: Value | None = None) -> Any:
         """The next piece's place, run 4 behind the record's end."""
-        shift, last_chunk = self.shift(place)
+        end_of_chunk = self._ends_chunk(place, last_chunk)
+        last_chunk = self.shift(place, last_chunk)[1]
         following = Signal(self.layout, name="following")
-        bits = len(place.offset)
-        ends = Array(
-            Const(((1 << SLOT_BITS + width) - self.piece) % (1 << bits), bits)
-            for width in range(self.n_bits + 1)
-        )
-        end_of_chunk = place.offset == ends[shift]
         m.d.comb += following.eq(place)
         with m.If(~end_of_chunk):
             m.d.comb += following.offset.eq(place.offset + self.piece)

@@ -8,7 +8,7 @@ from typing import Any
 from amaranth import *
 
 from .commands import Opcode, Status
-from .execution import Parts, build_answer, build_move, finish, operate, refuse, step
+from .execution import Parts, build_answer, build_move, finish, judged, operate, refuse, step
 from .pace import settled
 from .payloads import BLOCK_SIZE, SLOT_BITS, MoveKind
 from .pool import PoolOperation
@@ -40,7 +40,7 @@ class Walks:
 
 
 def measure_walks(m: Module, parts: Parts) -> Walks:
-    """What JUDGE has to know."""
+    """What the judgment has to know."""
     command, check, held = parts.command, parts.check, parts.tables.r_state
 
     def known(value: Any, name: str) -> Any:
@@ -58,27 +58,27 @@ def measure_walks(m: Module, parts: Parts) -> Walks:
 
 
 def start_walk(m: Module, parts: Parts, walks: Walks) -> None:
-    """In JUDGE: where the walk begins and ends."""
+    """Where the walk begins and ends."""
     command, state, check, tables = parts.command, parts.state, parts.check, parts.tables
     index, final, held = parts.index, parts.final, tables.r_state
-    with m.Case(Opcode.ALLOC):
+    with judged(m, parts, Opcode.ALLOC):
         m.d.sync += [index.eq(held.entries), final.eq(check.final)]
         m.next = "GROWN"
         with m.If(walks.allocates):
             m.next = "GROW"
-    with m.Case(Opcode.APPEND):
+    with judged(m, parts, Opcode.APPEND):
         m.d.sync += [index.eq(check.position >> SLOT_BITS), final.eq(check.last_present)]
         m.next = "SCAN_BEGIN"
-    with m.Case(Opcode.FORK):
+    with judged(m, parts, Opcode.FORK):
         m.d.sync += [index.eq(held.first), final.eq(held.entries - 1)]
         m.next = "FORKED"
         with m.If(walks.shares):
             m.next = "FORK_ENTRY"
     # Look-ups find the new state from now on; what is released is not found any more.
-    with m.Case(Opcode.FREE):
+    with judged(m, parts, Opcode.FREE):
         m.d.comb += [tables.w_en.eq(1), tables.w_open.eq(0)]
         _release(m, parts, held.entries, held.first, walks.releases[Opcode.FREE])
-    with m.Case(Opcode.TRIM):
+    with judged(m, parts, Opcode.TRIM):
         m.d.comb += [
             tables.w_en.eq(1),
             state.length.eq(command.arg0),
@@ -87,7 +87,7 @@ def start_walk(m: Module, parts: Parts, walks: Walks) -> None:
         ]
         kept = walks.kept[: len(held.entries)]
         _release(m, parts, held.entries, kept, walks.releases[Opcode.TRIM])
-    with m.Case(Opcode.SLIDE):
+    with judged(m, parts, Opcode.SLIDE):
         slides = walks.releases[Opcode.SLIDE]
         with m.If(slides):
             m.d.comb += [tables.w_en.eq(1), state.first.eq(walks.dead)]

@@ -14,6 +14,7 @@ from typing import Any
 
 from serrano.primitives.memory import NEVER_COLLIDES
 
+from . import states
 from .placement import sites
 from .registers import use_output_registers
 
@@ -140,11 +141,18 @@ def synthesize(rtlil: str, folder: Path, *, top: str = "top") -> dict[str, Any]:
     """Synthesizes RTLIL for the ECP5 into ``folder/netlist.json``, and returns the netlist's cells.
 
     Block RAMs get the registers behind them. Functions of more than four inputs are made of single LUT4s: in
-    wider ones two or more are bound to one place, and wires get longer.
+    wider ones two or more are bound to one place, and wires get longer. State machines of the accelerator get
+    a flip-flop for each state.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{top}.il").write_text(without_collisions(without_indices(rtlil)), encoding="utf-8")
-    script = f"read_rtlil {top}.il; synth_ecp5 -nowidelut -top {top} -json netlist.json"
+    script = "; ".join(line.strip() for line in states.SCRIPT.format(top=top).strip().splitlines())
+    run("yosys", ["-q", "-l", "states.log", "-p", script], folder, "states")
+    one_hot, binary, codes = (
+        (folder / name).read_text(encoding="utf-8") for name in ("one_hot.il", "binary.il", "states.txt")
+    )
+    (folder / "begun.il").write_text(states.with_beginnings(one_hot, binary, codes), encoding="utf-8")
+    script = f"read_rtlil begun.il; synth_ecp5 -nowidelut -top {top} -json netlist.json"
     run("yosys", ["-q", "-l", "yosys.log", "-p", script], folder, "yosys")
     netlist = json.loads((folder / "netlist.json").read_text(encoding="utf-8"))
     if use_output_registers(netlist["modules"][top]):
