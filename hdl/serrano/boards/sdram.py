@@ -557,9 +557,8 @@ class SdramController(wiring.Component):
         opens = given.activate | given.reopen
         closes = given.precharge | given.precharge_all
         mode = 1 << 9 | self.timing.cas_latency << 4 | (BURST.bit_length() - 1)
+        m.d.comb += [pins.clk_en.eq(1), pins.cs.eq(1)]
         m.d.sync += [
-            pins.clk_en.eq(1),
-            pins.cs.eq(1),
             pins.ras.eq(opens | closes | given.refresh | given.mode),
             pins.cas.eq(column | given.refresh | given.mode),
             pins.we.eq(write | closes | given.mode),
