@@ -32,6 +32,6 @@ BOARD = Board(
     preset="small",
     sdram=SDRAM,
     cas_latency=3,
-    clock_hz=87_500_000,
+    clock_hz=100_000_000,
     baud=1_000_000,
 )
