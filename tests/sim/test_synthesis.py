@@ -134,10 +134,18 @@ def test_place(scripts, tmp_path) -> None:
     assert tools.place(tmp_path, **options, constraints="top.lpf") == report_of(61.0)
     assert json.loads((tmp_path / "seed2.sites.json").read_text()) == {"a": "X1/Y2/SLICEA.FF0"}
     placed, routed = given_to_nextpnr(tmp_path)
-    common = ("--85k", "--package CABGA381", "--speed 6", "--freq 62.5", "--seed 2", "--lpf top.lpf")
+    common = (
+        "--85k",
+        "--package CABGA381",
+        "--speed 6",
+        "--freq 62.5",
+        "--seed 2",
+        "--lpf top.lpf",
+        "--router router2",
+    )
     for given, texts in (
         (placed, ("--json netlist.json", "--placer static", "--no-route", "--write seed2.placed.json")),
-        (routed, ("--json seed2.placed.json", "--no-pack --no-place", "--router router2 ")),
+        (routed, ("--json seed2.placed.json", "--no-pack --no-place")),
     ):
         assert all(text in " ".join(given) for text in common + texts)
     assert not (tmp_path / "seed2.placed.json").exists()

@@ -190,9 +190,10 @@ def place(
     without. Placement has the first of them.
     """
     name, placed = f"seed{seed}", folder / f"seed{seed}.placed.json"
+    # The placed design keeps the name of its router.
     common = [
         DEVICES[device].option, "--package", package.upper(), "--speed", speed, "--freq", f"{clock_mhz:g}",
-        "--seed", str(seed), "--timing-allow-fail", "--quiet",
+        "--seed", str(seed), "--timing-allow-fail", "--quiet", "--router", "router2",
         *(["--lpf", constraints] if constraints else []),
     ]  # fmt: skip
     tried = [("--lpf", file) for file in aims] or [()]
@@ -209,7 +210,7 @@ def place(
     (folder / f"{name}.sites.json").write_text(json.dumps(found), encoding="utf-8")
     log = folder / f"{name}.log"
     common += [
-        "--json", placed.name, "--log", log.name, "--no-pack", "--no-place", "--router", "router2",
+        "--json", placed.name, "--log", log.name, "--no-pack", "--no-place",
         "--report", f"{name}.json", "--textcfg", f"{name}.config",
     ]  # fmt: skip
 
