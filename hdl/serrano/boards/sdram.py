@@ -266,17 +266,18 @@ class SdramController(wiring.Component):
         wait = Signal(range(max(timing.rp, timing.rcd, 2)))
         idle = self._idle = Signal()
         m.d.comb += bank.eq(place.bank)
-        write = self._build_choice(m, idle & ~self._held & ~self._stopped)
+        works = ~self._held & ~self._stopped
+        write = self._build_choice(m, idle & works)
         with m.If(wait != 0):
             m.d.sync += wait.eq(wait - 1)
         # A row is not closed while it is read from.
         conflict = self._busy = Signal()
-        free = ~self._give_column & ~self._held & ~self._stopped & (wait == 0)
+        free = ~self._give_column & works & (wait == 0)
         with m.FSM(name="preparation"):
             with m.State("IDLE"):
                 m.d.comb += idle.eq(1)
                 m.d.sync += self._load(write)
-                with m.If((reads.valid | beats.valid) & ~self._held & ~self._stopped):
+                with m.If((reads.valid | beats.valid) & works):
                     m.next = "LOOK"
             with m.State("LOOK"):
                 m.d.sync += [opened.eq(self._open.bit_select(bank, 1)), row.eq(self._rows[bank])]
@@ -304,7 +305,7 @@ class SdramController(wiring.Component):
                 with m.If(self._recheck):
                     m.next = "LOOK"
             with m.State("READY"):
-                m.d.comb += self._prepared.eq((wait == 0) & ~self._held & ~self._stopped)
+                m.d.comb += self._prepared.eq((wait == 0) & works)
                 with m.If(self._hand_over):
                     m.next = "IDLE"
                 with m.If(self._recheck):
