@@ -107,8 +107,10 @@ class Accelerator(wiring.Component):
         m.submodules.tracer = self._tracer = Tracer(config)
         self._datapath = Datapath(config)
         self._geometry = Signal(KVGeometry(config))
-        # It has a register of its own, amid what it resets; nothing of the step moves before or after it.
-        flush = settled(m, config, self._recovery.flush, "datapath_flush")
+        # It has a register of its own, amid what it resets; nothing of the step moves before or after it. As
+        # it begins a cycle after the read port's, but ends with it, it is not one with that.
+        flush = self._recovery.flush & settled(m, config, self._recovery.flush, "flush_begun")
+        flush = settled(m, config, flush, "datapath_flush")
         m.submodules.datapath = ResetInserter(flush)(self._datapath)
         self._build_ports(m)
         self._build_datapath(m)

@@ -112,7 +112,7 @@ class HeadMaxima(wiring.Component):
         )
         # The block's maximum so far, and then that of the head.
         now, part = valid[-1], word[:part_bits]
-        largest, here = Signal(32), Signal(32)
+        largest, here = Signal(32, reset_less=True), Signal(32)
         m.d.comb += here.eq(Mux((part == 0) | (tree.maximum > largest), tree.maximum, largest))
         with m.If(now):
             m.d.sync += largest.eq(here)
