@@ -107,8 +107,10 @@ class Accelerator(wiring.Component):
         m.submodules.tracer = self._tracer = Tracer(config)
         self._datapath = Datapath(config)
         self._geometry = Signal(KVGeometry(config))
-        # It has a register of its own, amid what it resets; nothing of the step moves before or after it.
-        flush = settled(m, config, self._recovery.flush, "datapath_flush")
+        # It has a register of its own, amid what it resets; nothing of the step moves before or after it. As
+        # it begins a cycle after the read port's, but ends with it, it is not one with that.
+        flush = self._recovery.flush & settled(m, config, self._recovery.flush, "flush_begun")
+        flush = settled(m, config, flush, "datapath_flush")
         m.submodules.datapath = ResetInserter(flush)(self._datapath)
         self._build_ports(m)
         self._build_datapath(m)
@@ -339,9 +341,17 @@ class Accelerator(wiring.Component):
         registers, counters = self._registers, self._counters
         activity, reads, running = self._datapath.activity, self._reads, self._scheduler.running
         width = self.config.port_bytes
-        tile, attending = activity.wait_tile, activity.attending
+        # Those of the data path and of the read port, with registers as they were in the cycle before.
+        active, tile, results, attending = (
+            later(m, value, registered=self.config.registered, name="late_activity")
+            for value in (
+                activity.active,
+                activity.wait_tile,
+                activity.wait_results,
+                activity.attending,
+            )
+        )
         others = Cat(reads.beats[index] for index in range(MOVE + 1) if index not in (KV, TAPE)).any()
-        # The read port, with registers as it was in the cycle before.
         tape_beat, kv_beat, others, beat, idle, blocked = (
             later(m, value, registered=self.config.registered, name="late_port")
             for value in (
@@ -359,11 +369,11 @@ class Accelerator(wiring.Component):
             "tokens": self._scheduler.completions.valid
             & self._scheduler.completions.ready
             & self._scheduler.completions.payload.has_token,
-            "array_busy": running & activity.active,
+            "array_busy": running & active,
             "array_wait_tape": running & tile & ~attending,
             "array_wait_kv": running & tile & attending,
-            "array_epilogue": running & activity.wait_results,
-            "array_serial": running & ~(activity.active | tile | activity.wait_results),
+            "array_epilogue": running & results,
+            "array_serial": running & ~(active | tile | results),
             "array_idle": 0,
             "port_weights": running & tape_beat,
             "port_kv": running & kv_beat,
@@ -374,7 +384,7 @@ class Accelerator(wiring.Component):
             "bytes_weights": Mux(tape_beat, width, 0),
             "bytes_kv_read": Mux(kv_beat, width, 0),
             "bytes_other": Mux(others, width, 0),
-            "rows_issued": activity.active,
+            "rows_issued": active,
         }
         written = Signal(range(width + 1))
         appends = self._datapath.kv_writes.request

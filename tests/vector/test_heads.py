@@ -90,6 +90,8 @@ def test_latency(config) -> None:
         for beat in packet.beats()[: config.n // config.lanes]:
             ctx.set(dut.beats.payload, beat)
             ctx.set(dut.beats.valid, 1)
+            while not ctx.get(dut.beats.ready):
+                await ctx.tick()
             await ctx.tick()
         ctx.set(dut.beats.valid, 0)
         # One cycle has passed since the last beat came.

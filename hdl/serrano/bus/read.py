@@ -303,8 +303,8 @@ class ReadArbiter(wiring.Component):
             }
         )
         m.submodules.order = order_fifo = StreamFIFO(order, OUTSTANDING)
-        self._stopped, self._flushed = self._late(m, self.stop), self._late(m, self.flush)
-        self._flushing = self._flushed | self._late(m, self._flushed)
+        self._flushed = self._late(m, self.flush)
+        self._flushing = self._late(m, self.flush | self._flushed)
         beat = self._build_arrival(m, order_fifo)
         issue = Signal(len(self.clients))
         # Beats on their way, for all clients.
@@ -485,9 +485,10 @@ class ReadArbiter(wiring.Component):
                 few = self._late(m, coming < client.queue_beats)
                 few = few & ~self._late(m, issuing) if registered else few
             known = settled & ~(self._flushing & int(not client.apart)) if registered else Const(1)
+            going = Const(1) if client.apart else ~self.stop
             m.d.comb += waiting[index].eq(burst.valid & ~room)
             domain += [
-                able[index].eq(burst.valid & room & few & known),
+                able[index].eq(burst.valid & room & few & known & going),
                 held[index].eq(wanting & ~waiting[index] | ~known),
             ]
             order = Cat(Const(index, self.client_bits), burst.payload.last, Const(int(client.apart), 1))
@@ -521,11 +522,11 @@ class ReadArbiter(wiring.Component):
         # A client before has more to ask for, and room for it. Bursts of the others do not slip in between
         # its own: of short ones, as KV records are, it would get too few.
         choice = Signal(len(self.clients))
-        before, waited_for = Const(0), Const(0)
+        chosen, before = Const(0), Const(0)
         for index, client in enumerate(self.clients):
-            may = able[index] if client.apart else able[index] & ~self._stopped & ~waited_for
-            m.d.comb += choice[index].eq(may & ~before)
-            before = before | may
-            if not client.apart:
-                waited_for = waited_for | held[index]
-        return choice, before
+            # Who is able and not apart is held too: that decides on whoever is behind it.
+            may = able[index] & ~(chosen if client.apart else before)
+            m.d.comb += choice[index].eq(may)
+            chosen = chosen | may
+            before = before | (able[index] if client.apart else held[index])
+        return choice, chosen

@@ -141,7 +141,9 @@ class Counters(wiring.Component):
 
     def _sum(self, m: Module, place: Value, upper: Value, carry: Value, fresh: Value) -> Value:
         """The upper bits of the counter that has its turn, with its carry."""
-        old = self._chosen(m, Mux(fresh.bit_select(place, 1), 0, upper))
+        # Chosen apart from each other: as a reset of so many registers the choice would come too late.
+        empty = self._chosen(m, fresh.bit_select(place, 1))
+        old = Mux(empty, 0, self._chosen(m, upper))
         return old + self._chosen(m, carry.bit_select(place, 1))
 
     def _build_copy(

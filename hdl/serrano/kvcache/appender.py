@@ -155,11 +155,11 @@ class Appender(wiring.Component):
             m.d.sync += scales_wait.eq(0)
         with m.If(active & ~codes_wait & ~scales_wait & drained):
             m.d.sync += active.eq(0)
-        self._build_selection(m, of_codes, of_scale)
-        self._build_address(m, places, pieces, selected, taken, dropped, record)
+        self._build_selection(m, of_codes, of_scale, record)
+        self._build_address(m, places, pieces, selected, taken, dropped)
         return m
 
-    def _build_selection(self, m: Module, of_codes: Any, of_scale: Any) -> None:
+    def _build_selection(self, m: Module, of_codes: Any, of_scale: Any, record: Signal) -> None:
         """Where in its record a beat goes, its token apart."""
         config = self.config
         n_bits, lane_bits = exact_log2(config.n), exact_log2(config.lanes)
@@ -175,7 +175,7 @@ class Appender(wiring.Component):
         m.d.comb += [
             of_scale.wanted.eq(scales.kind != HeadKind.Q),
             of_scale.row.eq(scales.row),
-            of_scale.head.eq(scales.head),
+            of_scale.index.eq(record + scales.head),
             of_scale.part.eq(Mux(scales.kind == HeadKind.V, 2 * BLOCK_SIZE, 0)),
             of_scale.token_shift.eq(1),
             of_scale.size.eq(1),
@@ -188,7 +188,7 @@ class Appender(wiring.Component):
         m.d.comb += [
             of_codes.wanted.eq((codes.kind != HeadKind.Q) & (codes.column < head_dim)),
             of_codes.row.eq(codes.row),
-            of_codes.head.eq(codes.head),
+            of_codes.index.eq(record + codes.head),
             of_codes.part.eq(4 * BLOCK_SIZE + run + (chunk << (n_bits + SLOT_BITS)) + within),
             of_codes.token_shift.eq(width),
             of_codes.size.eq(Mux(width < lane_bits, width, lane_bits)),
@@ -203,7 +203,6 @@ class Appender(wiring.Component):
         selected: Any,
         taken: Signal,
         dropped: Signal,
-        record: Signal,
     ) -> None:
         """Addresses: the product, two sums, their sum. Nothing waits, as there is room."""
         config, geometry = self.config, self.geometry
@@ -228,7 +227,7 @@ class Appender(wiring.Component):
                 )
             ),
         ]
-        m.d.sync += [index.eq(record + selected.head), valid.eq(Cat(taken, valid))]
+        m.d.sync += [index.eq(selected.index), valid.eq(Cat(taken, valid))]
         # Cycle 1: the row's place is known. Cycle 1 + latency: so is the product.
         piece = delayed(m, selected, 1 + latency, enable=always, name="piece")
         place = delayed(m, places.r_entry, latency, enable=always, name="place")
@@ -253,7 +252,7 @@ class Appender(wiring.Component):
 
 
 class _Selected(data.StructLayout):
-    """A beat of codes or a scale, ``part`` being its place in a record for token 0."""
+    """A beat of codes or a scale, ``index`` being its record, and ``part`` its place in it for token 0."""
 
     def __init__(self, config: AcceleratorConfig):
         codes = HeadCodes(config)
@@ -261,7 +260,7 @@ class _Selected(data.StructLayout):
             {
                 "wanted": 1,
                 "row": codes["row"].shape,
-                "head": codes["head"].shape,
+                "index": RECORD_BITS,
                 "part": record_length_bits(config),
                 "token_shift": range(exact_log2(config.n) + 1),
                 "size": range(exact_log2(piece_bytes(config)) + 1),

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The controller of the paged KV cache: it executes commands on block tables and the pool of blocks."""
 
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from amaranth import *
@@ -14,7 +16,6 @@ from serrano.stream.slices import sliced
 from .check import CommandCheck, Destination
 from .commands import Opcode, Status
 from .execution import (
-    Answer,
     Parts,
     build_blocks,
     build_gather,
@@ -186,8 +187,8 @@ class Controller(wiring.Component):
             above=settled(m, config, (index + 1)[: len(index)], "above"),
             below=settled(m, config, (index - 1)[: len(index)], "below"),
             no_blocks=settled(m, config, pool.size <= 1, "no_blocks"),
+            responds=settled(m, config, self.moves.response.valid, "responds"),
             acts=take_turns(m, config),
-            answer=Signal(Answer),
             rest="REST" if config.registered else "IDLE",
         )
         # Initialization also follows reset.
@@ -241,17 +242,23 @@ class Controller(wiring.Component):
         m.d.comb += check.block.eq(parts.pool.state)
 
     def _build_answer(self, m: Module, parts: Parts, requesters: Requesters) -> None:
-        """The answer; with registers, its auxiliary value is chosen when it is known which it is."""
+        """The answer; with registers, what it says is chosen when it is known which it is."""
         config = self.config
-        answer = settled(m, config, settled(m, config, parts.answer, "answer_before"), "answered")
-        aux: Any = Const(0, 32)
-        for chosen, value in parts.finishes:
-            chosen = settled(m, config, chosen, "finishes_before")
-            aux = aux | Mux(chosen, Value.cast(value), 0)
+        answers: list[Value] = []
+
+        def chosen(choices: list[tuple[Signal, Any]]) -> Value:
+            values = []
+            for choice, value in choices:
+                late = settled(m, config, choice, "answers")
+                answers.append(late)
+                values.append(Mux(late, Value.cast(value), 0))
+            return reduce(or_, values)
+
+        aux, status = chosen(parts.finishes), chosen(parts.refusals)
         m.d.comb += [
-            requesters.respond.eq(answer.valid),
-            requesters.status.eq(answer.status),
-            requesters.aux.eq(settled(m, config, aux[:32], "aux")),
+            requesters.respond.eq(settled(m, config, Cat(answers).any(), "answered")),
+            requesters.status.eq(settled(m, config, status, "answered_status")),
+            requesters.aux.eq(settled(m, config, aux[:32], "answered_aux")),
         ]
 
     def _build_taking(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from amaranth import *
-from amaranth.lib import data
 
 from serrano.config import AcceleratorConfig
 
@@ -19,7 +18,6 @@ from .pool import BlockPool, PoolOperation
 from .tables import SequenceTables
 
 __all__ = [
-    "Answer",
     "Parts",
     "build_blocks",
     "build_gather",
@@ -43,9 +41,11 @@ class Parts:
     ``index`` and ``final`` are the present and the last entry of a walk through the table; ``entry`` is the
     block in the entry that the command speaks of; ``status``, ``wrong``: what the check has found, and
     whether it is an error; ``at_end``: ``index`` is ``final``; ``above``, ``below``: the entries beside
-    ``index``; ``no_blocks``: the pool has none but NULL. States act with ``acts``; the last one gives the
-    ``answer``, and the next state is ``rest``. ``finishes`` are the auxiliary values, each with a signal that
-    chooses it in the cycle of the answer; with registers it is looked at a cycle later.
+    ``index``; ``no_blocks``: the pool has none but NULL; ``responds``: a move is over. States act with
+    ``acts``; the last one gives the answer, and the next state is ``rest``. ``finishes`` are the auxiliary
+    values of commands that are done, each with a signal that
+    chooses it in the cycle of the answer; with registers it is looked at a cycle later. ``refusals`` are the
+    statuses of commands that are refused, likewise.
     """
 
     config: AcceleratorConfig
@@ -64,17 +64,11 @@ class Parts:
     above: Any
     below: Any
     no_blocks: Any
+    responds: Any
     acts: Signal
-    answer: Any
     rest: str
-    finishes: list[tuple[Signal, Value]] = field(default_factory=list)
-
-
-class Answer(data.Struct):
-    """The response to the command, but for the auxiliary value, in the cycle with ``valid``."""
-
-    valid: unsigned(1)
-    status: Status
+    finishes: list[tuple[Signal, Any]] = field(default_factory=list)
+    refusals: list[tuple[Signal, Any]] = field(default_factory=list)
 
 
 def step(m: Module, parts: Parts, name: str) -> Any:
@@ -84,11 +78,9 @@ def step(m: Module, parts: Parts, name: str) -> Any:
 
 def finish(m: Module, parts: Parts, aux: Any = 0, *, write: bool = True) -> None:
     """The command's last cycle: its response, and the sequence's new state."""
-    m.d.comb += [parts.answer.valid.eq(1), parts.tables.w_en.eq(int(write))]
-    if not isinstance(aux, int):
-        chosen = Signal(name="finishes")
-        m.d.comb += chosen.eq(1)
-        parts.finishes.append((chosen, aux))
+    chosen = Signal(name="finishes")
+    m.d.comb += [chosen.eq(1), parts.tables.w_en.eq(int(write))]
+    parts.finishes.append((chosen, aux))
     m.next = parts.rest
 
 
@@ -109,7 +101,9 @@ def judged(m: Module, parts: Parts, opcode: Opcode) -> Iterator[None]:
 
 def refuse(m: Module, parts: Parts, status: Any) -> None:
     """The last cycle of a command that has changed nothing."""
-    m.d.comb += [parts.answer.valid.eq(1), parts.answer.status.eq(status)]
+    chosen = Signal(name="refuses")
+    m.d.comb += chosen.eq(1)
+    parts.refusals.append((chosen, status))
     m.next = parts.rest
 
 
@@ -121,14 +115,12 @@ def operate(m: Module, parts: Parts, operation: PoolOperation, block: Any = 0) -
 def build_short(m: Module, parts: Parts, nothing: Value) -> None:
     """Commands that are done at once; ``nothing``: the first argument is 0."""
     command, state, tables = parts.command, parts.state, parts.tables
+    last_committed = settled(m, parts.config, (parts.check.committed - 1) >> SLOT_BITS, "last_committed")
     with judged(m, parts, Opcode.OPEN):
         m.d.comb += state.tenant.eq(command.tenant)
         finish(m, parts)
     with judged(m, parts, Opcode.COMMIT):
-        m.d.sync += [
-            parts.index.eq(state.length >> SLOT_BITS),
-            parts.final.eq((parts.check.committed - 1) >> SLOT_BITS),
-        ]
+        m.d.sync += [parts.index.eq(tables.r_state.length >> SLOT_BITS), parts.final.eq(last_committed)]
         m.next = "MARK_ENTRY"
         with m.If(nothing):
             m.next = "MARKED"
@@ -222,18 +214,19 @@ def build_move(m: Module, parts: Parts, following: str, kind: MoveKind, **fields
 def build_answer(m: Module, parts: Parts) -> Any:
     """In the present state: wait for the end of a move; the context is entered with it."""
     m.d.comb += parts.move.response.ready.eq(1)
-    return m.If(parts.move.response.valid)
+    return m.If(parts.responds & parts.move.response.valid)
 
 
 def build_gather(m: Module, parts: Parts) -> None:
     """GATHER by command: one move for each record."""
     tables, pool, command = parts.tables, parts.pool, parts.command
     first, index = command.arg0, parts.index
-    end = first + command.arg1[:RECORD_BITS]
+    # The slot behind the last one; 0 is the end of its block.
+    end = settled(m, parts.config, (first + command.arg1[:RECORD_BITS])[:SLOT_BITS], "end_slot")
     place = Signal.like(parts.index)
     following = settled(m, parts.config, place + 1, "following_place")
     low = settled(m, parts.config, Mux(place == 0, first[:SLOT_BITS], 0), "low")
-    high = Mux(parts.at_end, (end - 1)[:SLOT_BITS] + 1, BLOCK_SIZE)
+    high = Mux(parts.at_end & (end != 0), end, BLOCK_SIZE)
     high = settled(m, parts.config, high, "high")
     empty = settled(m, parts.config, command.arg1[:RECORD_BITS] == 0, "empty")
     foreign = settled(m, parts.config, pool.state.tenant != command.tenant, "foreign")

@@ -102,6 +102,8 @@ class BlockMover(wiring.Component):
         # Whether they are not 0, as registers, from the first cycle of MOVE on.
         self._asking, self._reading, self._writing = Signal(), Signal(), Signal()
 
+        over = Signal()
+        is_over = later(m, over, registered=config.registered, name="over_before")
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += [self.idle.eq(1), moves.command.ready.eq(1)]
@@ -130,7 +132,8 @@ class BlockMover(wiring.Component):
             with m.State("MOVE"):
                 # The last word may wait in its register yet.
                 waiting = self.writes.request.valid | self.writes.pending
-                with m.If(~self._writing & ~self._reading & ~waiting):
+                m.d.comb += over.eq(~self._writing & ~self._reading & ~waiting)
+                with m.If(is_over):
                     m.next = "RESPOND"
             with m.State("RESPOND"):
                 m.d.comb += [moves.response.valid.eq(1), moves.response.payload.error.eq(self._failed)]

@@ -28,12 +28,15 @@ __all__ = [
 class Walks:
     """What is known of the walks that the command may mean, before it is judged.
 
-    ``kept`` entries stay after TRIM, ``dead`` ones do not after SLIDE. The rest says whether there is
+    ``kept`` entries stay after TRIM, ``dead`` ones do not after SLIDE, ``last_dead`` being the last of these;
+    ``last`` is the last entry of all. The rest says whether there is
     something to be released, by opcode, to be shared by FORK, and to be allocated.
     """
 
     kept: Any
     dead: Any
+    last_dead: Any
+    last: Any
     releases: Mapping[Opcode, Any]
     shares: Any
     allocates: Any
@@ -54,7 +57,9 @@ def measure_walks(m: Module, parts: Parts) -> Walks:
         Opcode.SLIDE: known(dead > held.first, "slides"),
     }
     shares = known(held.entries != held.first, "shares")
-    return Walks(kept, dead, releases, shares, known(check.missing != 0, "allocates"))
+    last_dead = known((dead - 1)[: len(dead)], "last_dead")
+    last = known((held.entries - 1)[: len(held.entries)], "last_entry")
+    return Walks(kept, dead, last_dead, last, releases, shares, known(check.missing != 0, "allocates"))
 
 
 def start_walk(m: Module, parts: Parts, walks: Walks) -> None:
@@ -70,14 +75,14 @@ def start_walk(m: Module, parts: Parts, walks: Walks) -> None:
         m.d.sync += [index.eq(check.position >> SLOT_BITS), final.eq(check.last_present)]
         m.next = "SCAN_BEGIN"
     with judged(m, parts, Opcode.FORK):
-        m.d.sync += [index.eq(held.first), final.eq(held.entries - 1)]
+        m.d.sync += [index.eq(held.first), final.eq(walks.last)]
         m.next = "FORKED"
         with m.If(walks.shares):
             m.next = "FORK_ENTRY"
     # Look-ups find the new state from now on; what is released is not found any more.
     with judged(m, parts, Opcode.FREE):
         m.d.comb += [tables.w_en.eq(1), tables.w_open.eq(0)]
-        _release(m, parts, held.entries, held.first, walks.releases[Opcode.FREE])
+        _release(m, parts, walks.last, held.first, walks.releases[Opcode.FREE])
     with judged(m, parts, Opcode.TRIM):
         m.d.comb += [
             tables.w_en.eq(1),
@@ -86,17 +91,17 @@ def start_walk(m: Module, parts: Parts, walks: Walks) -> None:
             state.entries.eq(walks.kept),
         ]
         kept = walks.kept[: len(held.entries)]
-        _release(m, parts, held.entries, kept, walks.releases[Opcode.TRIM])
+        _release(m, parts, walks.last, kept, walks.releases[Opcode.TRIM])
     with judged(m, parts, Opcode.SLIDE):
         slides = walks.releases[Opcode.SLIDE]
         with m.If(slides):
             m.d.comb += [tables.w_en.eq(1), state.first.eq(walks.dead)]
-        _release(m, parts, walks.dead, held.first, slides)
+        _release(m, parts, walks.last_dead, held.first, slides)
 
 
-def _release(m: Module, parts: Parts, end: Value, begin: Value, some: Value) -> None:
-    """Entries ``end - 1`` down to ``begin`` are to be released, if there are some."""
-    m.d.sync += [parts.index.eq(end - 1), parts.final.eq(begin)]
+def _release(m: Module, parts: Parts, last: Value, begin: Value, some: Value) -> None:
+    """Entries ``last`` down to ``begin`` are to be released, if there are some."""
+    m.d.sync += [parts.index.eq(last), parts.final.eq(begin)]
     m.next = "RELEASED"
     with m.If(some):
         m.next = "RELEASE_ENTRY"
@@ -156,10 +161,11 @@ def build_fork(m: Module, parts: Parts) -> None:
     held = tables.r_state
     is_first = settled(m, parts.config, (index - held.first)[: len(index)] == 1, "is_first")
     shared = settled(m, parts.config, held.entries - held.first, "shared_entries")
+    two_below = settled(m, parts.config, (index - 2)[: len(index)], "two_below")
 
     def undo() -> None:
         # The block in front of `index` was full; those before it have a reference too many.
-        m.d.sync += [index.eq(index - 2), parts.final.eq(held.first)]
+        m.d.sync += [index.eq(two_below), parts.final.eq(held.first)]
         m.next = "UNFORK_ENTRY"
         with m.If(is_first):
             refuse(m, parts, Status.REF_OVERFLOW)

@@ -107,10 +107,13 @@ class Formation(wiring.Component):
         # Rows of the present span, and of those of a chunk the ones that have been read.
         self._count, self._read = Signal.like(self.step.rows), Signal.like(self.step.rows)
         self._left = Signal(config.sequences_max)
+        # Why the present span fails.
+        self._code, self._answer = Signal(FaultCode), Signal(8)
         self._sequence, self._is_prompt, self._bad = Signal(sequence_bits(config)), Signal(), Signal()
         # The prompt that was submitted first, among those looked at.
         self._found, self._oldest, self._first = Signal(), Signal(sequence_bits(config)), Signal(32)
         self._turn, self._next_turn = Signal(sequence_bits(config)), Signal(sequence_bits(config))
+        self._in_prompt = settled(m, config, slot.in_prompt, "in_prompt")
         m.d.comb += [
             words.command.payload.address.eq(
                 settled(m, config, slot.prompt + (slot.position << 2), "prompt")
@@ -119,7 +122,7 @@ class Formation(wiring.Component):
             self.row.row.eq(self.step.rows + self._read),
             self.row.sequence.eq(self._sequence),
             self.row.position.eq(slot.position + self._read),
-            self.row.token.eq(Mux(slot.in_prompt, self._token.payload.value, slot.token)),
+            self.row.token.eq(Mux(self._in_prompt, self._token.payload.value, slot.token)),
             self.span.payload.sequence.eq(self._sequence),
             self.span.payload.row.eq(self.step.rows),
             self.span.payload.rows.eq(self._count),
@@ -142,12 +145,25 @@ class Formation(wiring.Component):
             self._build_decoding(m)
             self._build_prompt(m)
             self._build_span(m)
+            self._build_failure(m)
         self._build_step(m)
         return m
 
     def _fail(self, m: Module, code: Any, detail: Any = 0) -> None:
-        m.d.comb += [self.failed.valid.eq(1), self.failed.code.eq(code), self.detail.eq(detail)]
-        self._go_on(m)
+        if self.config.registered:
+            m.d.sync += [self._code.eq(code), self._answer.eq(detail)]
+            m.next = "FAILED"
+        else:
+            m.d.comb += [self.failed.valid.eq(1), self.failed.code.eq(code), self.detail.eq(detail)]
+            self._go_on(m)
+
+    def _build_failure(self, m: Module) -> None:
+        """With registers, a request fails in a cycle of its own."""
+        if self.config.registered:
+            m.d.comb += [self.failed.code.eq(self._code), self.detail.eq(self._answer)]
+            with m.State("FAILED"):
+                m.d.comb += self.failed.valid.eq(1)
+                self._go_on(m)
 
     def _go_on(self, m: Module) -> None:
         m.next = self._turn_state
@@ -188,11 +204,15 @@ class Formation(wiring.Component):
                 m.d.sync += [self._left.eq(self.prompting), self._found.eq(0)]
                 m.next = "SEEK"
         with m.State("ROW_SLOT"):
-            m.next = "ROW"
+            m.next = "ROW_READ" if self.config.registered else "ROW"
+        if self.config.registered:
+            # Time for what its prompt says of it.
+            with m.State("ROW_READ"):
+                m.next = "ROW"
         with m.State("ROW"):
-            m.d.comb += self.row_en.eq(~self.slot.in_prompt)
+            m.d.comb += self.row_en.eq(~self._in_prompt)
             m.next = "RESERVE"
-            with m.If(self.slot.in_prompt):
+            with m.If(self._in_prompt):
                 m.next = "FETCH"
 
     def _build_prompt(self, m: Module) -> None:

@@ -192,7 +192,8 @@ class Sequencer(wiring.Component):
         counted = settled(m, self.config, self.checked == self._count, "counted")
         self._domain += [
             self._goes.eq(self._over & ~self._goes if registered else self._over),
-            self._open.eq(opens & ~self._over & ~self._goes if registered else opens),
+            # IDLE is over when a step is taken.
+            self._open.eq(opens & ~(self.step.valid & self._open) & ~self._goes if registered else opens),
             all_checked.eq(ending & counted),
             # The records that it begins with stay for longer.
             self._gathered.start.eq(fsm.ongoing("QKV")),

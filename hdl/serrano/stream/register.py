@@ -119,19 +119,20 @@ class StreamRegister(StreamSlice):
         m = Module()
         payload = Signal(self.shape, name="held", reset_less=True)
         spare = Signal(self.shape, reset_less=True)
-        spare_valid, following = Signal(), Signal()
+        spare_valid, following, loads = Signal(), Signal(), Signal()
         m.d.comb += [
             self.i.ready.eq(self._ready(m, spare_valid, following)),
             self.o.payload.eq(payload),
+            loads.eq(self.o.ready | ~self.o.valid),
+            # Not a choice of zero, which would become a reset of the flip-flop.
+            following.eq((self.i.valid | spare_valid) & ~loads),
         ]
         m.d.sync += spare_valid.eq(following)
-        with m.If(self.o.ready | ~self.o.valid):
+        with m.If(loads):
             m.d.sync += [
                 self.o.valid.eq(self.i.valid | spare_valid),
                 payload.eq(Mux(spare_valid, Value.cast(spare), Value.cast(self.i.payload))),
             ]
-        with m.Else():
-            m.d.comb += following.eq(self.i.valid | spare_valid)
         # Whether it is wanted shows late in the cycle, so it is taken in any case.
         with m.If(self.i.ready):
             m.d.sync += spare.eq(self.i.payload)

@@ -104,7 +104,7 @@ class TapeReader(wiring.Component):
             with m.If(place[unit]):
                 low = 8 * width * unit
                 m.d.comb += Value.cast(merged)[low : low + 8 * width].eq(content)
-        self._build_flow(m, take, header_end, packet_end, in_payload, merged)
+        self._build_flow(m, take, place, packet_end, in_payload, merged)
         # What no unit has brought is overwritten by the one that is awaited.
         m.d.sync += header.eq(merged)
         with m.If(take):
@@ -138,7 +138,7 @@ class TapeReader(wiring.Component):
         self,
         m: Module,
         take: Signal,
-        header_end: Value,
+        place: Signal,
         packet_end: Signal,
         in_payload: Signal,
         merged: Any,
@@ -147,14 +147,22 @@ class TapeReader(wiring.Component):
 
         With registers, while both can: less has to be known.
         """
-        registered = self.config.registered
+        registered, header_end = self.config.registered, place[-1]
         header_free = ~self.headers.valid
-        if not registered or self.config.tape_align == self.config.load_bytes:
+        # A header of several units comes some cycles after the one before.
+        early = registered and len(place) > 1
+        if not early:
             header_free |= self.headers.ready
         payload_free = self._build_output(m, take & in_payload, packet_end)
-        going = (payload_free | (~in_payload & int(not registered))) & (~header_end | header_free)
+        going = payload_free | (~in_payload & int(not registered))
+        if early:
+            # Its last unit waits, or the one before it, for what is known a cycle ago.
+            blocked = self.fault.valid | (place[-2:].any() & self.headers.valid)
+        else:
+            going &= ~header_end | header_free
+            blocked = self.fault.valid
         m.d.comb += [
-            self.units.ready.eq(going & ~later(m, self.fault.valid, registered=registered, name="faulty")),
+            self.units.ready.eq(going & ~later(m, blocked, registered=registered, name="blocked")),
             take.eq(self.units.valid & self.units.ready),
         ]
         with m.If(self.headers.ready):

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from serrano.config import AcceleratorConfig
 from serrano.matmul import TileUnit
+from serrano.stream.slices import later
 from serrano.tape.packets import BlockScales, PayloadUnit
 
 __all__ = ["UnpackCommand", "Unpacker"]
@@ -97,12 +98,18 @@ class Unpacker(wiring.Component):
         def ready(otherwise: Any) -> list[Any]:
             return [] if registered else [self.payload.ready.eq(otherwise)]
 
-        def end_of_block() -> None:
+        # With registers a block is counted a cycle after its end, soon enough for scales of several units;
+        # the next command wins.
+        block_ended = Signal()
+        counts = later(m, block_ended, registered=registered and header_units > 1, name="counts")
+        with m.If(counts):
             m.d.sync += [todo.blocks.eq(todo.blocks - 1), final_block.eq(todo.blocks == 2)]
-            m.d.sync += [tile.eq(todo.tiles), final_tile.eq(single_tile)]
             with m.If(has_kmeans):
                 m.d.sync += todo.kmean_blocks.eq(todo.kmean_blocks - 1)
                 m.d.sync += has_kmeans.eq(todo.kmean_blocks != 1)
+
+        def end_of_block() -> None:
+            m.d.comb += block_ended.eq(1)
             with m.If(~final_block):
                 m.d.sync += self.fault.eq(self.fault | last)
                 m.next = "SCALES"
@@ -115,13 +122,11 @@ class Unpacker(wiring.Component):
             m.d.sync += working.eq(0)
             m.next = "IDLE"
 
-        with m.FSM():
+        with m.FSM() as fsm:
             with m.State("IDLE"):
                 m.d.comb += self.command.ready.eq(1)
                 m.d.sync += [unit.eq(0), spare.eq(0), todo.eq(self.command.payload)]
                 m.d.sync += [
-                    tile.eq(self.command.payload.tiles),
-                    final_tile.eq(self.command.payload.tiles == 1),
                     single_tile.eq(self.command.payload.tiles == 1),
                     working.eq(self.command.valid),
                     final_block.eq(self.command.payload.blocks == 1),
@@ -153,6 +158,8 @@ class Unpacker(wiring.Component):
                         m.d.sync += self.fault.eq(1)
                     with m.Elif(last):
                         idle()
+        with m.If(fsm.ongoing("SCALES")):
+            m.d.sync += [tile.eq(todo.tiles), final_tile.eq(single_tile)]
         return m
 
     def _build_scales(

@@ -29,8 +29,8 @@ class Dequantizer(wiring.Component):
     ``config.registered`` 14) cycles after the result came. Only the low 32 bits of a result count.
 
     The scales of a block stay at the input until its last result has been taken. With ``config.registered``
-    they stay for a cycle more, and the cycle after each result is free. ``row_scales`` must not change while
-    a command runs.
+    they and each result stay for a cycle more, which is free. ``row_scales`` must not change while a command
+    runs.
 
     Parameters
     ----------
@@ -81,7 +81,10 @@ class Dequantizer(wiring.Component):
         final_row, final_block = Signal.like(row), Signal.like(block)
         taken, last_row, last_block, last_part = Signal(), Signal(), Signal(), Signal()
         chosen = Signal(self._chosen())
-        passed = later(m, taken & last_part & last_row, registered=config.registered, name="passed")
+        handled, passed = (
+            later(m, value, registered=config.registered, name=name)
+            for name, value in (("handled", taken & last_part), ("passed", taken & last_part & last_row))
+        )
         going = Signal()
         present = going & self.scales.valid
         m.d.comb += [
@@ -89,7 +92,7 @@ class Dequantizer(wiring.Component):
             control.o_ready.eq(self.beats.ready),
             taken.eq(control.i_valid & control.i_ready),
             self.command.ready.eq(~busy),
-            self.results.ready.eq(control.i_ready & present & last_part),
+            self.results.ready.eq(handled if config.registered else control.i_ready & present & last_part),
             self.scales.ready.eq(passed),
             self.beats.valid.eq(control.o_valid),
         ]

@@ -10,9 +10,9 @@ from amaranth.utils import ceil_log2
 
 from serrano.config import AcceleratorConfig
 from serrano.layouts import EpilogueBeat
-from serrano.stream import ForwardRegister
+from serrano.stream import HalfRegister
 from serrano.stream.pipeline import delayed
-from serrano.stream.slices import sliced
+from serrano.stream.slices import later, sliced
 
 from .payloads import HeadBeat, HeadKind, HeadsCommand, HeadTag
 
@@ -25,7 +25,7 @@ class HeadOrder(wiring.Component):
     Heads come in the order k, v, q. With ``head_pad`` a multiple of ``n``, a head spans ``head_pad / n``
     blocks; with ``head_pad = n / 2`` a block holds two heads, and the second half of the last block may be
     padding, which is dropped. Combinational from input to output, unless with ``config.registered``: then
-    ``latency`` is 1, and a cycle passes between two units of heads, in which it is found which heads come.
+    ``latency`` is 1, and a cycle passes after each beat, in which the next one's place is found.
 
     Parameters
     ----------
@@ -71,11 +71,11 @@ class HeadOrder(wiring.Component):
         row = Signal.like(self.beats.payload.row)
         base, keys = (Signal(range(3 * config.heads_max + 2), name=name) for name in ("base", "keys"))
         final_chunk, final_row, final_head = Signal.like(chunk), Signal.like(row), Signal.like(base)
-        halves, taken, padding, last_part, last_row, last_chunk = (Signal() for _ in range(6))
-        # The heads have been other ones for less than a cycle.
+        halves, taken, padding = Signal(), Signal(), Signal()
+        # The place has been another one for less than a cycle.
         moved = Signal()
         placed = stream.Signature(HeadBeat(config)).create(path=("place",))
-        places = sliced(m, "places", placed, registered=config.registered, kind=ForwardRegister)
+        places = sliced(m, "places", placed, registered=config.registered, kind=HalfRegister)
         connect(m, places, flipped(self.placed))
         i, o = self.beats.payload, placed.payload
         late = {"cycles": int(config.registered), "enable": Const(1)}
@@ -95,13 +95,18 @@ class HeadOrder(wiring.Component):
         m.d.comb += head.eq(Mux(halves & part[-1], Value.cast(heads[1]), Value.cast(heads[0])))
         following = delayed(m, base + Mux(halves, 2, 1), name="following", **late)
         if config.registered:
-            m.d.sync += moved.eq(self.command.ready | (taken & last_part & last_row & last_chunk))
+            m.d.sync += moved.eq(self.command.ready | taken)
+        last_part, last_row, last_chunk = (
+            later(m, value, registered=config.registered, name=name)
+            for name, value in (
+                ("last_part", part == slices - 1),
+                ("last_row", row == final_row),
+                ("last_chunk", halves | (chunk == final_chunk)),
+            )
+        )
         m.d.comb += [
             self.score.eq(todo.score),
             self.command.ready.eq(~filling & ~draining),
-            last_part.eq(part == slices - 1),
-            last_row.eq(row == final_row),
-            last_chunk.eq(halves | (chunk == final_chunk)),
             # Behind the last head there is padding.
             padding.eq(halves & part[-1] & heads[0].last),
             placed.valid.eq(self.beats.valid & filling & ~moved & ~padding),

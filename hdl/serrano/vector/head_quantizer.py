@@ -112,15 +112,18 @@ class HeadMaxima(wiring.Component):
         )
         # The block's maximum so far, and then that of the head.
         now, part = valid[-1], word[:part_bits]
-        largest, here = Signal(32), Signal(32)
+        largest, here = Signal(32, reset_less=True), Signal(32)
         m.d.comb += here.eq(Mux((part == 0) | (tree.maximum > largest), tree.maximum, largest))
         with m.If(now):
             m.d.sync += largest.eq(here)
         now = later(m, now, registered=config.registered, name="now")
-        here, word, known, complete = (
+        word, known, complete = (
             delayed(m, value, name=name, **late)
-            for name, value in (("here", here), ("word", word), ("known", known), ("complete", complete))
+            for name, value in (("word", word), ("known", known), ("complete", complete))
         )
+        if config.registered:
+            # A cycle later, the block's maximum so far is what came of the value.
+            here = largest
         part, chunk = word[:part_bits], word[part_bits:]
         total = Signal(32)
         earlier = partial.r_data

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from serrano.config import AcceleratorConfig
 from serrano.layouts import EpilogueBeat
+from serrano.stream import HalfRegister
 from serrano.stream.slices import sliced
 
 from .head_order import HeadOrder
@@ -113,7 +114,9 @@ class Heads(wiring.Component):
         m.submodules.rotator = rotator = Rotator(self.config)
         m.submodules.quantizer = quantizer = HeadQuantizer(self.config)
         connect(m, flipped(self.command), order.command)
-        connect(m, sliced(m, "beats", flipped(self.beats), registered=self.config.registered), order.beats)
+        # A beat comes in every other cycle with registers, as the order takes them.
+        behind = {"registered": self.config.registered, "kind": HalfRegister}
+        connect(m, sliced(m, "beats", flipped(self.beats), **behind), order.beats)
         connect(m, flipped(self.rope), rotator.rope)
         if self.config.registered:
             m.submodules.gate = gate = UnitGate(self.config)

@@ -416,10 +416,11 @@ class VectorQuantizer(wiring.Component):
     def _build_held_words(self, m: Module, vectors: Any) -> tuple[Value, Any, Value]:
         """As ``_build_words``, a cycle later: the vector is kept, and a register tells its last word.
 
-        It loads while there is none, so that nothing stands before the enable of its many bits.
+        It loads while there is none, so that nothing stands before the enable of its many bits, and no reset
+        has to reach them.
         """
         vector = Signal.like(vectors.payload, reset_less=True)
-        word, left = (Signal.like(self.r_word, name=name) for name in ("word", "left"))
+        word, left = (Signal.like(self.r_word, name=name, reset_less=True) for name in ("word", "left"))
         valid, free, last = Signal(), Signal(init=1), Signal()
         following = Mux(valid, ~(self.r_advance & last), vectors.valid)
         m.d.comb += [self.r_last.eq(last), vectors.ready.eq(free)]

@@ -62,7 +62,9 @@ class RowFeeder(wiring.Component):
         m = Module()
         todo = Signal(FeedCommand(self.config))
         asking = Signal()
-        row, tile, block = Signal.like(todo.rows), Signal.like(todo.tiles), Signal.like(todo.blocks)
+        row, tile = Signal.like(todo.rows), Signal.like(todo.tiles)
+        # The block after the present one.
+        block = Signal.like(todo.blocks)
         final_row, final_tile, final_block = Signal.like(row), Signal.like(tile), Signal.like(block)
         fetch, last_row, last_tile, last_block = (Signal() for _ in range(4))
         # What is sent with a row, and where its codes are.
@@ -71,7 +73,6 @@ class RowFeeder(wiring.Component):
         m.d.comb += [
             self.command.ready.eq(~asking & empty),
             fetch.eq(asking & may),
-            last_block.eq(block == final_block),
             place.sent.address.eq(row),
             place.row.eq(Mux(last_row, todo.last, row)),
             place.tile.eq(tile),
@@ -80,7 +81,7 @@ class RowFeeder(wiring.Component):
             place.sent.last.eq(last_row),
         ]
         # What is taken before a command comes means nothing.
-        with m.If(self.command.ready):
+        with m.If(~asking):
             m.d.sync += [
                 todo.eq(self.command.payload),
                 final_row.eq(self.command.payload.rows - 1),
@@ -88,8 +89,9 @@ class RowFeeder(wiring.Component):
                 final_block.eq(self.command.payload.blocks - 1),
                 last_row.eq(self.command.payload.rows == 1),
                 last_tile.eq(self.command.payload.tiles == 1),
-                asking.eq(self.command.valid),
-                block.eq(0),
+                last_block.eq(self.command.payload.blocks == 1),
+                asking.eq(self.command.valid & empty),
+                block.eq(1),
             ]
         with m.If(fetch):
             m.d.sync += [
@@ -102,7 +104,11 @@ class RowFeeder(wiring.Component):
                     last_tile.eq(Mux(last_tile, final_tile == 0, tile + 1 == final_tile)),
                 ]
                 with m.If(last_tile):
-                    m.d.sync += [block.eq(block + 1), asking.eq(~last_block)]
+                    m.d.sync += [
+                        block.eq(block + 1),
+                        last_block.eq(block == final_block),
+                        asking.eq(~last_block),
+                    ]
         return m
 
     def _build_way(self, m: Module, fetch: Signal, place: Any) -> tuple[Value, Value]:

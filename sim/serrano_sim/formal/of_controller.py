@@ -100,8 +100,7 @@ COMMAND = Proof(
             _edit(
                 "execution",
                 "operate(m, parts, PoolOperation.SEAL, parts.entry)",
-                "operate(m, parts, PoolOperation.SEAL, parts.entry)\n"
-                "        m.d.comb += parts.requesters.respond.eq(1)",
+                "operate(m, parts, PoolOperation.SEAL, parts.entry)\n        finish(m, parts, write=False)",
             ),
             "SEAL",
         ),
@@ -111,8 +110,8 @@ COMMAND = Proof(
             "blocks are released in the order of the table",
             _edit(
                 "walks",
-                "[parts.index.eq(end - 1), parts.final.eq(begin)]",
-                "[parts.index.eq(begin), parts.final.eq(end - 1)]",
+                "[parts.index.eq(last), parts.final.eq(begin)]",
+                "[parts.index.eq(begin), parts.final.eq(last)]",
                 "m.d.sync += parts.index.eq(parts.below)",
                 "m.d.sync += parts.index.eq(parts.above)",
             ),

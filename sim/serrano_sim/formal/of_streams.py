@@ -82,8 +82,8 @@ STREAMS = (
                 "a new payload replaces the one that waits",
                 _edit(
                     "stream.register",
-                    "m.If(self.o.ready | ~self.o.valid)",
-                    "m.If(self.o.ready | self.i.valid)",
+                    "loads.eq(self.o.ready | ~self.o.valid)",
+                    "loads.eq(self.o.ready | self.i.valid)",
                 ),
                 depth=10,
             ),

@@ -320,7 +320,7 @@ def appender(bench: Bench, case: str) -> None:
     scale = bench.let(unit.scales.valid & unit.scales.ready, "scale")
     kind = Mux(scale, Value.cast(unit.scales.payload.kind), Value.cast(unit.codes.payload.kind))
     column = unit.codes.payload.column
-    number = unit.signal("record") + selected.head
+    number = unit.signal("record") + Mux(scale, unit.scales.payload.head, unit.codes.payload.head)
     bench.assume(number < 4)
     entry = PlaceEntry(CONFIG)(Array(Value.cast(cell) for cell in unit["places.entries"].cells)[selected.row])
 
