@@ -282,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m serrano.verilog", description="Write the Verilog of a preset."
     )
-    parser.add_argument("preset", help="hardware configuration: tiny, ulx3s, base, wide")
+    parser.add_argument("preset", help="hardware configuration: tiny, small, ulx3s, base, wide")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder to write to")
     parser.add_argument(
         "--name", default="serrano_top", help="name of the outermost module (default: %(default)s)"

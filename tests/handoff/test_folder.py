@@ -28,6 +28,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_a_preset_with_registers(tmp_path: Path) -> None:
+    """Deeper multipliers, one lane, and all registers that a board needs."""
+    assert main(["small", "-o", str(tmp_path / "small"), *STRICT]) == 0
+
+
 def files_of(folder: Path) -> dict[str, str]:
     found = {}
     for file in folder.rglob("*"):

@@ -132,8 +132,7 @@ class BurstSplitter(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        address = Signal(self.config.address_bits, reset_less=True)
-        left = Signal(32)
+        address, left = Signal(self.config.address_bits), Signal(32)
         tag = Signal(tag_bits(self.config), reset_less=True)
         beats, last, more, free = Signal(9), Signal(), Signal(), Signal()
         measured = self._build_measures(m, address, left, beats, last, more)
@@ -177,8 +176,10 @@ class BurstSplitter(wiring.Component):
         limit = Signal(range(most + 1))
         domain = m.d.sync if self.config.registered else m.d.comb
         fits = left <= limit
+        # A single beat ends in its page.
+        to_end = place > page_beats - most if most > 1 else Const(0)
         domain += [
-            limit.eq(Mux(place > page_beats - most, page_beats - place, most)),
+            limit.eq(Mux(to_end, page_beats - place, most)),
             beats.eq(Mux(fits, left, limit)),
             last.eq(fits),
             more.eq(left != 0),

@@ -14,6 +14,7 @@ from serrano.primitives.multiplier import Multiplier
 from serrano.stream import StreamFIFO
 from serrano.stream.pipeline import delayed
 from serrano.stream.slices import later, sliced
+from serrano.vector.arithmetic import limit
 from serrano.vector.payloads import HeadCodes, HeadKind, HeadScale
 
 from .combine import Piece, WriteCombiner, piece_bytes
@@ -191,7 +192,7 @@ class Appender(wiring.Component):
             of_codes.index.eq(record + codes.head),
             of_codes.part.eq(4 * BLOCK_SIZE + run + (chunk << (n_bits + SLOT_BITS)) + within),
             of_codes.token_shift.eq(width),
-            of_codes.size.eq(Mux(width < lane_bits, width, lane_bits)),
+            of_codes.size.eq(limit(width, 0, lane_bits)),
             Value.cast(of_codes.bytes).eq(Value.cast(codes.codes)),
         ]
 

@@ -98,15 +98,8 @@ class Unpacker(wiring.Component):
         def ready(otherwise: Any) -> list[Any]:
             return [] if registered else [self.payload.ready.eq(otherwise)]
 
-        # With registers a block is counted a cycle after its end, soon enough for scales of several units;
-        # the next command wins.
         block_ended = Signal()
-        counts = later(m, block_ended, registered=registered and header_units > 1, name="counts")
-        with m.If(counts):
-            m.d.sync += [todo.blocks.eq(todo.blocks - 1), final_block.eq(todo.blocks == 2)]
-            with m.If(has_kmeans):
-                m.d.sync += todo.kmean_blocks.eq(todo.kmean_blocks - 1)
-                m.d.sync += has_kmeans.eq(todo.kmean_blocks != 1)
+        self._build_counts(m, todo, block_ended, final_block, has_kmeans)
 
         def end_of_block() -> None:
             m.d.comb += block_ended.eq(1)
@@ -161,6 +154,21 @@ class Unpacker(wiring.Component):
         with m.If(fsm.ongoing("SCALES")):
             m.d.sync += [tile.eq(todo.tiles), final_tile.eq(single_tile)]
         return m
+
+    def _build_counts(
+        self, m: Module, todo: Any, block_ended: Signal, final_block: Signal, has_kmeans: Signal
+    ) -> None:
+        """Counts blocks: with registers a cycle after the end of each, soon enough for scales of several units.
+
+        A command that comes then wins.
+        """
+        of_units = 2 * self.config.n > self.config.load_bytes
+        counts = later(m, block_ended, registered=self.config.registered and of_units, name="counts")
+        with m.If(counts):
+            m.d.sync += [todo.blocks.eq(todo.blocks - 1), final_block.eq(todo.blocks == 2)]
+            with m.If(has_kmeans):
+                m.d.sync += todo.kmean_blocks.eq(todo.kmean_blocks - 1)
+                m.d.sync += has_kmeans.eq(todo.kmean_blocks != 1)
 
     def _build_scales(
         self,

@@ -124,7 +124,9 @@ def shift_right(
 
 def limit(x: Value, low: int, high: int) -> Value:
     """The value of ``[low, high]`` nearest to ``x``, in the smallest shape that holds the range."""
-    limited = Mux(x < low, low, Mux(x > high, high, x))
+    limited = Mux(x > high, high, x)
+    if x.shape().signed or low > 0:  # Else nothing is below: linters warn of an unsigned value below 0.
+        limited = Mux(x < low, low, limited)
     width = Shape.cast(range(low, high + 1)).width
     return limited[:width].as_signed() if low < 0 else limited[:width]
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from serrano.config import preset
+from serrano.config import PRESETS, preset
 
 from .checks import CheckError
 from .folder import write_folder
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m serrano_sim.handoff",
         description="Write what a preset's synthesis needs, and check it.",
     )
-    parser.add_argument("preset", help="hardware configuration: tiny, ulx3s, base, wide")
+    parser.add_argument("preset", help=f"hardware configuration: {', '.join(PRESETS)}")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder to write to")
     parser.add_argument("--strict", action="store_true", help="a check that cannot be run is an error")
     options = parser.parse_args(arguments)

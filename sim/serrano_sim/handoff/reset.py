@@ -12,7 +12,7 @@ __all__ = ["PASSED", "reset_bench"]
 
 PASSED = "RESET: all defined"
 # Flags and addresses that go with data: whoever uses them has a valid bit.
-_DATA = frozenset("first last r_last row slot tile token word".split())
+_DATA = frozenset("first last normalized_last r_last row slot tile token word".split())
 _MODULE = re.compile(r"^module (\w+) ?\(.*?^endmodule$", re.MULTILINE | re.DOTALL)
 _PORT = re.compile(r"^  (input|output) (?:\[(\d+):0\] )?(\\\S+|\w+) ?;$", re.MULTILINE)
 

@@ -28,9 +28,10 @@ module serrano_mul #(
         if (LATENCY == 1) begin : direct
             assign p = product;
         end else begin : pipeline
-            reg [(LATENCY-1)*P_WIDTH-1:0] delay;
-            always @(posedge clk) if (en) delay <= {delay, product};
-            assign p = delay[(LATENCY-2)*P_WIDTH +: P_WIDTH];
+            reg  [(LATENCY-1)*P_WIDTH-1:0] delay;
+            wire [LATENCY*P_WIDTH-1:0] stages = {delay, product};
+            always @(posedge clk) if (en) delay <= stages[0 +: (LATENCY-1)*P_WIDTH];
+            assign p = stages[(LATENCY-1)*P_WIDTH +: P_WIDTH];
         end
     endgenerate
 endmodule

@@ -34,9 +34,10 @@ module serrano_mul_held #(
         if (LATENCY == 2) begin : direct
             assign p = product;
         end else begin : pipeline
-            reg [(LATENCY-2)*P_WIDTH-1:0] delay;
-            always @(posedge clk) delay <= {delay, product};
-            assign p = delay[(LATENCY-3)*P_WIDTH +: P_WIDTH];
+            reg  [(LATENCY-2)*P_WIDTH-1:0] delay;
+            wire [(LATENCY-1)*P_WIDTH-1:0] stages = {delay, product};
+            always @(posedge clk) delay <= stages[0 +: (LATENCY-2)*P_WIDTH];
+            assign p = stages[(LATENCY-2)*P_WIDTH +: P_WIDTH];
         end
     endgenerate
 endmodule
