@@ -158,7 +158,7 @@ class Unpacker(wiring.Component):
     def _build_counts(
         self, m: Module, todo: Any, block_ended: Signal, final_block: Signal, has_kmeans: Signal
     ) -> None:
-        """Counts blocks: with registers a cycle after each one's end, soon enough for scales of several units.
+        """Counts blocks: with registers a cycle after the end of each, soon enough for scales of two units.
 
         A command that comes then wins.
         """
