@@ -67,5 +67,5 @@ def test_yosys_gives_each_state_a_flip_flop(tmp_path) -> None:
     cells = tools.synthesize(rtlil.convert(Machine(), name="top"), tmp_path)
     begins = [cell["parameters"]["REGSET"] for cell in cells.values() if cell["type"] == "TRELLIS_FF"]
     assert sorted(begins) == ["RESET"] * 3 + ["SET"]
-    text = (tmp_path / "begun.il").read_text(encoding="utf-8")
+    text = (tmp_path / "recoded.il").read_text(encoding="utf-8")
     assert re.search(r"attribute \\init 4'0*10*\n  wire width 4 .*fsm_state", text)

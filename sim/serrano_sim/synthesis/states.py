@@ -5,10 +5,11 @@ Yosys recodes them, but forgets in which state they begin. Boards have no reset,
 """
 
 import re
+from pathlib import Path
 
-__all__ = ["SCRIPT", "with_beginnings"]
+__all__ = ["recoding", "with_beginnings", "write_recoded"]
 
-SCRIPT = """
+_COMMANDS = """
     read_rtlil {top}.il
     read_verilog -lib -specify +/ecp5/cells_sim.v +/ecp5/cells_bb.v
     hierarchy -top {top}
@@ -24,10 +25,13 @@ SCRIPT = """
     select {top}
     write_rtlil -selected one_hot.il
 """
-"""Commands for Yosys: from ``{top}.il`` to the design as it was, as it is, and the codes of its states."""
-
 BEGINNING = re.compile(r"  attribute \\init \d+'([01]+)\n(?:  attribute .*\n)*  wire width \d+ \\(\S+)\n")
 WIRE = re.compile(r"^  wire width \d+ \\(\S+)$", re.MULTILINE)
+
+
+def recoding(top: str) -> str:
+    """Commands for Yosys: from ``{top}.il`` to the design before and after, and the codes of its states."""
+    return "; ".join(line.strip() for line in _COMMANDS.format(top=top).strip().splitlines())
 
 
 def with_beginnings(one_hot: str, binary: str, states: str) -> str:
@@ -70,3 +74,18 @@ def with_beginnings(one_hot: str, binary: str, states: str) -> str:
     if left:
         raise ValueError(f"State machines must have a register, not so {', '.join(sorted(left))}")
     return found
+
+
+def write_recoded(folder: Path) -> Path:
+    """Writes RTLIL of the design from what the commands of :func:`recoding` left in a folder.
+
+    Raises
+    ------
+    ValueError
+        As :func:`with_beginnings`.
+    """
+    files = (folder / name for name in ("one_hot.il", "binary.il", "states.txt"))
+    text = with_beginnings(*(file.read_text(encoding="utf-8") for file in files))
+    recoded = folder / "recoded.il"
+    recoded.write_text(text, encoding="utf-8")
+    return recoded

@@ -146,13 +146,9 @@ def synthesize(rtlil: str, folder: Path, *, top: str = "top") -> dict[str, Any]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{top}.il").write_text(without_collisions(without_indices(rtlil)), encoding="utf-8")
-    script = "; ".join(line.strip() for line in states.SCRIPT.format(top=top).strip().splitlines())
-    run("yosys", ["-q", "-l", "states.log", "-p", script], folder, "states")
-    one_hot, binary, codes = (
-        (folder / name).read_text(encoding="utf-8") for name in ("one_hot.il", "binary.il", "states.txt")
-    )
-    (folder / "begun.il").write_text(states.with_beginnings(one_hot, binary, codes), encoding="utf-8")
-    script = f"read_rtlil begun.il; synth_ecp5 -nowidelut -top {top} -json netlist.json"
+    run("yosys", ["-q", "-l", "states.log", "-p", states.recoding(top)], folder, "states")
+    recoded = states.write_recoded(folder).name
+    script = f"read_rtlil {recoded}; synth_ecp5 -nowidelut -top {top} -json netlist.json"
     run("yosys", ["-q", "-l", "yosys.log", "-p", script], folder, "yosys")
     netlist = json.loads((folder / "netlist.json").read_text(encoding="utf-8"))
     if use_output_registers(netlist["modules"][top]):
