@@ -142,7 +142,7 @@ verilog: $(VENV)/.stamp ## write and check what synthesis of a preset needs: bui
 .PHONY: fpga
 fpga: $(VENV)/.stamp-fpga ## synthesize, place and route a board: bitstream in build/fpga, build/reports/fpga.json
 #> BOARD=ulx3s_85f  the board
-#> SEEDS=1          place and route so many times
+#> SEEDS=1          place and route so many times, as many at once as there are processors
 #> CLOCK=           MHz, instead of the board's own clock
 #> UNIT=array       the array alone, between shift registers, instead of the whole board
 #> ESTIMATE=1       synthesis only: what the device has of what is needed, build/reports/estimate-BOARD.json

@@ -14,6 +14,7 @@ import os
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -117,13 +118,17 @@ def _say(text: str) -> None:
 
 
 def _place_all(folder: Path, seeds: Sequence[int], **options: Any) -> list[dict[str, Any]]:
-    reports = []
-    for seed in seeds:
+    """Reports of all seeds, as many at once as there are processors."""
+
+    def of(seed: int) -> dict[str, Any]:
         _say(f"placing and routing, seed {seed}: see {folder / f'seed{seed}.log'}")
-        reports.append(place(folder, seed=seed, **options))
-        reached = min(clock["achieved"] for clock in reports[-1]["fmax"].values())
+        report = place(folder, seed=seed, **options)
+        reached = min(clock["achieved"] for clock in report["fmax"].values())
         _say(f"seed {seed}: {reached:.1f} MHz")
-    return reports
+        return report
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(of, seeds))
 
 
 def estimated(used: Mapping[str, int], device: str) -> dict[str, Any]:
