@@ -114,7 +114,7 @@ def test_utilization() -> None:
 
 
 def test_a_tool_that_fails(scripts, tmp_path) -> None:
-    netlist = json.dumps({"modules": {"top": {"cells": CELLS}}})
+    netlist = json.dumps({"modules": {"top": {"cells": CELLS, "netnames": {}}}})
     scripts("yosys", YOSYS.format(netlist=netlist, code=0))
     assert tools.synthesize("text", tmp_path / "out") == CELLS
     assert (tmp_path / "out" / "top.il").read_text() == "text"

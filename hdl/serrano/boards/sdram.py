@@ -327,16 +327,24 @@ class SdramController(wiring.Component):
         urgent, writing, write = Signal(), Signal(), Signal()
         waited = Signal(range(WRITE_PATIENCE))
         count = Signal(range(WRITES_MAX))
+        before_reads = ~reads.valid | writing | urgent
         m.d.comb += [
-            write.eq(beats.valid & (~reads.valid | writing | urgent)),
-            beats.ready.eq(free & write),
+            write.eq(beats.valid & before_reads),
+            beats.ready.eq(free & before_reads),
             reads.ready.eq(free & ~write),
         ]
-        with m.If(beats.valid & beats.ready):
+        # Noted a cycle later: the next choice is further away.
+        took_write, took_read, waits = Signal(), Signal(), Signal()
+        m.d.sync += [
+            took_write.eq(beats.valid & beats.ready),
+            took_read.eq(reads.valid & reads.ready),
+            waits.eq(beats.valid & ~beats.ready),
+        ]
+        with m.If(took_write):
             m.d.sync += [count.eq(count + 1), writing.eq(~count.all()), urgent.eq(0), waited.eq(0)]
-        with m.Elif(reads.valid & reads.ready):
+        with m.Elif(took_read):
             m.d.sync += [count.eq(0), writing.eq(0)]
-        with m.If(beats.valid & ~beats.ready):
+        with m.If(waits):
             with m.If(~waited.all()):
                 m.d.sync += waited.eq(waited + 1)
             m.d.sync += urgent.eq(waited.all() | (self._beats.level >= 8))

@@ -170,23 +170,36 @@ class _Place:
         self.piece = min(1 << PIECE_BITS, config.port_bytes)
         self.layout = data.StructLayout({"run": 3, "chunk": chunks, "offset": SLOT_BITS + self.n_bits})
         self.start = {"run": 0, "chunk": 0, "offset": 0}
+        # Offset of a chunk's last piece for each width of tokens.
+        bits = SLOT_BITS + self.n_bits
+        widths = range(self.n_bits + 1)
+        self.ends = [((1 << SLOT_BITS + width) - self.piece) % (1 << bits) for width in widths]
+        self._at_ends: list[Signal] | None = None
 
     def find_last_chunk(self, m: Module, place: Any, moves: Value) -> Value:
-        """A register: whether a chunk of codes at ``place``, which goes on with ``moves``, is the last."""
+        """A register: whether a chunk of codes at ``place``, which goes on with ``moves``, is the last.
+
+        Whether its offset is that of a chunk's end is kept from then on as well.
+        """
         last_chunk = Signal()
+        self._at_ends = [
+            Signal(init=end == self.start["offset"], name=f"at_end_{width}")
+            for width, end in enumerate(self.ends)
+        ]
         stays, follows = place.chunk == self.final_chunk, place.chunk + 1 == self.final_chunk
         behind = Mux(~place.run[1] | last_chunk, self.final_chunk == 0, follows)
-        m.d.sync += last_chunk.eq(Mux(moves & self._ends_chunk(place, last_chunk), behind, stays))
+        ends_chunk = self._ends_chunk(place, last_chunk)
+        m.d.sync += last_chunk.eq(Mux(moves & ends_chunk, behind, stays))
+        with m.If(moves):
+            for at_end, end in zip(self._at_ends, self.ends, strict=True):
+                before = (end - self.piece) % (1 << len(place.offset))
+                m.d.sync += at_end.eq(Mux(ends_chunk, end == 0, place.offset == before))
         return last_chunk
 
     def _ends_chunk(self, place: Any, last_chunk: Value | None = None) -> Value:
         """Whether the chunk ends with this piece."""
-        bits = len(place.offset)
-        ends = Array(
-            Const(((1 << SLOT_BITS + width) - self.piece) % (1 << bits), bits)
-            for width in range(self.n_bits + 1)
-        )
-        return place.offset == ends[self.shift(place, last_chunk)[0]]
+        at_ends = self._at_ends or [place.offset == end for end in self.ends]
+        return Array(at_ends)[self.shift(place, last_chunk)[0]]
 
     def shift(self, place: Any, last_chunk: Value | None = None) -> tuple[Value, Value]:
         """Binary logarithm of the bytes per token here, and whether the chunk is the last of its run.

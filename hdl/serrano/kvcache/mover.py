@@ -99,6 +99,8 @@ class BlockMover(wiring.Component):
         self._unread, self._unseen = Signal(RECORD_BITS + 1), Signal(RECORD_BITS + 1)
         self._left = Signal(len(geometry.block_bytes) - exact_log2(config.port_bytes))
         self._failed = Signal()
+        # Whether records go to the host's buffer, known with the command.
+        self._to_host = Signal()
         # Whether they are not 0, as registers, from the first cycle of MOVE on.
         self._asking, self._reading, self._writing = Signal(), Signal(), Signal()
 
@@ -109,6 +111,7 @@ class BlockMover(wiring.Component):
                 m.d.comb += [self.idle.eq(1), moves.command.ready.eq(1)]
                 m.d.sync += [
                     command.eq(moves.command.payload),
+                    self._to_host.eq(moves.command.payload.kind == MoveKind.GATHER),
                     geometry.eq(self.geometry),
                     self._target.eq(self.buffer & ~(BUFFER_ALIGN - 1)),
                     self._failed.eq(0),
@@ -116,10 +119,11 @@ class BlockMover(wiring.Component):
                 with m.If(moves.command.valid):
                     m.next = "BEGIN" if config.registered else "ADDRESS"
                 if not config.registered:
-                    self._build_begin(m, moves.command.payload, self.geometry)
+                    kind = moves.command.payload.kind
+                    self._build_begin(m, kind, kind == MoveKind.GATHER, self.geometry)
             if config.registered:
                 with m.State("BEGIN"):
-                    self._build_begin(m, command, geometry)
+                    self._build_begin(m, command.kind, self._to_host, geometry)
                     m.next = "ADDRESS"
             with m.State("ADDRESS"):
                 with m.If(self._build_addresses(m)):
@@ -142,10 +146,9 @@ class BlockMover(wiring.Component):
         self._build_transfer(m)
         return m
 
-    def _build_begin(self, m: Module, command: Any, geometry: Any) -> None:
+    def _build_begin(self, m: Module, kind: Any, to_host: Value, geometry: Any) -> None:
         """Where a move begins, and how much is to be done."""
-        to_host = command.kind == MoveKind.GATHER
-        records = Mux(to_host, 1, Mux(command.kind == MoveKind.COPY, geometry.records, 0))
+        records = Mux(to_host, 1, Mux(kind == MoveKind.COPY, geometry.records, 0))
         size = Mux(to_host, record_bytes(geometry.head_dim), geometry.block_bytes)
         m.d.sync += [
             self._source.eq(geometry.base),
@@ -159,7 +162,7 @@ class BlockMover(wiring.Component):
     def _build_addresses(self, m: Module) -> Value:
         """In state ADDRESS: three products one after the other, added up. True in the last cycle of it."""
         config, command, geometry = self.config, self._command, self._geometry
-        registered = config.registered
+        registered, to_host = config.registered, self._to_host
         latency = config.multiplier_latency
         bits = max(block_bits(config), entry_bits(config), RECORD_BITS)
         m.submodules.product = product = Multiplier(bits + 1, len(geometry.block_bytes) + 1, latency=latency)
@@ -168,7 +171,6 @@ class BlockMover(wiring.Component):
         m.d.comb += [product.a.eq(given.a), product.b.eq(given.b)]
         latency += registered
         term = Signal(range(3 + latency))
-        to_host = command.kind == MoveKind.GATHER
         with m.Switch(term):
             with m.Case(0):
                 m.d.comb += [operands.a.eq(command.source), operands.b.eq(geometry.block_bytes)]

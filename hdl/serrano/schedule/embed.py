@@ -234,7 +234,14 @@ class Embedder(wiring.Component):
         ]
         embed_product = self._build_product(m, "embed", row.token, config.vocab_max, model.embed_stride)
         rope_product = self._build_product(m, "rope", row.position, config.context_max, model.rope_stride)
-        m.d.comb += [code_rows.i.payload.eq(row.row), pair_rows.i.payload.eq(row.row)]
+        # With registers a row is noted a cycle after it was asked for, while its command is still there.
+        asked_codes, asked_pairs = Signal(), Signal()
+        m.d.comb += [
+            code_rows.i.payload.eq(row.row),
+            code_rows.i.valid.eq(settled(m, config, asked_codes, "codes_asked")),
+            pair_rows.i.payload.eq(row.row),
+            pair_rows.i.valid.eq(settled(m, config, asked_pairs, "pairs_asked")),
+        ]
         with m.FSM() as fsm:
             with m.State("IDLE"):
                 m.d.comb += self.command.ready.eq(1)
@@ -251,21 +258,20 @@ class Embedder(wiring.Component):
                     rope_address.eq(rope_base + rope_product),
                 ]
                 m.next = "EMBEDDING"
-            for state, address, size, rows, following in (
-                ("EMBEDDING", embed_address, model.embed_stride, code_rows, "ROPE"),
-                ("ROPE", rope_address, model.rope_stride, pair_rows, "IDLE"),
+            for state, address, size, rows, asked, following in (
+                ("EMBEDDING", embed_address, model.embed_stride, code_rows, asked_codes, "ROPE"),
+                ("ROPE", rope_address, model.rope_stride, pair_rows, asked_pairs, "IDLE"),
             ):
                 with m.State(state):
-                    asked = request.ready & rows.i.ready
                     m.d.comb += [
                         request.valid.eq(rows.i.ready),
                         request.payload.address.eq(address),
                         request.payload.bytes.eq(size),
-                        rows.i.valid.eq(asked),
+                        asked.eq(request.ready & rows.i.ready),
                     ]
                     with m.If(asked):
                         m.next = following
-        self._asking = ~fsm.ongoing("IDLE")
+        self._asking = ~fsm.ongoing("IDLE") | pair_rows.i.valid
 
     def _build_product(self, m: Module, name: str, index: Value, end: int, stride: Value) -> Value:
         """Bytes in front of a row of a table, in the cycle after the last one of state ADDRESS."""

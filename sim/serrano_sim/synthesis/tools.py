@@ -17,6 +17,7 @@ from serrano.primitives.memory import NEVER_COLLIDES
 from . import states
 from .placement import sites
 from .registers import use_output_registers
+from .replicas import replicate_registers
 
 __all__ = ["DEVICES", "Device", "ToolError", "command", "pack", "place", "synthesize", "utilization"]
 
@@ -140,9 +141,9 @@ def without_collisions(rtlil: str) -> str:
 def synthesize(rtlil: str, folder: Path, *, top: str = "top") -> dict[str, Any]:
     """Synthesizes RTLIL for the ECP5 into ``folder/netlist.json``, and returns the netlist's cells.
 
-    Block RAMs get the registers behind them. Functions of more than four inputs are made of single LUT4s: in
-    wider ones two or more are bound to one place, and wires get longer. State machines of the accelerator get
-    a flip-flop for each state.
+    Block RAMs get the registers behind them, and registers with many loads are replicated. Functions of more
+    than four inputs are made of single LUT4s: in wider ones two or more are bound to one place, and wires get
+    longer. State machines of the accelerator get a flip-flop for each state.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{top}.il").write_text(without_collisions(without_indices(rtlil)), encoding="utf-8")
@@ -151,8 +152,9 @@ def synthesize(rtlil: str, folder: Path, *, top: str = "top") -> dict[str, Any]:
     script = f"read_rtlil {recoded}; synth_ecp5 -nowidelut -top {top} -json netlist.json"
     run("yosys", ["-q", "-l", "yosys.log", "-p", script], folder, "yosys")
     netlist = json.loads((folder / "netlist.json").read_text(encoding="utf-8"))
-    if use_output_registers(netlist["modules"][top]):
-        (folder / "netlist.json").write_text(json.dumps(netlist), encoding="utf-8")
+    use_output_registers(netlist["modules"][top])
+    replicate_registers(netlist["modules"][top])
+    (folder / "netlist.json").write_text(json.dumps(netlist), encoding="utf-8")
     return netlist["modules"][top]["cells"]
 
 
