@@ -32,8 +32,8 @@ CELLS = {
 for _cell in CELLS.values():
     _cell |= {
         "parameters": {"DATA_WIDTH_A": 18, "DATA_WIDTH_B": 18},
-        "connections": {},
-        "port_directions": {},
+        "connections": {"Q": [2]} if _cell["type"] == "TRELLIS_FF" else {},
+        "port_directions": {"Q": "output"},
     }
 YOSYS = """#!/bin/sh
 touch one_hot.il binary.il states.txt
