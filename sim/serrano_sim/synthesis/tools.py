@@ -48,8 +48,8 @@ DEVICES = {
 NAME = re.compile(r"\\[^\s]*\[[^\s]*")
 """A public name of RTLIL in which there is a bracket; slices have a space in front of theirs."""
 
-ROUNDS = 120
-"""Rounds of the router after which it will not reach the clock; where it does it takes some 40."""
+PATIENCE = 25
+"""Rounds in a row in which the router does not come nearer to the clock, after which it will not reach it."""
 
 WATCH_SECONDS = 1.0
 """How often a running tool is looked at."""
@@ -213,8 +213,9 @@ def place(
     ]  # fmt: skip
 
     def hopeless() -> bool:
-        rounds = re.findall(r"iter=(\d+)", log.read_text(encoding="utf-8")) if log.exists() else []
-        return bool(rounds) and int(rounds[-1]) > ROUNDS
+        text = log.read_text(encoding="utf-8") if log.exists() else ""
+        left = [int(used) + int(slow) for used, slow in re.findall(r"overuse=(\d+) tmgfail=(\d+)", text)]
+        return bool(left) and len(left) - left.index(min(left)) > PATIENCE
 
     def reaches(aim: Sequence[str]) -> bool:
         log.unlink(missing_ok=True)
