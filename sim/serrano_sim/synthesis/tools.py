@@ -48,8 +48,14 @@ DEVICES = {
 NAME = re.compile(r"\\[^\s]*\[[^\s]*")
 """A public name of RTLIL in which there is a bracket; slices have a space in front of theirs."""
 
-PATIENCE = 25
-"""Rounds in a row in which the router does not come nearer to the clock, after which it will not reach it."""
+PATIENCE = {"router1": 40, "router2": 25}
+"""Lines of its log in a row in which a router does not come nearer to its end, after which it will not."""
+
+LEFT = {
+    "router1": re.compile(r"\| +(\d+)\| +[\d.]+ +[\d.]+\|$", re.MULTILINE),
+    "router2": re.compile(r"overuse=(\d+) tmgfail=(\d+)"),
+}
+"""What a router has left to do, as its log tells: connections, or wires used twice and those too slow."""
 
 WATCH_SECONDS = 1.0
 """How often a running tool is looked at."""
@@ -182,16 +188,17 @@ def place(
 
     The sites of the cells are beside as well, for :mod:`serrano_sim.synthesis.timing`. Timing that is not met
     is no error: the report says what was reached. The placer is nextpnr's ``static``, which spreads all cells
-    at once as charges are by a field: wires are a fifth shorter than with its ``heap``. Routing takes up
-    again what is too slow for the clock; this never ends where the clock is out of reach. So it is tried with
-    each of ``aims`` in turn, files with constraints of the clock that ask for less and less, and in the end
-    without. Placement has the first of them.
+    at once as charges are by a field: wires are a fifth shorter than with its ``heap``.
+
+    Routing takes up again what is too slow for the clock, which never ends where the clock is out of reach.
+    So it is tried with each of ``aims`` in turn, files with constraints of the clock that ask for less and
+    less, and in the end without. The first one is that of placement, and tried with ``router1`` before
+    ``router2``: it is the better one where it comes to an end.
     """
     name, placed = f"seed{seed}", folder / f"seed{seed}.placed.json"
-    # The placed design keeps the name of its router.
     common = [
         DEVICES[device].option, "--package", package.upper(), "--speed", speed, "--freq", f"{clock_mhz:g}",
-        "--seed", str(seed), "--timing-allow-fail", "--quiet", "--router", "router2",
+        "--seed", str(seed), "--timing-allow-fail", "--quiet",
         *(["--lpf", constraints] if constraints else []),
     ]  # fmt: skip
     tried = [("--lpf", file) for file in aims] or [()]
@@ -203,26 +210,32 @@ def place(
         ],
         folder, f"{name}.place",
     )  # fmt: skip
-    modules = json.loads(placed.read_text(encoding="utf-8"))["modules"]
-    found = {cell: site for module in modules.values() for cell, site in sites(module).items()}
+    design = json.loads(placed.read_text(encoding="utf-8"))
+    found = {cell: site for module in design["modules"].values() for cell, site in sites(module).items()}
     (folder / f"{name}.sites.json").write_text(json.dumps(found), encoding="utf-8")
+    # It keeps the name of the router that placement had, instead of the one that it is given.
+    for module in design["modules"].values():
+        module.get("settings", {}).pop("router", None)
+    placed.write_text(json.dumps(design), encoding="utf-8")
     log = folder / f"{name}.log"
     common += [
         "--json", placed.name, "--log", log.name, "--no-pack", "--no-place",
         "--report", f"{name}.json", "--textcfg", f"{name}.config",
     ]  # fmt: skip
 
-    def hopeless() -> bool:
-        text = log.read_text(encoding="utf-8") if log.exists() else ""
-        left = [int(used) + int(slow) for used, slow in re.findall(r"overuse=(\d+) tmgfail=(\d+)", text)]
-        return bool(left) and len(left) - left.index(min(left)) > PATIENCE
+    def reaches(router: str, *aim: str) -> bool:
+        def hopeless() -> bool:
+            text = log.read_text(encoding="utf-8") if log.exists() else ""
+            left = [sum(map(int, numbers.groups())) for numbers in LEFT[router].finditer(text)]
+            return bool(left) and len(left) - left.index(min(left)) > PATIENCE[router]
 
-    def reaches(aim: Sequence[str]) -> bool:
         log.unlink(missing_ok=True)
-        return run("nextpnr-ecp5", [*common, *aim, "--tmg-ripup"], folder, name, hopeless=hopeless)
+        options = [*common, "--router", router, *aim, "--tmg-ripup"]
+        return run("nextpnr-ecp5", options, folder, name, hopeless=hopeless)
 
-    if not any(reaches(aim) for aim in tried):
-        run("nextpnr-ecp5", common, folder, name)
+    attempts = [("router1", *tried[0]), *(("router2", *aim) for aim in tried)]
+    if not any(reaches(*attempt) for attempt in attempts):
+        run("nextpnr-ecp5", [*common, "--router", "router2"], folder, name)
     # It is some times as large as the netlist.
     placed.unlink()
     return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
