@@ -191,6 +191,18 @@ def test_a_clock_out_of_reach_is_routed_without_taking_up_slow_wires(
     assert given == wanted
 
 
+def test_a_router_whose_log_stands_still_is_stuck(scripts, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(tools, "WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(tools, "STILL_SECONDS", 0.5)
+    scripts(
+        "nextpnr-ecp5", nextpnr(61.0, ripup='echo > seed2.log; case "$@" in *router1*) exec sleep 60; esac')
+    )
+    options = {"device": "LFE5U-85F", "package": "caBGA381", "speed": "6", "clock_mhz": 62.5, "seed": 2}
+    assert tools.place(tmp_path, **options) == report_of(61.0)
+    routers = [line[line.index("--router") + 1] for line in given_to_nextpnr(tmp_path)[1:]]
+    assert routers == ["router1", "router2"]
+
+
 def test_what_the_router_aims_at() -> None:
     assert fpga.aimed(51.5).splitlines() == [
         f'FREQUENCY NET "{net}" 51.50 MHZ;' for net in ("pll_clk", "clk")

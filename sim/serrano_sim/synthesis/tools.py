@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -50,6 +51,9 @@ NAME = re.compile(r"\\[^\s]*\[[^\s]*")
 
 PATIENCE = {"router1": 40, "router2": 25}
 """Lines of its log in a row in which a router does not come nearer to its end, after which it will not."""
+
+STILL, STILL_SECONDS = 0.5, 300.0
+"""A router whose log stands still for that part of the time until then, and so many seconds, is stuck."""
 
 LEFT = {
     "router1": re.compile(r"\| +(\d+)\| +[\d.]+ +[\d.]+\|$", re.MULTILINE),
@@ -224,8 +228,15 @@ def place(
     ]  # fmt: skip
 
     def reaches(router: str, *aim: str) -> bool:
+        begun = time.time()
+
         def hopeless() -> bool:
-            text = log.read_text(encoding="utf-8") if log.exists() else ""
+            if not log.exists():
+                return False
+            written = log.stat().st_mtime
+            if time.time() - written > max(STILL_SECONDS, STILL * (written - begun)):
+                return True
+            text = log.read_text(encoding="utf-8")
             left = [sum(map(int, numbers.groups())) for numbers in LEFT[router].finditer(text)]
             return bool(left) and len(left) - left.index(min(left)) > PATIENCE[router]
 
