@@ -37,7 +37,7 @@ BUSES = (
                 "bursts go on across a page's end",
                 _edit(
                     "bus.read",
-                    "Mux(place > page_beats - most, page_beats - place, most)",
+                    "Mux(to_end, page_beats - place, most)",
                     "most",
                 ),
                 "4",
@@ -49,7 +49,7 @@ BUSES = (
                 "bursts end at a page's end only",
                 _edit(
                     "bus.read",
-                    "Mux(place > page_beats - most, page_beats - place, most)",
+                    "Mux(to_end, page_beats - place, most)",
                     "page_beats - place",
                 ),
                 "256",
@@ -124,7 +124,7 @@ BUSES = (
                 "bursts go on across a page's end",
                 _edit(
                     "bus.read",
-                    "Mux(place > page_beats - most, page_beats - place, most)",
+                    "Mux(to_end, page_beats - place, most)",
                     "most",
                 ),
                 depth=8,

@@ -29,7 +29,8 @@ module serrano_mul #(
             assign p = product;
         end else begin : pipeline
             reg  [(LATENCY-1)*P_WIDTH-1:0] delay;
-            wire [LATENCY*P_WIDTH-1:0] stages = {delay, product};
+            wire [LATENCY*P_WIDTH-1:0] stages;
+            assign stages = {delay, product};
             always @(posedge clk) if (en) delay <= stages[0 +: (LATENCY-1)*P_WIDTH];
             assign p = stages[(LATENCY-1)*P_WIDTH +: P_WIDTH];
         end

@@ -35,7 +35,8 @@ module serrano_mul_held #(
             assign p = product;
         end else begin : pipeline
             reg  [(LATENCY-2)*P_WIDTH-1:0] delay;
-            wire [(LATENCY-1)*P_WIDTH-1:0] stages = {delay, product};
+            wire [(LATENCY-1)*P_WIDTH-1:0] stages;
+            assign stages = {delay, product};
             always @(posedge clk) delay <= stages[0 +: (LATENCY-2)*P_WIDTH];
             assign p = stages[(LATENCY-2)*P_WIDTH +: P_WIDTH];
         end
