@@ -5,9 +5,10 @@ A block RAM has registers at its outputs, which Yosys leaves unused: without the
 the clock, and with them in 0.8 ns.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, MutableMapping
 from typing import Any
+
+from .netlist import loads_of
 
 __all__ = ["use_output_registers"]
 
@@ -25,15 +26,10 @@ def use_output_registers(module: MutableMapping[str, Any]) -> int:
     reads, so that it does not matter whether a block whose port stands still loads its output register.
     """
     cells = module["cells"]
-    loads: dict[Any, list[tuple[str, str]]] = defaultdict(list)
-    for name, cell in cells.items():
-        for port, bits in cell["connections"].items():
-            if cell["port_directions"][port] == "input":
-                for bit in bits:
-                    loads[bit].append((name, port))
+    loads = loads_of(cells)
     for name, port in module.get("ports", {}).items():
         for bit in port["bits"]:
-            loads[bit].append((name, "port"))
+            loads[bit].append((name, "port", 0))
     moved = 0
     for cell in [cell for cell in cells.values() if cell["type"] == "DP16KD"]:
         if any(_integer(cell["parameters"][f"DATA_WIDTH_{port}"]) > WIDEST for port in PORTS):

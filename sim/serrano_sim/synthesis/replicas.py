@@ -6,9 +6,10 @@ crosses half the device, which takes longer than a cycle. Replicas lie beside wh
 """
 
 import copy
-from collections import defaultdict
 from collections.abc import MutableMapping
 from typing import Any
+
+from .netlist import loads_of
 
 __all__ = ["MOST_LOADS", "replicate_registers"]
 
@@ -30,17 +31,12 @@ def replicate_registers(module: MutableMapping[str, Any], most: int = MOST_LOADS
         Loads of a flip-flop that stays alone, and of a replica.
     """
     cells, nets = module["cells"], module["netnames"]
-    pins: dict[Any, list[tuple[str, str, int]]] = defaultdict(list)
-    for name in sorted(cells):
-        for port, bits in cells[name]["connections"].items():
-            if cells[name]["port_directions"][port] == "input":
-                for index, bit in enumerate(bits):
-                    pins[bit].append((name, port, index))
+    loads = loads_of(cells)
     unused = 1 + max((bit for net in nets.values() for bit in net["bits"] if isinstance(bit, int)), default=0)
     added = 0
     for name in [name for name, cell in cells.items() if cell["type"] == "TRELLIS_FF"]:
         (driven,) = cells[name]["connections"]["Q"]
-        groups = [pins[driven][at : at + most] for at in range(most, len(pins[driven]), most)]
+        groups = [loads[driven][at : at + most] for at in range(most, len(loads[driven]), most)]
         for number, group in enumerate(groups, 1):
             replica = f"{name}_replica_{number}"
             cells[replica] = copy.deepcopy(cells[name])
