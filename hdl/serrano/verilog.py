@@ -8,7 +8,6 @@ same bytes.
 """
 
 import argparse
-import importlib
 import os
 import re
 import sys
@@ -20,6 +19,8 @@ from amaranth._toolchain.yosys import find_yosys
 from amaranth.hdl import ClockSignal, Instance, Value
 from amaranth.lib import wiring
 
+from .accelerator import Accelerator
+from .config import PRESETS, preset
 from .emit.boundary import Boundary, Port, axi_port_names
 from .emit.plain import plain_negations, wide_shifts, without_empty_wires
 from .emit.rtlil import convert_merged
@@ -265,31 +266,24 @@ def emit(component: wiring.Component, name: str, path: Path | str, **options) ->
     return generate(component, name, **options).write(path)
 
 
-def _accelerator(preset: str) -> wiring.Component:
-    """The accelerator of a preset; SystemExit with the reason where there is none."""
-    try:
-        presets = importlib.import_module("serrano.config").PRESETS
-        accelerator = importlib.import_module("serrano.accelerator").Accelerator
-    except ImportError as error:
-        raise SystemExit(f"verilog: the accelerator cannot be imported: {error}") from error
-    if preset not in presets:
-        raise SystemExit(f"verilog: no preset is named {preset!r}; there are {', '.join(presets)}")
-    return accelerator(presets[preset])
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: writes ``serrano_top`` of a preset, with AXI's names for clock and reset."""
     parser = argparse.ArgumentParser(
         prog="python -m serrano.verilog", description="Write the Verilog of a preset."
     )
-    parser.add_argument("preset", help="hardware configuration: tiny, small, ulx3s, base, wide")
+    parser.add_argument("preset", help=f"hardware configuration: {', '.join(PRESETS)}")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder to write to")
     parser.add_argument(
         "--name", default="serrano_top", help="name of the outermost module (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
-    accelerator = _accelerator(options.preset)
-    emission = generate(accelerator, options.name, clock="aclk", reset="aresetn", reset_active_low=True)
+    try:
+        config = preset(options.preset)
+    except ValueError as error:
+        raise SystemExit(f"verilog: {error}") from error
+    emission = generate(
+        Accelerator(config), options.name, clock="aclk", reset="aresetn", reset_active_low=True
+    )
     for file in emission.write(options.output):
         print(file)
     print(f"{sum(emission.modules.values())} blocks in {len(emission.modules)} modules")
