@@ -178,6 +178,28 @@ def test_a_fault_in_mid_step(name: str, tmp_path: Path) -> None:
     afterwards(result)
 
 
+@pytest.mark.parametrize("preset_name", ["tiny", "small"])
+@pytest.mark.parametrize("after", [0, 23])
+def test_a_late_error_of_a_write(after: int, preset_name: str, tmp_path: Path) -> None:
+    """The step has come to its end and waits for answers alone: the first one of 24, or the last, is bad."""
+    config = preset(preset_name)
+    tape = write_tape(MODEL, config.n, config.tape_align)
+    requests = [Request((3,), 1), GOOD]
+    layout = MemoryLayout.plan(tape, requests, kv_blocks=6)
+    area = {"low": layout.kv_address, "high": layout.kv_address + layout.kv_bytes}
+    error = BusError(response="SLVERR", on="write", after=after, **area)
+    phases = [Phase(load=True, requests=requests[:1], errors=(error,)), Phase(requests=(GOOD,))]
+    memory = MemorySettings(read_latency=20, write_latency=60_000, max_writes=64)
+    result = run_job(config, tape, requests, tmp_path, layout=layout, phases=phases, memory=memory)
+    bad = result.phases[0]
+    assert [(FaultCode(record.status), record.token) for _, record in bad.completions] == [
+        (FaultCode.BUS_SLVERR, None)
+    ]
+    assert bad.registers["FAULT_COUNT"] == 1
+    assert bad.registers["FAULT_DETAIL"] == WRITES
+    afterwards(result)
+
+
 def test_a_transient_bus_error_in_the_tape_is_tried_again(tmp_path: Path) -> None:
     requests = [GOOD, GOOD]
     layout = MemoryLayout.plan(TAPE, requests, kv_blocks=6)
