@@ -16,12 +16,12 @@ from serrano.datapath import Datapath
 from serrano.emit.boundary import axi_port_names
 from serrano.faults import FaultCode
 from serrano.kvcache import BlockMover, Controller
-from serrano.kvcache.pace import settled
 from serrano.kvcache.payloads import KVGeometry
 from serrano.schedule.descriptor import DescriptorLoader
 from serrano.schedule.recovery import Recovery
 from serrano.schedule.rings import CompletionRing, SubmissionRing
 from serrano.schedule.scheduler import Scheduler
+from serrano.stream.pace import settled
 from serrano.stream.slices import later
 from serrano.trace import ActivityWord, TraceBeat, Tracer
 from serrano.vector.arithmetic import multiplied

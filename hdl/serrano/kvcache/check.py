@@ -8,9 +8,9 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from serrano.config import AcceleratorConfig
+from serrano.stream.pace import settled
 
 from .commands import WITHOUT_SEQUENCE, Opcode, Stat, Status
-from .pace import settled
 from .payloads import (
     BLOCK_SIZE,
     GENERATION_BITS,

@@ -11,6 +11,7 @@ from amaranth.lib.wiring import In, Out
 
 from serrano.config import AcceleratorConfig
 from serrano.stream import HalfRegister
+from serrano.stream.pace import settled, take_turns
 from serrano.stream.slices import sliced
 
 from .check import CommandCheck, Destination
@@ -28,7 +29,6 @@ from .execution import (
     start_block,
     step,
 )
-from .pace import settled, take_turns
 from .payloads import (
     GENERATION_BITS,
     RECORD_BITS,
@@ -63,7 +63,7 @@ class Controller(wiring.Component):
     the block it speaks of is read, its status is known. What is right is executed by the states of
     ``execution`` (one block, one sequence, moves of bytes) and ``walks`` (entry after entry). If the
     accelerator is ``registered``, each state takes four cycles instead of one
-    (:mod:`~serrano.kvcache.pace`), and there is one more before JUDGE, one after a scan for APPEND and two
+    (:mod:`~serrano.stream.pace`), and there is one more before JUDGE, one after a scan for APPEND and two
     after the answer.
 
     From the cycle in which a command is taken to that of its response: OPEN, ABORT, TRANSLATE and everything

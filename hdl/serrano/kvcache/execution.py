@@ -9,10 +9,10 @@ from typing import Any
 from amaranth import *
 
 from serrano.config import AcceleratorConfig
+from serrano.stream.pace import paced, settled
 
 from .check import CommandCheck
 from .commands import Opcode, Stat, Status
-from .pace import paced, settled
 from .payloads import BLOCK_SIZE, RECORD_BITS, SLOT_BITS, MoveKind
 from .pool import BlockPool, PoolOperation
 from .tables import SequenceTables

@@ -9,8 +9,8 @@ from amaranth.lib.wiring import In, Out
 
 from serrano.config import AcceleratorConfig
 from serrano.primitives.memory import OnChipMemory
+from serrano.stream.pace import pace, settled
 
-from .pace import pace, settled
 from .payloads import GENERATION_BITS, REFERENCE_BITS, SLOT_BITS, TENANT_BITS, BlockState, block_bits
 
 __all__ = ["BlockPool", "PoolOperation"]

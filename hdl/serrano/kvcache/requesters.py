@@ -9,9 +9,9 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from serrano.config import AcceleratorConfig
+from serrano.stream.pace import settled
 
 from .commands import UNLOCKED, Opcode, Stat, Status
-from .pace import settled
 from .payloads import KVCommand, KVPort
 
 __all__ = ["Requesters", "argument_bits", "sequence_bits"]

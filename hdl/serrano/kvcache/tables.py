@@ -9,9 +9,9 @@ from amaranth.lib.wiring import In, Out
 
 from serrano.config import AcceleratorConfig
 from serrano.primitives.memory import OnChipMemory
+from serrano.stream.pace import pace, settled
 
 from .commands import Status
-from .pace import pace, settled
 from .payloads import (
     BLOCK_SIZE,
     SLOT_BITS,

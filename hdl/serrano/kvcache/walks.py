@@ -7,9 +7,10 @@ from typing import Any
 
 from amaranth import *
 
+from serrano.stream.pace import settled
+
 from .commands import Opcode, Status
 from .execution import Parts, build_answer, build_move, finish, judged, operate, refuse, step
-from .pace import settled
 from .payloads import BLOCK_SIZE, SLOT_BITS, MoveKind
 from .pool import PoolOperation
 

@@ -10,12 +10,12 @@ from amaranth.lib.wiring import In, Out
 from serrano.config import AcceleratorConfig
 from serrano.faults import FaultCode
 from serrano.kvcache.commands import Opcode, Stat, Status
-from serrano.kvcache.pace import paced, settled, take_turns
 from serrano.kvcache.payloads import KVPort, sequence_bits
 from serrano.schedule.calls import judged, kv_call
 from serrano.schedule.descriptor import ModelInfo
 from serrano.schedule.rings import Submission
 from serrano.schedule.slots import Slot
+from serrano.stream.pace import paced, settled, take_turns
 
 __all__ = ["Admission"]
 

@@ -9,8 +9,8 @@ from amaranth import *
 
 from serrano.config import AcceleratorConfig
 from serrano.kvcache.commands import Status
-from serrano.kvcache.pace import settled
 from serrano.kvcache.payloads import KVPort
+from serrano.stream.pace import settled
 
 __all__ = ["judged", "kv_call", "share_kv"]
 

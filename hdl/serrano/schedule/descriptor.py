@@ -10,9 +10,9 @@ from amaranth.lib.wiring import In, Out
 from serrano.bus import ReadPort
 from serrano.config import GROUP_TOKENS, AcceleratorConfig
 from serrano.faults import FaultCode
-from serrano.kvcache.pace import paced, settled, take_turns
 from serrano.layouts import PackedScale
 from serrano.stream.gearbox import Gearbox
+from serrano.stream.pace import paced, settled, take_turns
 from serrano.stream.slices import connect_reads
 from serrano.tape.crc import crc32_step
 from serrano.vector.arithmetic import multiplied

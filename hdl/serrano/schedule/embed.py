@@ -10,12 +10,12 @@ from amaranth.utils import bits_for, ceil_log2
 
 from serrano.bus import ReadPort
 from serrano.config import AcceleratorConfig
-from serrano.kvcache.pace import settled
 from serrano.kvcache.payloads import sequence_bits
 from serrano.layouts import EpilogueBeat, PackedScale, Scale
 from serrano.primitives.multiplier import Multiplier
 from serrano.schedule.descriptor import ModelInfo
 from serrano.stream import ByteWord, Gearbox, HalfRegister, StreamFIFO
+from serrano.stream.pace import settled
 from serrano.stream.pipeline import PipelineControl, delayed
 from serrano.stream.slices import slice_before
 from serrano.vector.arithmetic import Scaler, unpack_scale

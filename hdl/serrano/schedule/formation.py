@@ -11,13 +11,13 @@ from serrano.bus import ReadPort, WordReader
 from serrano.config import AcceleratorConfig
 from serrano.faults import FaultCode
 from serrano.kvcache.commands import Opcode, Status
-from serrano.kvcache.pace import paced, settled, take_turns
 from serrano.kvcache.payloads import KVPort, sequence_bits
 from serrano.schedule.calls import judged, kv_call
 from serrano.schedule.embed import EmbedCommand
 from serrano.schedule.slots import Served, Slot, one_of
 from serrano.schedule.spans import Span, StepCommand
 from serrano.stream import HalfRegister
+from serrano.stream.pace import paced, settled, take_turns
 from serrano.stream.slices import connect_reads, sliced
 
 __all__ = ["Formation"]

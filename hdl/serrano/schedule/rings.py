@@ -10,8 +10,8 @@ from amaranth.lib.wiring import In, Out
 from serrano.bus import RECORD_BYTES, ReadPort, RecordWriter, WordReader, WritePort
 from serrano.config import AcceleratorConfig
 from serrano.faults import FaultCode
-from serrano.kvcache.pace import settled
 from serrano.stream import HalfRegister
+from serrano.stream.pace import settled
 from serrano.stream.slices import connect_reads, sliced
 
 __all__ = [

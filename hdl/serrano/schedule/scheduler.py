@@ -12,7 +12,6 @@ from serrano.bus import ReadPort
 from serrano.config import AcceleratorConfig
 from serrano.faults import FaultCode
 from serrano.kvcache.commands import Opcode, Status
-from serrano.kvcache.pace import paced, settled, take_turns
 from serrano.kvcache.payloads import KVPort, sequence_bits
 from serrano.primitives.memory import OnChipMemory
 from serrano.schedule.admission import Admission
@@ -24,6 +23,7 @@ from serrano.schedule.rings import NO_SEQUENCE, Completion, Submission
 from serrano.schedule.slots import CancelSearch, Served, Slot, one_of
 from serrano.schedule.spans import Span, StepCommand
 from serrano.stream import HalfRegister, StreamFIFO, StreamRegister
+from serrano.stream.pace import paced, settled, take_turns
 from serrano.stream.slices import slice_before, sliced
 
 __all__ = ["Scheduler"]

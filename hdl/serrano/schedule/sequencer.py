@@ -10,13 +10,13 @@ from amaranth.utils import exact_log2
 
 from serrano.attention.payloads import AttendCommand
 from serrano.config import AcceleratorConfig
-from serrano.kvcache.pace import settled
 from serrano.kvcache.payloads import AppendCommand, GatherCommand
 from serrano.layouts import ReadRequest
 from serrano.schedule.descriptor import ModelInfo
 from serrano.schedule.issuer import TO_LOGITS
 from serrano.schedule.spans import PartIterator, Span, StepCommand
 from serrano.stream import HalfRegister
+from serrano.stream.pace import settled
 from serrano.stream.slices import slice_before, sliced
 from serrano.tape.packets import Header, Opcode
 from serrano.vector.arithmetic import unpack_scale

@@ -9,9 +9,9 @@ from amaranth.lib.wiring import In, Out
 
 from serrano.config import AcceleratorConfig
 from serrano.faults import FaultCode
-from serrano.kvcache.pace import settled
 from serrano.kvcache.payloads import sequence_bits, token_count
 from serrano.primitives.memory import OnChipMemory
+from serrano.stream.pace import settled
 
 __all__ = ["CancelSearch", "Served", "Slot", "one_of"]
 

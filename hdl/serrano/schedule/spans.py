@@ -10,9 +10,9 @@ from amaranth.utils import ceil_log2
 
 from serrano.attention.payloads import item_row_count
 from serrano.config import AcceleratorConfig
-from serrano.kvcache.pace import settled
 from serrano.kvcache.payloads import sequence_bits, token_count
 from serrano.primitives.memory import OnChipMemory
+from serrano.stream.pace import settled
 
 __all__ = ["Part", "PartIterator", "Span", "StepCommand"]
 

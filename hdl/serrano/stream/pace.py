@@ -8,7 +8,8 @@ from typing import Any
 from amaranth import *
 
 from serrano.config import AcceleratorConfig
-from serrano.stream.slices import later
+
+from .slices import later
 
 __all__ = ["PACE", "pace", "paced", "settled", "take_turns"]
 

@@ -7,7 +7,7 @@ import itertools
 import pytest
 from amaranth import *
 
-from serrano.kvcache.pace import PACE, pace, paced, settled, take_turns
+from serrano.stream.pace import PACE, pace, paced, settled, take_turns
 from serrano_sim.kv_commands import SMALL
 from support.streams import simulate
 
