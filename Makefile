@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # What the user gives is taken literally, dollar signs and quotes included, and goes to the recipes through the
 # environment: "$$PROMPT" in a recipe is safe for any text.
-USER_VARS := MODEL TOKENIZER PROMPT PROMPT2 TOKENS PRESET LATENCY SEED RUNS WAVES TRACE TEXT FILE ARGS TESTS OUT SHAPE QUICK BOARD DIVISOR SEEDS CLOCK UNIT STRICT
+USER_VARS := MODEL TOKENIZER PROMPT PROMPT2 TOKENS PRESET LATENCY SEED RUNS WAVES TRACE TEXT FILE ARGS TESTS OUT SHAPE QUICK BOARD DIVISOR NETLIST SEEDS CLOCK UNIT STRICT
 $(foreach v,$(USER_VARS),$(if $(filter-out undefined,$(origin $(v))),$(eval override $(v) := $$(value $(v)))$(eval export $(v))))
 
 # option,VARIABLE: the option with its value if the variable is not empty.
@@ -110,16 +110,18 @@ sim: $(VENV)/.stamp ## a trained model generates text on the RTL, checked bit fo
 	  $(if $(filter-out 0,$(WAVES)),--waves) $(if $(filter-out 0,$(TRACE)),--trace)
 
 .PHONY: sim-board
-sim-board: $(VENV)/.stamp ## a whole board in simulation: SDRAM with all its rules, the host's driver at the serial line
+sim-board: $(VENV)/.stamp $(if $(filter-out 0,$(NETLIST)),$(VENV)/.stamp-fpga) ## a whole board in simulation: SDRAM with all its rules, the host's driver at the serial line
 #> BOARD=ulx3s_85f  the board
 #> MODEL= TOKENIZER= PROMPT=   as above
 #> TOKENS=16        how many tokens to generate
 #> DIVISOR=4        clock cycles in a bit of the serial line
 #> ARGS="--clock 50"   another clock than the board's, in MHz: the memory's times in cycles follow
 #> SHAPE=15m        random weights of this shape instead of a checkpoint
+#> NETLIST=1        the netlist that place and route would get, instead of the Verilog (some minutes more)
 	@$(RUN) -m serrano_sim.board $(call option,--board,BOARD) $(call option,--model,MODEL) \
 	  $(call option,--tokenizer,TOKENIZER) $(if $(filter undefined,$(origin PROMPT)),,--prompt "$$PROMPT") \
-	  $(call option,--tokens,TOKENS) $(call option,--divisor,DIVISOR) $(call option,--shape,SHAPE) $(ARGS)
+	  $(call option,--tokens,TOKENS) $(call option,--divisor,DIVISOR) $(call option,--shape,SHAPE) \
+	  $(if $(filter-out 0,$(NETLIST)),--netlist) $(ARGS)
 
 .PHONY: demo
 demo: $(VENV)/.stamp ## a 4 x 4 matrix product through the array, with its cycle table and a VCD

@@ -19,7 +19,7 @@ def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess:
     """Runs make without what a make around this test, or the user, has put into the environment."""
     ours = (
         "MAKEFLAGS MFLAGS MAKELEVEL MODEL TOKENIZER PROMPT PROMPT2 TOKENS PRESET LATENCY SEED RUNS WAVES"
-        " TRACE TEXT FILE ARGS TESTS SHAPE QUICK BOARD DIVISOR SEEDS CLOCK UNIT STRICT"
+        " TRACE TEXT FILE ARGS TESTS SHAPE QUICK BOARD DIVISOR NETLIST SEEDS CLOCK UNIT STRICT"
     )
     environment = {name: value for name, value in os.environ.items() if name not in ours.split()}
     command = ["make", "--no-print-directory", *arguments]
@@ -68,6 +68,7 @@ def test_help_names_every_target():
         "QUICK",
         "SHAPE",
         "BOARD",
+        "NETLIST",
         "SEEDS",
         "CLOCK",
         "UNIT",
@@ -127,7 +128,11 @@ def test_every_option_of_sim_board(shim):
     done = make("sim-board", *given, "ARGS=--clock 50", folder=shim)
     options = [word for text in given for word in (f"--{text.split('=')[0].lower()}", text.split("=")[1])]
     assert done.stdout.splitlines() == ["-m", "serrano_sim.board", *options, "--clock", "50"]
-    assert dry_run("sim-board").endswith("-m serrano_sim.board")
+    assert dry_run("sim-board", "NETLIST=0").endswith("-m serrano_sim.board")
+    netlist = dry_run("sim-board", "NETLIST=1", "--assume-old=.venv/.stamp-fpga")
+    assert netlist.endswith("-m serrano_sim.board --netlist")
+    assert "[dev,fpga]" in make("--dry-run", "--always-make", "sim-board", "NETLIST=1").stdout
+    assert "[dev,fpga]" not in make("--dry-run", "--always-make", "sim-board").stdout
 
 
 @pytest.mark.parametrize("prompt", ["", "it's", 'a "b" `id` $HOME $(shell id) \\n;#', "naïve ☃"])

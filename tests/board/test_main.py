@@ -45,7 +45,15 @@ def test_good_run(capsys):
     assert found["errors"] == [] and found["tokens_equal"]
     assert found["tape_bytes_by_line"] == min(1 << 14, len(TASK.tape))
     show(Console(width=200), found)
-    assert "3 tokens, equal to the golden model's" in capsys.readouterr().out
+    assert "3 tokens, equal to the golden model's" in (out := capsys.readouterr().out)
+    assert "netlist" not in out and not found["netlist"]
+
+
+def test_a_netlist_is_told_apart(capsys):
+    found = build_report(Namespace(), "small", TASK, RUN, replace(BUILD, netlist=True))
+    assert found["netlist"]
+    show(Console(width=200), found)
+    assert "ulx3s_85f, its netlist, preset small" in capsys.readouterr().out
 
 
 def test_figures():

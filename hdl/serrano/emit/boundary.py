@@ -95,8 +95,8 @@ class Boundary(Elaboratable):
         an underscore after it.
     clock : :class:`str`
         Name of the clock input, of domain ``sync``.
-    reset : :class:`str`
-        Name of the reset input, synchronous.
+    reset : :class:`str` or ``None``
+        Name of the reset input, synchronous; without one, registers begin with their initial values.
     reset_active_low : :class:`bool`
         Whether the reset input is active low.
 
@@ -114,20 +114,19 @@ class Boundary(Elaboratable):
         *,
         port_names: Mapping[str, str],
         clock: str,
-        reset: str,
+        reset: str | None,
         reset_active_low: bool,
     ):
         if not isinstance(component, wiring.Component):
             raise TypeError(f"Only a component can be emitted, not {component!r}")
         self._component = component
         self._clock = Signal(name=clock)
-        self._reset = Signal(name=reset)
+        self._reset = None if reset is None else Signal(name=reset)
         self._reset_active_low = reset_active_low
         self._inner = []  # (flow, inner value, port signal)
-        self.ports: dict[str, tuple[Signal, str]] = {
-            clock: (self._clock, "input"),
-            reset: (self._reset, "input"),
-        }
+        self.ports: dict[str, tuple[Signal, str]] = {clock: (self._clock, "input")}
+        if self._reset is not None:
+            self.ports[reset] = (self._reset, "input")
         unknown = dict(port_names)
         for path, member, value in component.signature.flatten(component):
             for name, leaf in _leaves("__".join(map(str, path)), value, port_names):
@@ -157,9 +156,10 @@ class Boundary(Elaboratable):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        m.domains.sync = ClockDomain("sync", local=True)
-        reset = ~self._reset if self._reset_active_low else self._reset
-        m.d.comb += [ClockSignal().eq(self._clock), ResetSignal().eq(reset)]
+        m.domains.sync = ClockDomain("sync", local=True, reset_less=self._reset is None)
+        m.d.comb += ClockSignal().eq(self._clock)
+        if self._reset is not None:
+            m.d.comb += ResetSignal().eq(~self._reset if self._reset_active_low else self._reset)
         m.submodules.core = self._component
         for flow, inner, port in self._inner:
             m.d.comb += inner.eq(port) if flow == wiring.In else port.eq(inner)

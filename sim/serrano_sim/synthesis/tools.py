@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,11 +15,10 @@ from typing import Any
 from serrano.primitives.memory import NEVER_COLLIDES
 
 from . import states
-from .placement import sites
 from .registers import use_output_registers
 from .replicas import replicate_registers
 
-__all__ = ["DEVICES", "Device", "ToolError", "command", "pack", "place", "synthesize", "utilization"]
+__all__ = ["DEVICES", "Device", "ToolError", "command", "pack", "run", "synthesize", "utilization"]
 
 
 class ToolError(Exception):
@@ -48,18 +46,6 @@ DEVICES = {
 
 NAME = re.compile(r"\\[^\s]*\[[^\s]*")
 """A public name of RTLIL in which there is a bracket; slices have a space in front of theirs."""
-
-PATIENCE = {"router1": 40, "router2": 25}
-"""Lines of its log in a row in which a router does not come nearer to its end, after which it will not."""
-
-STILL, STILL_SECONDS = 0.5, 300.0
-"""A router whose log stands still for that part of the time until then, and so many seconds, is stuck."""
-
-LEFT = {
-    "router1": re.compile(r"\| +(\d+)\| +[\d.]+ +[\d.]+\|$", re.MULTILINE),
-    "router2": re.compile(r"overuse=(\d+) tmgfail=(\d+)"),
-}
-"""What a router has left to do, as its log tells: connections, or wires used twice and those too slow."""
 
 WATCH_SECONDS = 1.0
 """How often a running tool is looked at."""
@@ -175,81 +161,6 @@ def utilization(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
         for resource, weights in CELLS.items():
             totals[resource] += weights.get(cell["type"], 0)
     return totals
-
-
-def place(
-    folder: Path,
-    *,
-    device: str,
-    package: str,
-    speed: str,
-    clock_mhz: float,
-    seed: int,
-    constraints: str | None = None,
-    aims: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Places and routes ``folder/netlist.json`` and returns nextpnr's report; the bitstream's text is beside.
-
-    The sites of the cells are beside as well, for :mod:`serrano_sim.synthesis.timing`. Timing that is not met
-    is no error: the report says what was reached. The placer is nextpnr's ``static``, which spreads all cells
-    at once as charges are by a field: wires are a fifth shorter than with its ``heap``.
-
-    Routing takes up again what is too slow for the clock, which never ends where the clock is out of reach.
-    So it is tried with each of ``aims`` in turn, files with constraints of the clock that ask for less and
-    less, and in the end without. The first one is that of placement, and tried with ``router1`` before
-    ``router2``: it is the better one where it comes to an end.
-    """
-    name, placed = f"seed{seed}", folder / f"seed{seed}.placed.json"
-    common = [
-        DEVICES[device].option, "--package", package.upper(), "--speed", speed, "--freq", f"{clock_mhz:g}",
-        "--seed", str(seed), "--timing-allow-fail", "--quiet",
-        *(["--lpf", constraints] if constraints else []),
-    ]  # fmt: skip
-    tried = [("--lpf", file) for file in aims] or [()]
-    run(
-        "nextpnr-ecp5",
-        [
-            *common, *tried[0], "--json", "netlist.json", "--log", f"{name}.place.log",
-            "--placer", "static", "--no-route", "--write", placed.name,
-        ],
-        folder, f"{name}.place",
-    )  # fmt: skip
-    design = json.loads(placed.read_text(encoding="utf-8"))
-    found = {cell: site for module in design["modules"].values() for cell, site in sites(module).items()}
-    (folder / f"{name}.sites.json").write_text(json.dumps(found), encoding="utf-8")
-    # It keeps the name of the router that placement had, instead of the one that it is given.
-    for module in design["modules"].values():
-        module.get("settings", {}).pop("router", None)
-    placed.write_text(json.dumps(design), encoding="utf-8")
-    log = folder / f"{name}.log"
-    common += [
-        "--json", placed.name, "--log", log.name, "--no-pack", "--no-place",
-        "--report", f"{name}.json", "--textcfg", f"{name}.config",
-    ]  # fmt: skip
-
-    def reaches(router: str, *aim: str) -> bool:
-        begun = time.time()
-
-        def hopeless() -> bool:
-            if not log.exists():
-                return False
-            written = log.stat().st_mtime
-            if time.time() - written > max(STILL_SECONDS, STILL * (written - begun)):
-                return True
-            text = log.read_text(encoding="utf-8")
-            left = [sum(map(int, numbers.groups())) for numbers in LEFT[router].finditer(text)]
-            return bool(left) and len(left) - left.index(min(left)) > PATIENCE[router]
-
-        log.unlink(missing_ok=True)
-        options = [*common, "--router", router, *aim, "--tmg-ripup"]
-        return run("nextpnr-ecp5", options, folder, name, hopeless=hopeless)
-
-    attempts = [("router1", *tried[0]), *(("router2", *aim) for aim in tried)]
-    if not any(reaches(*attempt) for attempt in attempts):
-        run("nextpnr-ecp5", [*common, "--router", "router2"], folder, name)
-    # It is some times as large as the netlist.
-    placed.unlink()
-    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def pack(folder: Path, seed: int, target: str) -> Path:

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nextpnr: places a netlist, routes it, and routes anew what is too slow."""
+
+import json
+import re
+import time
+from collections.abc import Callable, MutableMapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .placement import sites
+from .tools import DEVICES, run
+
+__all__ = ["place", "reached"]
+
+PATIENCE = 40
+"""Lines of the first router's log in a row in which it does not come nearer to the end of a round, after
+which it will not."""
+
+ROUNDS = 8
+"""Rounds in a row that leave no less to be mended than one before, after which none will."""
+
+STILL, STILL_SECONDS = 0.5, 300.0
+"""A router whose log stands still for that part of the time until then, and so many seconds, is stuck."""
+
+ROUND = re.compile(r"arcs ripped up due to negative slack WNS=[-.\d]+ns TNS=-?([.\d]+)ns")
+"""The begin of a round, and by how much all ends together are too slow."""
+
+LEFT = re.compile(r"\| +(\d+)\| +[\d.]+ +[\d.]+\|$", re.MULTILINE)
+"""Connections that are left to be routed in a round."""
+
+
+def reached(report: dict[str, Any]) -> float:
+    """The frequency of the slowest clock of nextpnr's report, in MHz."""
+    return min(clock["achieved"] for clock in report["fmax"].values())
+
+
+def place(
+    folder: Path,
+    *,
+    device: str,
+    package: str,
+    speed: str,
+    clock_mhz: float,
+    seed: int,
+    constraints: str | None = None,
+    aims: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Places and routes ``folder/netlist.json`` and returns nextpnr's report; the bitstream's text is beside.
+
+    The sites of the cells are beside as well, for :mod:`serrano_sim.synthesis.timing`. Timing that is not met
+    is no error: the report says what was reached. The placer is nextpnr's ``static``, which spreads all cells
+    at once as charges are by a field: wires are a fifth shorter than with its ``heap``.
+
+    It is routed by ``router2``, in which connections share wires at first and pay more for it from round to
+    round; that comes to an end, but with some connections that are too slow. Where the clock is not reached,
+    ``router1`` goes on from there: it takes up what is too slow and routes that anew, at the cost of what is
+    less urgent. Its aims are tried in turn until one is reached: ``aims``, files with constraints of the
+    clock, the first of which is that of placement too.
+    """
+    name, placed = f"seed{seed}", folder / f"seed{seed}.placed.json"
+    common = [
+        DEVICES[device].option, "--package", package.upper(), "--speed", speed, "--freq", f"{clock_mhz:g}",
+        "--seed", str(seed), "--timing-allow-fail", "--quiet",
+        *(["--lpf", constraints] if constraints else []),
+    ]  # fmt: skip
+    tried = [("--lpf", file) for file in aims] or [()]
+    run(
+        "nextpnr-ecp5",
+        [
+            *common, *tried[0], "--json", "netlist.json", "--log", f"{name}.place.log",
+            "--placer", "static", "--no-route", "--write", placed.name,
+        ],
+        folder, f"{name}.place",
+    )  # fmt: skip
+    design = json.loads(placed.read_text(encoding="utf-8"))
+    found = {cell: site for module in design["modules"].values() for cell, site in sites(module).items()}
+    (folder / f"{name}.sites.json").write_text(json.dumps(found), encoding="utf-8")
+    placed.write_text(json.dumps(_without_options(design)), encoding="utf-8")
+    common += ["--no-pack", "--no-place"]
+
+    def route(name: str, *options: str, hopeless: Callable[[], bool] = lambda: False) -> float:
+        """The frequency that is reached, or 0 if routing was given up."""
+        written = ["--log", f"{name}.log", "--report", f"{name}.json", "--textcfg", f"{name}.config"]
+        if not run("nextpnr-ecp5", [*common, *options, *written], folder, name, hopeless=hopeless):
+            return 0.0
+        return reached(json.loads((folder / f"{name}.json").read_text(encoding="utf-8")))
+
+    routed = folder / f"{name}.routed.json"
+    best = route(name, *tried[-1], "--json", placed.name, "--router", "router2", "--write", routed.name)
+    # It is some times as large as the netlist.
+    placed.unlink()
+    if best < clock_mhz:
+        design = json.loads(routed.read_text(encoding="utf-8"))
+        routed.write_text(json.dumps(_reopened(design)), encoding="utf-8")
+        mended = f"{name}.mended"
+        for aim in tried:
+            options = *aim, "--json", routed.name, "--router", "router1", "--tmg-ripup"
+            fmax = route(mended, *options, hopeless=_stuck(folder / f"{mended}.log"))
+            if fmax > best:
+                best = fmax
+                for kind in ("json", "config"):
+                    (folder / f"{mended}.{kind}").replace(folder / f"{name}.{kind}")
+            if best >= clock_mhz:
+                break
+    routed.unlink()
+    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _without_options(design: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A design that does not keep the options for routing that it was written with, before those given."""
+    for module in design["modules"].values():
+        settings = module.get("settings", {})
+        for key in [key for key in settings if key.startswith(("rout", "input/"))]:
+            del settings[key]
+    return design
+
+
+def _reopened(design: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A routed design, but for the shortest connection: without one to route the router takes up nothing."""
+    for module in _without_options(design)["modules"].values():
+        routes = [
+            net["attributes"] for net in module["netnames"].values() if net["attributes"].get("ROUTING")
+        ]
+        if routes:
+            del min(routes, key=lambda attributes: len(attributes["ROUTING"]))["ROUTING"]
+    return design
+
+
+def _stuck(log: Path) -> Callable[[], bool]:
+    """Whether the first router, begun now, will come to no end, as its log tells."""
+    begun = time.time()
+    log.unlink(missing_ok=True)
+
+    def stuck() -> bool:
+        if not log.exists():
+            return False
+        written = log.stat().st_mtime
+        if time.time() - written > max(STILL_SECONDS, STILL * (written - begun)):
+            return True
+        text = log.read_text(encoding="utf-8")
+        rounds = [float(slack) for slack in ROUND.findall(text)]
+        left = [int(number) for number in LEFT.findall(ROUND.split(text)[-1])]
+        return _no_better(rounds, ROUNDS) or _no_better(left, PATIENCE)
+
+    return stuck
+
+
+def _no_better(values: Sequence[float], patience: int) -> bool:
+    """Whether the least one is more than so many values ago."""
+    return bool(values) and len(values) - values.index(min(values)) > patience
