@@ -159,11 +159,9 @@ def test_place(scripts, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("aims", [(), ("first.lpf", "second.lpf")])
-@pytest.mark.parametrize(
-    ("mended", "wanted"), [([63.0], 63.0), ([62.0, 63.0], 63.0), ([62.0, 61.5], 62.0), ([60.0, 60.5], 61.0)]
-)
-def test_what_is_too_slow_is_routed_anew(scripts, tmp_path, mended, wanted, aims) -> None:
-    """After the second router with 61 MHz, the first one, until an aim is reached; the best one counts."""
+@pytest.mark.parametrize("mended", [[63.0, 62.0], [62.6, 63.0], [62.0], [60.0]])
+def test_what_is_too_slow_is_routed_anew(scripts, tmp_path, mended, aims) -> None:
+    """After the second router with 61 MHz the first one, while it reaches 62.5; the best one counts."""
     for number, fmax in enumerate(mended):
         (tmp_path / f"report{number}").write_text(json.dumps(report_of(fmax)))
     # What the calls with each router leave.
@@ -171,17 +169,16 @@ def test_what_is_too_slow_is_routed_anew(scripts, tmp_path, mended, wanted, aims
     take = f"cp {tmp_path}/report$number seed2.mended.json; echo mended$number > seed2.mended.config"
     scripts("nextpnr-ecp5", nextpnr(61.0, ripup=f"{count}; {take}"))
     tried = len(aims) or 1
-    if tried == 1 and len(mended) > 1:
-        wanted = max(61.0, mended[0])
+    wanted = max(61.0, *mended[:tried])
     assert place_and_route.place(tmp_path, **OPTIONS, constraints="top.lpf", aims=aims) == report_of(wanted)
     given = [
         [value for option, value in pairwise(line) if option in ("--lpf", "--router", "--json")]
         for line in given_to_nextpnr(tmp_path)
     ]
-    first, last = (list(aims[:1]), list(aims[-1:]))
+    first, last = list(aims[:1]), list(aims[-1:])
     assert given[:2] == [
-        ["top.lpf", *first, "netlist.json"],
-        ["top.lpf", *last, "seed2.placed.json", "router2"],
+        ["top.lpf", *last, "netlist.json"],
+        ["top.lpf", *first, "seed2.placed.json", "router2"],
     ]
     repairs = min(len(mended), tried)
     assert [line[-2:] for line in given[2:]] == [["seed2.routed.json", "router1"]] * repairs
@@ -227,14 +224,14 @@ def test_a_router_whose_log_stands_still_is_stuck(scripts, tmp_path, monkeypatch
     scripts("nextpnr-ecp5", nextpnr(61.0, ripup="echo > seed2.mended.log; exec sleep 60"))
     assert place_and_route.place(tmp_path, **OPTIONS, aims=("a", "b")) == report_of(61.0)
     routers = [line[line.index("--router") + 1] for line in given_to_nextpnr(tmp_path)[1:]]
-    assert routers == ["router2", "router1", "router1"]
+    assert routers == ["router2", "router1"]
 
 
 def test_what_the_router_aims_at() -> None:
     assert fpga.aimed(51.5).splitlines() == [
         f'FREQUENCY NET "{net}" 51.50 MHZ;' for net in ("pll_clk", "clk")
     ]
-    assert fpga.AIMS[0] > 1 == fpga.AIMS[-1] and list(fpga.AIMS) == sorted(fpga.AIMS, reverse=True)
+    assert fpga.AIMS[0] == 1 < fpga.AIMS[-1] and list(fpga.AIMS) == sorted(fpga.AIMS)
 
 
 def test_summary_takes_the_slowest_clock_and_the_median() -> None:

@@ -20,8 +20,8 @@ which it will not."""
 ROUNDS = 8
 """Rounds in a row that leave no less to be mended than one before, after which none will."""
 
-STILL, STILL_SECONDS = 0.5, 300.0
-"""A router whose log stands still for that part of the time until then, and so many seconds, is stuck."""
+STILL_SECONDS = 120.0
+"""A router whose log stands still for so many seconds, and for as long as it ran until then, is stuck."""
 
 ROUND = re.compile(r"arcs ripped up due to negative slack WNS=[-.\d]+ns TNS=-?([.\d]+)ns")
 """The begin of a round, and by how much all ends together are too slow."""
@@ -55,8 +55,8 @@ def place(
     It is routed by ``router2``, in which connections share wires at first and pay more for it from round to
     round; that comes to an end, but with some connections that are too slow. Where the clock is not reached,
     ``router1`` goes on from there: it takes up what is too slow and routes that anew, at the cost of what is
-    less urgent. Its aims are tried in turn until one is reached: ``aims``, files with constraints of the
-    clock, the first of which is that of placement too.
+    less urgent. Its ``aims``, files with constraints of the clock, are tried in turn as long as the clock is
+    reached, and the best result counts; placement has the last one, and ``router2`` the first.
     """
     name, placed = f"seed{seed}", folder / f"seed{seed}.placed.json"
     common = [
@@ -68,7 +68,7 @@ def place(
     run(
         "nextpnr-ecp5",
         [
-            *common, *tried[0], "--json", "netlist.json", "--log", f"{name}.place.log",
+            *common, *tried[-1], "--json", "netlist.json", "--log", f"{name}.place.log",
             "--placer", "static", "--no-route", "--write", placed.name,
         ],
         folder, f"{name}.place",
@@ -87,7 +87,7 @@ def place(
         return reached(json.loads((folder / f"{name}.json").read_text(encoding="utf-8")))
 
     routed = folder / f"{name}.routed.json"
-    best = route(name, *tried[-1], "--json", placed.name, "--router", "router2", "--write", routed.name)
+    best = route(name, *tried[0], "--json", placed.name, "--router", "router2", "--write", routed.name)
     # It is some times as large as the netlist.
     placed.unlink()
     if best < clock_mhz:
@@ -101,7 +101,7 @@ def place(
                 best = fmax
                 for kind in ("json", "config"):
                     (folder / f"{mended}.{kind}").replace(folder / f"{name}.{kind}")
-            if best >= clock_mhz:
+            if fmax < clock_mhz:
                 break
     routed.unlink()
     return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
@@ -136,7 +136,7 @@ def _stuck(log: Path) -> Callable[[], bool]:
         if not log.exists():
             return False
         written = log.stat().st_mtime
-        if time.time() - written > max(STILL_SECONDS, STILL * (written - begun)):
+        if time.time() - written > max(STILL_SECONDS, written - begun):
             return True
         text = log.read_text(encoding="utf-8")
         rounds = [float(slack) for slack in ROUND.findall(text)]
