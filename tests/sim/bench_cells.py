@@ -105,7 +105,9 @@ async def block_memories(dut):
         return row, 9 * (word // 2) + 4 * (word % 2) if width == 4 else width * word
 
     for cycle in range(CYCLES):
-        given = {}
+        given, row = {}, choose.randrange(512)
+        dut.fixed_ra.value, dut.fixed_re.value = row, 1
+        dut.fixed_we.value, dut.fixed_wa.value, dut.fixed_be.value, dut.fixed_d.value = 1, row, 15, 0
         for width in registered:
             depth = 1 << {36: 9, 18: 10, 9: 11, 4: 12}[width]
             wa, ra = (choose.randrange(depth if cycle % 2 else 8) for _ in "wr")
@@ -126,6 +128,7 @@ async def block_memories(dut):
             ):
                 getattr(dut, f"m{width}_{name}").value = value
         await tick(dut)
+        assert int(dut.fixed_q.value) == rows[row]
         for width, (wa, ra, we, re, be, data) in given.items():
             memory = contents[width]
             (row, low), (read_row, read_low) = place(width, wa), place(width, ra)

@@ -52,9 +52,12 @@ def initial() -> dict[str, str]:
     return parts
 
 
-def memory(netlist: Netlist, clock: list, width: int, mode: str, *, register: bool) -> None:
-    """A block RAM written at port A and read at port B; of 36 bits both have the pins of both."""
-    name, shift = f"m{width}", {36: 5, 18: 4, 9: 3, 4: 2}[width]
+def memory(
+    netlist: Netlist, clock: list, width: int, mode: str, *, register: bool = False, fixed: bool = False
+) -> None:
+    """A block RAM written at port A, if it is not fixed, and read at port B; of 36 bits both have the pins of
+    both."""
+    name, shift = "fixed" if fixed else f"m{width}", {36: 5, 18: 4, 9: 3, 4: 2}[width]
     pads = ["0"] * shift if width < 18 else None
     enables = netlist.port(f"{name}_be", max(1, width // 9))
     low = pads or [*enables, *["0"] * (shift - len(enables))]
@@ -72,6 +75,8 @@ def memory(netlist: Netlist, clock: list, width: int, mode: str, *, register: bo
         "WEA": netlist.port(f"{name}_we"),
         "CEB": netlist.port(f"{name}_re"),
     }
+    if fixed:
+        pins["CLKA"] = pins["CEA"] = ["0"]
     parameters = {f"DATA_WIDTH_{port}": format(width, "032b") for port in "AB"}
     parameters |= {f"WRITEMODE_{port}": mode for port in "AB"}
     parameters |= {"REGMODE_B": "OUTREG" if register else "NOREG", **initial()}
@@ -132,6 +137,7 @@ def everything() -> Netlist:
         (4, "READBEFOREWRITE", True),
     ):
         memory(netlist, clock, width, mode, register=register)
+    memory(netlist, clock, 36, "NORMAL", fixed=True)
     netlist.cell("$scopeinfo", {})
     return netlist
 

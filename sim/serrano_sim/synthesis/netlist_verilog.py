@@ -63,8 +63,8 @@ def netlist_verilog(module: Mapping[str, Any], name: str) -> str:
         parameters, pins = cell["parameters"], cell["connections"]
         if cell["type"] in SEVERAL_PINS:
             parameters, pins = _joined_parameters(parameters), _joined_pins(pins)
-        if cell["type"] == "DP16KD" and len({pins["CLKA"][0], pins["CLKB"][0]} - {"0"}) > 1:
-            raise ValueError("A memory must have one clock")
+        if cell["type"] == "DP16KD":
+            pins |= _clocked(pins)
         given = ", ".join(f".{key}({_value(value)})" for key, value in parameters.items())
         wired = ", ".join(f".{key}({_concatenation(bits, wires)})" for key, bits in pins.items())
         body.append(f"{cell['type']} #({given}) c{number} ({wired});")
@@ -116,6 +116,14 @@ def write_netlist(
     target = folder / f"{name}.v"
     target.write_text(netlist_verilog(netlist["modules"][name], name), encoding="utf-8")
     return target, CELLS_FILE
+
+
+def _clocked(pins: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+    """The clocks of a block RAM, both the same also where one port is not used."""
+    clocks = {pins[f"CLK{port}"][0] for port in "AB"} - {"0", "1", "x"}
+    if len(clocks) != 1:
+        raise ValueError("A memory must have one clock")
+    return {f"CLK{port}": list(clocks) for port in "AB"}
 
 
 def _concatenation(bits: Sequence[Any], wires: set[str]) -> str:
