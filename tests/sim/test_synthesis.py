@@ -204,8 +204,8 @@ LEFT = "Info:      1000 |      358        641 |  358   641 |    {0}|       4.79 
         ([LEFT.format(left) for left in (9, 3, *[8] * 39)], False),
         ([LEFT.format(left) for left in (9, 3, *[8] * 40)], True),
         ([LEFT.format(3), ROUND.format(1, 2.0), *[LEFT.format(8)] * 40], False),
-        ([ROUND.format(5, left) for left in (9.0, 3.0, *[8.0] * 7)], False),
-        ([ROUND.format(5, left) for left in (9.0, 3.0, *[8.0] * 8)], True),
+        ([LEFT.format(9), *[ROUND.format(5, left) for left in (9.0, 3.0, *[8.0] * 7)]], False),
+        ([LEFT.format(9), *[ROUND.format(5, left) for left in (9.0, 3.0, *[8.0] * 8)]], True),
         ([], False),
     ],
 )
@@ -218,10 +218,18 @@ def test_a_router_that_comes_no_nearer_is_stuck(tmp_path, lines, stuck) -> None:
     assert hopeless() == stuck
 
 
+def test_a_router_that_reads_its_design_is_not_stuck(scripts, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(tools, "WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(place_and_route, "STILL_SECONDS", 0.2)
+    waits = f"echo > seed2.mended.log; sleep 1; echo '{json.dumps(report_of(62.0))}' > seed2.mended.json"
+    scripts("nextpnr-ecp5", nextpnr(61.0, ripup=f"{waits}; echo mended > seed2.mended.config"))
+    assert place_and_route.place(tmp_path, **OPTIONS) == report_of(62.0)
+
+
 def test_a_router_whose_log_stands_still_is_stuck(scripts, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(tools, "WATCH_SECONDS", 0.05)
     monkeypatch.setattr(place_and_route, "STILL_SECONDS", 0.5)
-    scripts("nextpnr-ecp5", nextpnr(61.0, ripup="echo > seed2.mended.log; exec sleep 60"))
+    scripts("nextpnr-ecp5", nextpnr(61.0, ripup=f"echo '{LEFT.format(9)}' > seed2.mended.log; exec sleep 60"))
     assert place_and_route.place(tmp_path, **OPTIONS, aims=("a", "b")) == report_of(61.0)
     routers = [line[line.index("--router") + 1] for line in given_to_nextpnr(tmp_path)[1:]]
     assert routers == ["router2", "router1"]

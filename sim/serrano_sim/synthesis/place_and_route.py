@@ -20,8 +20,8 @@ which it will not."""
 ROUNDS = 8
 """Rounds in a row that leave no less to be mended than one before, after which none will."""
 
-STILL_SECONDS = 120.0
-"""A router whose log stands still for so many seconds, and for as long as it ran until then, is stuck."""
+STILL_SECONDS = 180.0
+"""A router at work whose log stands still for so many seconds, and as long as it ran until then, is stuck."""
 
 ROUND = re.compile(r"arcs ripped up due to negative slack WNS=[-.\d]+ns TNS=-?([.\d]+)ns")
 """The begin of a round, and by how much all ends together are too slow."""
@@ -133,12 +133,13 @@ def _stuck(log: Path) -> Callable[[], bool]:
     log.unlink(missing_ok=True)
 
     def stuck() -> bool:
-        if not log.exists():
+        text = log.read_text(encoding="utf-8") if log.exists() else ""
+        if not LEFT.search(text):
+            # It is still reading the design.
             return False
         written = log.stat().st_mtime
         if time.time() - written > max(STILL_SECONDS, written - begun):
             return True
-        text = log.read_text(encoding="utf-8")
         rounds = [float(slack) for slack in ROUND.findall(text)]
         left = [int(number) for number in LEFT.findall(ROUND.split(text)[-1])]
         return _no_better(rounds, ROUNDS) or _no_better(left, PATIENCE)
