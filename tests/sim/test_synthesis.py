@@ -47,8 +47,9 @@ DESIGN = {
     "settings": {"router": "another", "router/tmg_ripup": "another", "input/lpf": "another", "kept": "1"},
     "cells": {"a": {"attributes": {"NEXTPNR_BEL": "X1/Y2/SLICEA.FF0"}}},
     "netnames": {
-        "long": {"attributes": {"ROUTING": "a;b;c"}},
-        "short": {"attributes": {"ROUTING": "a"}},
+        "long": {"attributes": {"ROUTING": "a;b;c" * 20}},
+        "short": {"attributes": {"ROUTING": "a;b;c" * 12}},
+        "within": {"attributes": {"ROUTING": "a;b;c"}},
         "fixed": {"attributes": {}},
     },
 }
@@ -186,8 +187,9 @@ def test_what_is_too_slow_is_routed_anew(scripts, tmp_path, mended, aims) -> Non
     reopened = json.loads((tmp_path / "reopened.json").read_text())["modules"]["top"]
     assert reopened["settings"] == {"kept": "1"}
     assert [net["attributes"].get("ROUTING") for net in reopened["netnames"].values()] == [
-        "a;b;c",
+        "a;b;c" * 20,
         None,
+        "a;b;c",
         None,
     ]
     kept = (tmp_path / "seed2.config").read_text().strip() if (tmp_path / "seed2.config").exists() else ""

@@ -26,6 +26,9 @@ STILL_SECONDS = 180.0
 ROUND = re.compile(r"arcs ripped up due to negative slack WNS=[-.\d]+ns TNS=-?([.\d]+)ns")
 """The begin of a round, and by how much all ends together are too slow."""
 
+WITHIN_TILE = 24
+"""Three times as many wires as a connection takes that does not leave its tile."""
+
 LEFT = re.compile(r"\| +(\d+)\| +[\d.]+ +[\d.]+\|$", re.MULTILINE)
 """Connections that are left to be routed in a round."""
 
@@ -117,11 +120,11 @@ def _without_options(design: MutableMapping[str, Any]) -> MutableMapping[str, An
 
 
 def _reopened(design: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A routed design, but for the shortest connection: without one to route the router takes up nothing."""
+    """A routed design, but for one short connection: without any to route the router takes up nothing."""
     for module in _without_options(design)["modules"].values():
-        routes = [
-            net["attributes"] for net in module["netnames"].values() if net["attributes"].get("ROUTING")
-        ]
+        routed = (net["attributes"] for net in module["netnames"].values() if "ROUTING" in net["attributes"])
+        # Shorter ones are within a tile, and made again when the design is read.
+        routes = [attributes for attributes in routed if attributes["ROUTING"].count(";") >= WITHIN_TILE]
         if routes:
             del min(routes, key=lambda attributes: len(attributes["ROUTING"]))["ROUTING"]
     return design
