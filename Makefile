@@ -117,7 +117,7 @@ sim-board: $(VENV)/.stamp $(if $(filter-out 0,$(NETLIST)),$(VENV)/.stamp-fpga) #
 #> DIVISOR=4        clock cycles in a bit of the serial line
 #> ARGS="--clock 50"   another clock than the board's, in MHz: the memory's times in cycles follow
 #> SHAPE=15m        random weights of this shape instead of a checkpoint
-#> NETLIST=1        the netlist that place and route would get, instead of the Verilog (some minutes more)
+#> NETLIST=1        the netlist that place and route would get, instead of the Verilog; half an hour the first time
 	@$(RUN) -m serrano_sim.board $(call option,--board,BOARD) $(call option,--model,MODEL) \
 	  $(call option,--tokenizer,TOKENIZER) $(if $(filter undefined,$(origin PROMPT)),,--prompt "$$PROMPT") \
 	  $(call option,--tokens,TOKENS) $(call option,--divisor,DIVISOR) $(call option,--shape,SHAPE) \

@@ -15,6 +15,8 @@ from serrano_sim.board.build import BoardBuild, Settings
 from serrano_sim.board.session import Statistics
 from serrano_sim.board.simulate import BoardRun, BoardTask, decode_figures
 from serrano_sim.golden.synthetic import random_model, write_tape
+from serrano_sim.synthesis import tools
+from serrano_sim.synthesis.tools import ToolError
 from serrano_sim.top.layout import Request
 from serrano_sim.top.prefix import golden_tokens
 
@@ -92,3 +94,15 @@ def test_refuses(arguments, text, capsys):
     assert main(arguments) == 1
     error = capsys.readouterr().err
     assert error.startswith("sim-board: ") and text in error
+
+
+def test_a_netlist_needs_yosys(tmp_path, monkeypatch, capsys):
+    def missing(tool):
+        raise ToolError(f"no {tool} was found")
+
+    monkeypatch.setattr(tools, "command", missing)
+    assert (
+        main(["--netlist", "--shape", "15m", "--tokens", "1", "--json", str(tmp_path / "report.json")]) == 1
+    )
+    assert capsys.readouterr().err == "sim-board: no yosys was found\n"
+    assert not (tmp_path / "report.json").exists()

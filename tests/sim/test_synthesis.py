@@ -109,6 +109,11 @@ def test_native_tools_go_before_yowasp(scripts) -> None:
         tools.command("no-tool", lambda name: None)
 
 
+def test_version_is_that_of_the_tool_that_is_found(scripts) -> None:
+    scripts("yosys", "#!/bin/sh\necho Yosys 0 $1\n")
+    assert tools.version("yosys") == "Yosys 0 --version\n"
+
+
 def test_no_name_looks_like_a_bit() -> None:
     text = r"wire width 8 \a[1].b[20]" + "\n" + r"assign \c [3] \d[0] [2:1]"
     wanted = r"wire width 8 \a.1.b.20" + "\n" + r"assign \c [3] \d.0 [2:1]"

@@ -25,6 +25,7 @@ from ..golden.synthetic import write_tape
 from ..golden.tape import load_model
 from ..run import MODEL, OTHER_PROMPT, PROMPT, compiled_tape
 from ..runner import SimulationError, build_root
+from ..synthesis.tools import ToolError
 from ..top.layout import Request
 from ..top.prefix import golden_tokens
 from .build import Settings, build_board
@@ -160,13 +161,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ValueError as error:
             raise SerranoError(str(error)) from error
         task, name, tokenizer = prepare(args, console)
-        build = build_board(
-            found,
-            preset(found.preset),
-            Settings(divisor=args.divisor),
-            console.print,
-            netlist=args.netlist,
-        )
+        settings = Settings(divisor=args.divisor)
+        build = build_board(found, preset(found.preset), settings, console.print, netlist=args.netlist)
         stream = tokenizer.decode_stream(task.prompt) if tokenizer else None
 
         def show_token(token: int) -> None:
@@ -175,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         run = simulate_board(build, task, console.print, show_token)
         report = build_report(args, name, task, run, build)
-    except (SerranoError, SimulationError, ValueError) as error:
+    except (SerranoError, SimulationError, ToolError, ValueError) as error:
         print(f"sim-board: {error}", file=sys.stderr)
         return 1
     show(console, report)

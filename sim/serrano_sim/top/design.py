@@ -94,10 +94,10 @@ def top_design(config: AcceleratorConfig, waiting: Callable[[], None] = lambda: 
 
 
 def _emit(config: AcceleratorConfig, folder: Path) -> None:
+    from serrano.accelerator import Accelerator
     from serrano.verilog import generate
 
-    accelerator = importlib.import_module("serrano.accelerator").Accelerator(config)
-    emission = generate(accelerator, TOP, clock="aclk", reset="aresetn", reset_active_low=True)
+    emission = generate(Accelerator(config), TOP, clock="aclk", reset="aresetn", reset_active_low=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         files = emission.write(work)
