@@ -147,7 +147,7 @@ fpga: $(VENV)/.stamp-fpga ## synthesize, place and route a board: bitstream in b
 #> SEEDS=1          place and route so many times, as many at once as there are processors
 #> CLOCK=           MHz, instead of the board's own clock
 #> UNIT=array       the array alone, between shift registers, instead of the whole board
-#> ESTIMATE=1       synthesis only: what the device has of what is needed, build/reports/estimate-BOARD.json
+#> ESTIMATE=1       synthesis only: what it takes of the device, by unit, build/reports/estimate-BOARD.json
 #> PRESET=          another configuration than the board's
 	@$(RUN) -m serrano_sim.synthesis.fpga $(if $(BOARD),"$$BOARD") $(call option,--seeds,SEEDS) \
 	  $(call option,--clock,CLOCK) $(call option,--unit,UNIT) $(call option,--preset,PRESET) \

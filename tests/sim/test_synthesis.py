@@ -135,7 +135,7 @@ def test_utilization() -> None:
 def test_a_tool_that_fails(scripts, tmp_path) -> None:
     netlist = json.dumps({"modules": {"top": {"cells": CELLS, "netnames": {}}}})
     scripts("yosys", YOSYS.format(netlist=netlist, code=0))
-    assert tools.synthesize("text", tmp_path / "out") == CELLS
+    assert tools.synthesize("text", tmp_path / "out")["cells"] == CELLS
     assert (tmp_path / "out" / "top.il").read_text() == "text"
     scripts("yosys", YOSYS.format(netlist=netlist, code=3))
     with pytest.raises(tools.ToolError, match=r"(?s)^yosys failed \(3\), see .*states\.out:\nsome text$"):

@@ -64,7 +64,7 @@ def test_a_machine_must_be_found() -> None:
 
 
 def test_yosys_gives_each_state_a_flip_flop(tmp_path) -> None:
-    cells = tools.synthesize(rtlil.convert(Machine(), name="top"), tmp_path)
+    cells = tools.synthesize(rtlil.convert(Machine(), name="top"), tmp_path)["cells"]
     begins = [cell["parameters"]["REGSET"] for cell in cells.values() if cell["type"] == "TRELLIS_FF"]
     assert sorted(begins) == ["RESET"] * 3 + ["SET"]
     text = (tmp_path / "recoded.il").read_text(encoding="utf-8")

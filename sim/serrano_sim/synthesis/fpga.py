@@ -31,6 +31,7 @@ from serrano_host.presets import MACHINES
 
 from .place_and_route import place, reached
 from .tools import DEVICES, ToolError, pack, synthesize, utilization
+from .units import per_unit, table
 from .wrapper import ShiftWrapper
 
 __all__ = ["SHAPES", "estimated", "main", "memory_of", "summarize", "tokens_per_second"]
@@ -43,6 +44,9 @@ SHAPES = {
 
 AIMS = 1.0, 1.03
 """How fast the router is to make the design, in parts of the clock; the next one where one is reached."""
+
+LEVELS = 4
+"""Levels of the hierarchy whose units are told apart: board, accelerator, data path, its units."""
 
 CONTEXT = 128
 """Committed tokens of the one sequence that decodes."""
@@ -172,10 +176,13 @@ def build_board(
     _say(f"{described.title}, preset {described.preset}, {clock_hz / 1e6:g} MHz: writing the design")
     plan = platform.build(Shell(described, clock_hz=clock_hz), name="top", do_build=False)
     _say("synthesis with Yosys, some minutes")
-    cells = synthesize(plan.files["top.il"], folder)
+    netlist = synthesize(plan.files["top.il"], folder)
     report = Path("build/reports") / f"estimate-{described.name}.json"
-    known = {"board": described.name, "preset": described.preset}
-    found = _tell_utilization(cells, platform.device, report, **known)
+    units = per_unit(netlist, LEVELS)
+    known = {"board": described.name, "preset": described.preset, "units": units}
+    if estimate_only:
+        _say(f"by unit, as far as cells have kept its name:\n{table(units)}")
+    found = _tell_utilization(netlist["cells"], platform.device, report, **known)
     if estimate_only:
         return found
     constraints = plan.files["top.lpf"]
@@ -207,7 +214,7 @@ def build_array(preset: str, seeds: Sequence[int], clock_mhz: float, folder: Pat
     text = rtlil.convert(
         wrapper, name="top", platform=ECP5Blocks(), ports=[wrapper.shift_in, wrapper.folded], emit_src=False
     )
-    _tell_utilization(synthesize(text, folder), "LFE5U-85F")
+    _tell_utilization(synthesize(text, folder)["cells"], "LFE5U-85F")
     reports = _place_all(
         folder, seeds, device="LFE5U-85F", package="CABGA381", speed="6", clock_mhz=clock_mhz
     )

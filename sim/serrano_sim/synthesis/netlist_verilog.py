@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The netlist that goes to place and route, as Verilog that can be simulated."""
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -111,10 +110,9 @@ def write_netlist(
         boundary, name=name, platform=platform, ports=[port for port, _ in boundary.ports.values()],
         emit_src=False,
     )  # fmt: skip
-    synthesize(text, folder, top=name)
-    netlist = json.loads((folder / "netlist.json").read_text(encoding="utf-8"))
+    netlist = synthesize(text, folder, top=name)
     target = folder / f"{name}.v"
-    target.write_text(netlist_verilog(netlist["modules"][name], name), encoding="utf-8")
+    target.write_text(netlist_verilog(netlist, name), encoding="utf-8")
     return target, CELLS_FILE
 
 

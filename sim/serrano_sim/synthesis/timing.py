@@ -20,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from .netlist import names_of, origin
 from .placement import Placement
 
 __all__ = ["SlowPath", "Timing", "main"]
@@ -34,9 +35,6 @@ CROWDS = ((150, 1.3), (40, 0.8), (12, 0.3))
 """More time for a connection with more than so many ends."""
 
 MEMORIES = ("DP16KD", "PDPW16KD")
-GENERATED = re.compile(
-    r"_(LUT4|PFUMX|L6MUX21|CCU2C|TRELLIS_FF|TRELLIS_DPR16X4|DP16KD|PDPW16KD|MULT18X18D)_.*"
-)
 
 
 @dataclass(frozen=True)
@@ -73,11 +71,7 @@ class Timing:
     _arrivals: dict[int, tuple[float, int | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._names: dict[int, str] = {}
-        for name, net in self.module["netnames"].items():
-            for bit in net["bits"]:
-                if isinstance(bit, int) and len(name) < len(self._names.get(bit, name + "_")):
-                    self._names[bit] = name
+        self._names = names_of(self.module)
         for name, cell in self.module["cells"].items():
             for port, bits in cell["connections"].items():
                 if cell["port_directions"][port] == "input":
@@ -191,7 +185,7 @@ class Timing:
     def _nets(self, bit: int | None) -> tuple[str, ...]:
         nets: list[str] = []
         while bit is not None:
-            name = GENERATED.sub("", self._names.get(bit, str(bit)))
+            name = origin(self._names.get(bit, str(bit)))
             if not nets or nets[-1] != name:
                 nets.append(name)
             bit = self._arrivals[bit][1]
@@ -203,7 +197,7 @@ class Timing:
             (self.arrival(bit) + self.connection(bit, end[0]) + SETUP, bit, end) for bit, *end in self._ends
         ]
         for time, bit, (name, port) in sorted(timed, key=lambda one: -one[0]):
-            yield SlowPath(time, self._nets(bit), GENERATED.sub("", name), port)
+            yield SlowPath(time, self._nets(bit), origin(name), port)
 
 
 def _is_net(bit: Any) -> bool:

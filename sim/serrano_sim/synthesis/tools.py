@@ -146,7 +146,7 @@ def without_collisions(rtlil: str) -> str:
 
 
 def synthesize(rtlil: str, folder: Path, *, top: str = "top") -> dict[str, Any]:
-    """Synthesizes RTLIL for the ECP5 into ``folder/netlist.json``, and returns the netlist's cells.
+    """Synthesizes RTLIL for the ECP5 into ``folder/netlist.json``, and returns the netlist.
 
     Block RAMs get the registers behind them, and registers with many loads are replicated. Functions of more
     than four inputs are made of single LUT4s: in wider ones two or more are bound to one place, and wires get
@@ -162,7 +162,7 @@ def synthesize(rtlil: str, folder: Path, *, top: str = "top") -> dict[str, Any]:
     use_output_registers(netlist["modules"][top])
     replicate_registers(netlist["modules"][top])
     (folder / "netlist.json").write_text(json.dumps(netlist), encoding="utf-8")
-    return netlist["modules"][top]["cells"]
+    return netlist["modules"][top]
 
 
 def utilization(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
