@@ -4,9 +4,11 @@
 import random
 
 import pytest
+from amaranth import Fragment, Module
 
 from serrano.csr.counters import INCREMENT_BITS, LOWER_BITS, Counters
 from serrano.csr.table import COUNTERS
+from serrano.primitives.memory import OnChipMemory
 from support.streams import STALLS, simulate
 
 COUNT = len(COUNTERS)
@@ -51,6 +53,35 @@ class Driver:
             values.append(ctx.get(read.value))
         ctx.set(read.en, 0)
         return values
+
+
+class Filled:
+    """A platform on which memories wake up with ones everywhere."""
+
+    def get_on_chip_memory(self, wrapper: OnChipMemory) -> Module:
+        module = wrapper.describe()
+        storage = module._named_submodules["storage"][0]
+        storage.init = [(1 << wrapper.width) - 1] * wrapper.depth
+        return module
+
+
+@pytest.mark.parametrize("registered", [False, True])
+@pytest.mark.parametrize("platform", [None, Filled()], ids=["zeros", "ones"])
+def test_before_the_first_snapshot_all_are_zero(registered: bool, platform: Filled | None) -> None:
+    dut = Counters(registered=registered)
+
+    async def bench(ctx) -> None:
+        driver = Driver(ctx, dut, [LARGEST])
+        for _ in range(3):
+            await driver.step()
+        assert await driver.read() == [0] * COUNT
+        for _ in range(2 * COUNT):
+            await driver.step()
+        assert await driver.read() == [0] * COUNT
+        expected = await driver.step(snapshot=1)
+        assert await driver.read() == expected
+
+    simulate(Fragment.get(dut, platform), bench)
 
 
 @pytest.mark.parametrize("registered", [False, True])

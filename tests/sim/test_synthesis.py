@@ -54,8 +54,9 @@ DESIGN = {
     },
 }
 NEXTPNR = """#!/bin/sh
-report=/dev/null written=/dev/null
+report=/dev/null written=/dev/null text=/dev/null
 for argument; do
+  test "$last" = --textcfg && text=$argument
   test "$last" = --report && report=$argument
   test "$last" = --write && written=$argument
   test "$last" = --json && design=$argument
@@ -70,6 +71,7 @@ END
 cat > $written <<END
 {design}
 END
+echo "$last" > $text
 case "$@" in *--tmg-ripup*) cp $design reopened.json; {ripup} ;; esac
 """
 
@@ -166,13 +168,14 @@ def test_place(scripts, tmp_path) -> None:
 
 @pytest.mark.parametrize("aims", [(), ("first.lpf", "second.lpf")])
 @pytest.mark.parametrize("mended", [[63.0, 62.0], [62.6, 63.0], [62.0], [60.0]])
-def test_what_is_too_slow_is_routed_anew(scripts, tmp_path, mended, aims) -> None:
+def test_what_is_too_slow_is_routed_anew(scripts, tmp_path, monkeypatch, mended, aims) -> None:
     """After the second router with 61 MHz the first one, while it reaches 62.5; the best one counts."""
+    monkeypatch.setattr(place_and_route, "ATTEMPTS", 1)
     for number, fmax in enumerate(mended):
         (tmp_path / f"report{number}").write_text(json.dumps(report_of(fmax)))
     # What the calls with each router leave.
     count = f"number=$(cat {tmp_path}/count 2>/dev/null || echo 0); echo $((number + 1)) > {tmp_path}/count"
-    take = f"cp {tmp_path}/report$number seed2.mended.json; echo mended$number > seed2.mended.config"
+    take = f"cp {tmp_path}/report$number seed2.router1.json; echo mended$number > seed2.router1.config"
     scripts("nextpnr-ecp5", nextpnr(61.0, ripup=f"{count}; {take}"))
     tried = len(aims) or 1
     wanted = max(61.0, *mended[:tried])
@@ -197,8 +200,25 @@ def test_what_is_too_slow_is_routed_anew(scripts, tmp_path, mended, aims) -> Non
         "a;b;c",
         None,
     ]
-    kept = (tmp_path / "seed2.config").read_text().strip() if (tmp_path / "seed2.config").exists() else ""
-    assert kept == ("" if wanted == 61.0 else f"mended{mended.index(wanted)}")
+    kept = (tmp_path / "seed2.config").read_text().strip()
+    assert kept == ("seed2.router2.config" if wanted == 61.0 else f"mended{mended.index(wanted)}")
+
+
+@pytest.mark.parametrize(("success", "routed"), [(0, 1), (1, 2), (2, 3), (3, 3)])
+def test_what_cannot_be_mended_is_routed_with_another_seed(scripts, tmp_path, success, routed) -> None:
+    reports = [60.0, 61.5, 61.0]
+    if success < len(reports):
+        reports[success] = 62.5
+    for number, fmax in enumerate(reports):
+        (tmp_path / f"report{number}").write_text(json.dumps(report_of(fmax)))
+    count = f"number=$(cat {tmp_path}/count 2>/dev/null || echo 0); echo $((number + 1)) > {tmp_path}/count"
+    take = f"cp {tmp_path}/report$number seed2.router1.json; echo $number > seed2.router1.config"
+    scripts("nextpnr-ecp5", nextpnr(59.0, ripup=f"{count}; {take}"))
+    best = max(reports[: success + 1])
+    assert place_and_route.place(tmp_path, **OPTIONS) == report_of(best)
+    assert int((tmp_path / "seed2.config").read_text()) == reports.index(best)
+    seeds = [line[line.index("--seed") + 1] for line in given_to_nextpnr(tmp_path)]
+    assert seeds == ["2"] + [seed for seed in ("2", "1002", "2002")[:routed] for _ in range(2)]
 
 
 ROUND = "Info:     {0} arcs ripped up due to negative slack WNS=-0.79ns TNS=-{1:.2f}ns."
@@ -228,15 +248,18 @@ def test_a_router_that_comes_no_nearer_is_stuck(tmp_path, lines, stuck) -> None:
 def test_a_router_that_reads_its_design_is_not_stuck(scripts, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(tools, "WATCH_SECONDS", 0.05)
     monkeypatch.setattr(place_and_route, "STILL_SECONDS", 0.2)
-    waits = f"echo > seed2.mended.log; sleep 1; echo '{json.dumps(report_of(62.0))}' > seed2.mended.json"
-    scripts("nextpnr-ecp5", nextpnr(61.0, ripup=f"{waits}; echo mended > seed2.mended.config"))
+    waits = f"echo > seed2.router1.log; sleep 1; echo '{json.dumps(report_of(62.0))}' > seed2.router1.json"
+    scripts("nextpnr-ecp5", nextpnr(61.0, ripup=f"{waits}; echo mended > seed2.router1.config"))
     assert place_and_route.place(tmp_path, **OPTIONS) == report_of(62.0)
 
 
 def test_a_router_whose_log_stands_still_is_stuck(scripts, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(tools, "WATCH_SECONDS", 0.05)
     monkeypatch.setattr(place_and_route, "STILL_SECONDS", 0.5)
-    scripts("nextpnr-ecp5", nextpnr(61.0, ripup=f"echo '{LEFT.format(9)}' > seed2.mended.log; exec sleep 60"))
+    monkeypatch.setattr(place_and_route, "ATTEMPTS", 1)
+    scripts(
+        "nextpnr-ecp5", nextpnr(61.0, ripup=f"echo '{LEFT.format(9)}' > seed2.router1.log; exec sleep 60")
+    )
     assert place_and_route.place(tmp_path, **OPTIONS, aims=("a", "b")) == report_of(61.0)
     routers = [line[line.index("--router") + 1] for line in given_to_nextpnr(tmp_path)[1:]]
     assert routers == ["router2", "router1"]

@@ -124,9 +124,8 @@ class Attention(wiring.Component):
         chunks = Signal(chunk_count(config))
         following = (self.head_pad + config.n - 1) >> exact_log2(config.n)
         m.d.comb += chunks.eq(delayed(m, following, int(config.registered), enable=Const(1), name="chunks"))
-        for follower in (tiles, rows, router):
-            order = ItemOrder(config)
-            m.submodules += order
+        for name, follower in (("tiles", tiles), ("rows", rows), ("router", router)):
+            m.submodules[f"{name}_order"] = order = ItemOrder(config)
             connect(m, order.operations, follower.operations)
             m.d.comb += [order.command.eq(command), order.start.eq(start)]
             m.d.comb += [follower.command.eq(command), follower.chunks.eq(chunks)]

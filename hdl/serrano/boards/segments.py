@@ -175,7 +175,7 @@ class WriteBeats(wiring.Component):
         shift = exact_log2(part.data_bits // 8)
         m.submodules.fifo = fifo = StreamFIFO(WriteBeat(part), WRITES)
         # Each beat keeps the memory for longer than this.
-        m.submodules.output = output = HalfRegister(WriteBeat(part))
+        m.submodules.output_slice = output = HalfRegister(WriteBeat(part))
         wiring.connect(m, fifo.o, output.i)
         wiring.connect(m, output.o, wiring.flipped(self.o))
         m.d.comb += self.level.eq(fifo.level)

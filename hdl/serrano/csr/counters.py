@@ -68,7 +68,7 @@ class Counters(wiring.Component):
     snapshot : ``In(1)``
         Copy the counters.
     read : ``In(CounterReadPort())``
-        Reads the counters at the last ``snapshot``.
+        Reads the counters at the last ``snapshot``; 0 before the first one.
     report : ``In(1)``
         Give out all counters; ignored while doing so.
     reported : ``Out(stream.Signature(CounterValue))``
@@ -122,10 +122,13 @@ class Counters(wiring.Component):
             m.d.sync += [carry.eq(0), fresh.eq(-1)]
         now = Cat(lower), carry & ~visited, fresh & ~visited
         copy, copying = self._build_copy(m, "shown", snapshot, now, place, upper.r_data)
+        taken = Signal()
+        with m.If(snapshot):
+            m.d.sync += taken.eq(1)
         m.d.comb += [
             copy.r_en.eq(self.read.en),
             copy.r_addr.eq(self.read.index),
-            self.read.value.eq(copy.r_data),
+            self.read.value.eq(Mux(taken, copy.r_data, 0)),
             self.read.busy.eq(self.snapshot | snapshot | copying),
         ]
         self._build_report(m, now, place, upper.r_data)

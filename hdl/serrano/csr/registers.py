@@ -64,7 +64,8 @@ class ControlRegisters(wiring.Component):
     <read/write> : ``Out(32)``
         Value written by the host, 0 after reset.
     <command> : ``Out(32)``, with ``<command>_write`` : ``Out(1)``
-        Value of the last write; set for one cycle, the first in which that value is seen.
+        Value of the last write; set for one cycle, the first in which that value is seen. Bytes that are not
+        written stay as they are; a write of no byte at all is none.
     <clear> : ``Out(32)``, with ``<clear>_set`` : ``In(32)``
         Pending bits; bits to be set. Setting wins over clearing.
     """
@@ -105,7 +106,8 @@ class ControlRegisters(wiring.Component):
             with m.If(mine):
                 m.d.sync += value.eq(value & ~mask | word & mask)
             if entry.access is Access.COMMAND:
-                m.d.sync += getattr(self, f"{entry.attribute}_write").eq(mine)
+                # A write without a byte is none.
+                m.d.sync += getattr(self, f"{entry.attribute}_write").eq(mine & self.bus.wstrb.any())
         self._build_read_channel(m, chosen)
         return m
 

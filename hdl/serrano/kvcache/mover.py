@@ -199,7 +199,7 @@ class BlockMover(wiring.Component):
         wiring.connect(m, tasks.o, mask.tasks)
         wiring.connect(m, wiring.flipped(self.reads.data), mask.data)
         records = sliced(m, "records", mask.records, registered=config.registered)
-        task = slice_before(m, "task", tasks.i, registered=config.registered, kind=HalfRegister)
+        task = slice_before(m, "task_slice", tasks.i, registered=config.registered, kind=HalfRegister)
         run, word = (
             slice_before(m, name, target, registered=config.registered, kind=HalfRegister)
             for name, target in (

@@ -135,7 +135,7 @@ class SequenceTables(wiring.Component):
         layout = SequenceState(config)
         m.submodules.states = states = OnChipMemory(layout, depth, transparent=False)
         m.submodules.lookup_states = lookup_states = OnChipMemory(layout, depth, transparent=False)
-        m.submodules.table = table = OnChipMemory(
+        m.submodules.block_table = table = OnChipMemory(
             block_bits(config), depth << entry_bits(config), transparent=False
         )
         opened = Signal(depth)

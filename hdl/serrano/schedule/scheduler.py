@@ -270,7 +270,7 @@ class Scheduler(wiring.Component):
         sequences, rows = max(2, config.sequences_max), max(2, config.rows_max)
         m.submodules.slots = self._slots = OnChipMemory(Slot(config), sequences, transparent=False)
         m.submodules.reasons = self._reasons = OnChipMemory(FaultCode, sequences, transparent=False)
-        m.submodules.spans = self._spans = OnChipMemory(Span(config), rows, transparent=False)
+        m.submodules.span_memory = self._spans = OnChipMemory(Span(config), rows, transparent=False)
         m.submodules.rows = self._rows = OnChipMemory(EmbedCommand(config), rows, transparent=False)
         m.submodules.sampled = self._sampled = OnChipMemory(32, rows, transparent=False)
         self._forming = Signal()
@@ -427,7 +427,7 @@ class Scheduler(wiring.Component):
     def _build_formation(self, m: Module) -> None:
         formation, config = self._formation, self.config
         self._given_step, span = (
-            slice_before(m, name, target, registered=config.registered, kind=HalfRegister)
+            slice_before(m, f"{name}_slice", target, registered=config.registered, kind=HalfRegister)
             for name, target in (("step", wiring.flipped(self.step)), ("span", wiring.flipped(self.span)))
         )
         wiring.connect(m, formation.memory, wiring.flipped(self.memory))

@@ -178,7 +178,7 @@ class TapeReader(wiring.Component):
         With registers it has two places, so that this is known from the cycle before.
         """
         register = (StreamRegister if self.config.registered else ForwardRegister)(PayloadUnit(self.config))
-        m.submodules.output = register
+        m.submodules.output_slice = register
         wiring.connect(m, register.o, wiring.flipped(self.payload))
         m.d.comb += [
             register.i.valid.eq(given),

@@ -265,7 +265,7 @@ class HeadQuantizer(wiring.Component):
         # With registers a cycle passes between two vectors, and so between their scales.
         kind = HalfRegister if config.registered else StreamRegister
         m.submodules.register = register = kind(HeadScale(config))
-        m.submodules.product = product = ScaleProduct(registered=config.registered)
+        m.submodules.scale_product = product = ScaleProduct(registered=config.registered)
         m.submodules.control = control = PipelineControl(product.latency, registered=config.registered)
         given = slice_before(m, "codes_slice", flipped(self.codes), registered=config.registered)
         beat, codes, scale = quantizer.beats.payload, given.payload, register.i.payload

@@ -174,7 +174,7 @@ class NormScale(wiring.Component):
         m = Module()
         enable, registered = self.enable, self.registered
         m.submodules.rsqrt = rsqrt = Rsqrt(registered=registered)
-        m.submodules.product = product = ScaleProduct(registered=registered)
+        m.submodules.scale_product = product = ScaleProduct(registered=registered)
         m.submodules.highest = highest = HighestBit(64, registered=registered)
 
         def later(value: Value, name: str) -> Value:

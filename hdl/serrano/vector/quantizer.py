@@ -341,7 +341,7 @@ class VectorQuantizer(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         registered = self.config.registered
-        m.submodules.factors = factors = QuantizerFactors(registered=registered)
+        m.submodules.quantizer_factors = factors = QuantizerFactors(registered=registered)
         m.submodules.lanes = lanes = LaneQuantizer(self.config.lanes, registered=registered)
         m.submodules.setup = setup = PipelineControl(factors.latency, registered=registered)
         m.submodules.flow = flow = PipelineControl(self.read_latency + lanes.latency, registered=registered)

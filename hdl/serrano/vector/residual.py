@@ -142,8 +142,8 @@ class Residual(wiring.Component):
 
     def _build_maxima(self, m: Module, coming: Value) -> None:
         config = self.config
-        m.submodules.maximum = maximum = LaneMaximum(config.lanes, 32)
-        m.submodules.maxima = maxima = RowMaxima(config.rows_max, 32, registered=config.registered)
+        m.submodules.lane_maximum = maximum = LaneMaximum(config.lanes, 32)
+        m.submodules.row_maxima = maxima = RowMaxima(config.rows_max, 32, registered=config.registered)
         before = int(config.registered)
         start = later(m, self.start, registered=config.registered, name="late_start")
         valid = Signal(before + maximum.latency)

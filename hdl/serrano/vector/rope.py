@@ -132,7 +132,7 @@ class Rotator(wiring.Component):
         word = beat.word[1:] if config.lanes == 1 else beat.word
         m.submodules.control = control = PipelineControl(depth, registered=config.registered)
         # Rows of a packet on its way are not written.
-        m.submodules.table = table = OnChipMemory(
+        m.submodules.rotations = table = OnChipMemory(
             write.pairs.shape(), config.rows_max * words, transparent=False, collides=False
         )
         # The last cycle, or the last two, take the mean off.

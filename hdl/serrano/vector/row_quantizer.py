@@ -203,7 +203,7 @@ class RowQuantizer(wiring.Component):
 
     def _build_scales(self, m: Module, quantizer: VectorQuantizer, todo: Any) -> Signal:
         """Sets the scales; the number of rows for which that has been done."""
-        m.submodules.squares = squares = SquareSum(self.config.lanes, registered=self.config.registered)
+        m.submodules.square_sum = squares = SquareSum(self.config.lanes, registered=self.config.registered)
         m.submodules.norm = norm = NormScale(registered=self.config.registered)
         row = delayed(m, quantizer.normalized_tag, squares.latency, enable=1, name="square_row")
         factors = Signal(Factors)

@@ -97,8 +97,8 @@ class Staging(wiring.Component):
 
     def _build_maxima(self, m: Module, beat: Any, valid: Signal) -> None:
         config = self.config
-        m.submodules.maximum = maximum = LaneMaximum(config.lanes, 15)
-        m.submodules.maxima = maxima = RowMaxima(config.rows_max, 15, registered=config.registered)
+        m.submodules.lane_maximum = maximum = LaneMaximum(config.lanes, 15)
+        m.submodules.row_maxima = maxima = RowMaxima(config.rows_max, 15, registered=config.registered)
         stages = Signal(maximum.latency)
         for lane in range(config.lanes):
             code = beat.codes[lane][:15]

@@ -155,7 +155,7 @@ class Recip(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        m.submodules.table = table = Interpolator(RECIP_TABLE, 7, registered=self.registered)
+        m.submodules.interpolator = table = Interpolator(RECIP_TABLE, 7, registered=self.registered)
         m.d.comb += [
             table.enable.eq(self.enable),
             table.offset.eq(self.operand - (1 << 15)),
@@ -197,7 +197,7 @@ class Rsqrt(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        m.submodules.table = table = Interpolator(RSQRT_TABLE, 9, registered=self.registered)
+        m.submodules.interpolator = table = Interpolator(RSQRT_TABLE, 9, registered=self.registered)
         m.d.comb += [
             table.enable.eq(self.enable),
             table.offset.eq(self.operand - (1 << 16)),
@@ -242,7 +242,7 @@ class Exp2(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        m.submodules.table = table = Interpolator(EXP2_TABLE, 4, registered=self.registered)
+        m.submodules.interpolator = table = Interpolator(EXP2_TABLE, 4, registered=self.registered)
         m.d.comb += [
             table.enable.eq(self.enable),
             table.offset.eq(self.operand[:12]),

@@ -37,7 +37,7 @@ class Machine:
         self.sequences = self.tables["states"].cells
         self.opened = self.tables.signal("opened")
         self.owners = self.tables["owners"].cells
-        entries = self.tables["table"].cells
+        entries = self.tables["block_table"].cells
         stride = len(entries) // len(self.sequences)
         self.table = [
             [entries[seq * stride + index] for index in range(SIZES.entries)]

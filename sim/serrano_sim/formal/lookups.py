@@ -26,7 +26,7 @@ def lookups(bench: Bench) -> None:
     """
     unit = bench.open(SequenceTables(CONFIG, PORTS))
     bench.free_inputs(unit)
-    states, owners, entries = unit["lookup_states"].cells, unit["owners"].cells, unit["table"].cells
+    states, owners, entries = unit["lookup_states"].cells, unit["owners"].cells, unit["block_table"].cells
     stride = len(entries) // len(states)
 
     seq: Any = Const(0)

@@ -125,7 +125,7 @@ def _place_all(folder: Path, seeds: Sequence[int], **options: Any) -> list[dict[
     """Reports of all seeds, as many at once as there are processors."""
 
     def of(seed: int) -> dict[str, Any]:
-        _say(f"placing and routing, seed {seed}: see {folder / f'seed{seed}.log'}")
+        _say(f"placing and routing, seed {seed}: see {folder / f'seed{seed}.*.log'}")
         report = place(folder, seed=seed, **options)
         _say(f"seed {seed}: {reached(report):.1f} MHz")
         return report

@@ -5,6 +5,7 @@ import json
 import re
 import time
 from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,12 @@ from .placement import sites
 from .tools import DEVICES, run
 
 __all__ = ["place", "reached"]
+
+ATTEMPTS, STRIDE = 3, 1000
+"""How often a placement is routed at most, and by how much the seeds of that differ."""
+
+WRITTEN = ("--log", "log"), ("--report", "json"), ("--textcfg", "config")
+"""What is written of each routing: nextpnr's options, and the files' endings."""
 
 PATIENCE = 40
 """Lines of the first router's log in a row in which it does not come nearer to the end of a round, after
@@ -59,19 +66,20 @@ def place(
     round; that comes to an end, but with some connections that are too slow. Where the clock is not reached,
     ``router1`` goes on from there: it takes up what is too slow and routes that anew, at the cost of what is
     less urgent. Its ``aims``, files with constraints of the clock, are tried in turn as long as the clock is
-    reached, and the best result counts; placement has the last one, and ``router2`` the first.
+    reached, and the best result counts; placement has the last one, and ``router2`` the first. What is left
+    to ``router1`` differs by some MHz with the order in which ``router2`` begins: where the clock is not
+    reached so either, all is routed again, with another seed.
     """
     name, placed = f"seed{seed}", folder / f"seed{seed}.placed.json"
     common = [
         DEVICES[device].option, "--package", package.upper(), "--speed", speed, "--freq", f"{clock_mhz:g}",
-        "--seed", str(seed), "--timing-allow-fail", "--quiet",
-        *(["--lpf", constraints] if constraints else []),
+        "--timing-allow-fail", "--quiet", *(["--lpf", constraints] if constraints else []),
     ]  # fmt: skip
     tried = [("--lpf", file) for file in aims] or [()]
     run(
         "nextpnr-ecp5",
         [
-            *common, *tried[-1], "--json", "netlist.json", "--log", f"{name}.place.log",
+            *common, *tried[-1], "--seed", str(seed), "--json", "netlist.json", "--log", f"{name}.place.log",
             "--placer", "static", "--no-route", "--write", placed.name,
         ],
         folder, f"{name}.place",
@@ -80,41 +88,57 @@ def place(
     found = {cell: site for module in design["modules"].values() for cell, site in sites(module).items()}
     (folder / f"{name}.sites.json").write_text(json.dumps(found), encoding="utf-8")
     placed.write_text(json.dumps(_without_options(design)), encoding="utf-8")
-    common += ["--no-pack", "--no-place"]
-
-    def route(name: str, *options: str, hopeless: Callable[[], bool] = lambda: False) -> float:
-        """The frequency that is reached, or 0 if routing was given up."""
-        written = ["--log", f"{name}.log", "--report", f"{name}.json", "--textcfg", f"{name}.config"]
-        if not run("nextpnr-ecp5", [*common, *options, *written], folder, name, hopeless=hopeless):
-            return 0.0
-        return reached(json.loads((folder / f"{name}.json").read_text(encoding="utf-8")))
-
     routed = folder / f"{name}.routed.json"
-    best = route(name, *tried[0], "--json", placed.name, "--router", "router2", "--write", routed.name)
-    # It is some times as large as the netlist.
+    routers = _Routers(folder, name, [*common, "--no-pack", "--no-place"])
+    for attempt in range(ATTEMPTS):
+        seeded = "--seed", str(seed + attempt * STRIDE)
+        options = *tried[0], *seeded, "--json", placed.name, "--write", routed.name
+        if routers.run("router2", *options) < clock_mhz:
+            design = json.loads(routed.read_text(encoding="utf-8"))
+            routed.write_text(json.dumps(_reopened(design)), encoding="utf-8")
+            for aim in tried:
+                stuck = _stuck(folder / f"{name}.router1.log")
+                options = *aim, *seeded, "--json", routed.name, "--tmg-ripup"
+                if routers.run("router1", *options, hopeless=stuck) < clock_mhz:
+                    break
+        if routers.best >= clock_mhz:
+            break
+    # They are some times as large as the netlist.
     placed.unlink()
-    if best < clock_mhz:
-        design = json.loads(routed.read_text(encoding="utf-8"))
-        routed.write_text(json.dumps(_reopened(design)), encoding="utf-8")
-        mended = f"{name}.mended"
-        for aim in tried:
-            options = *aim, "--json", routed.name, "--router", "router1", "--tmg-ripup"
-            fmax = route(mended, *options, hopeless=_stuck(folder / f"{mended}.log"))
-            if fmax > best:
-                best = fmax
-                for kind in ("json", "config"):
-                    (folder / f"{mended}.{kind}").replace(folder / f"{name}.{kind}")
-            if fmax < clock_mhz:
-                break
     routed.unlink()
     return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@dataclass
+class _Routers:
+    """Runs of nextpnr's routers on one placement; the best one's report and text are kept as ``name``."""
+
+    folder: Path
+    name: str
+    common: Sequence[str]
+    best: float = 0.0
+
+    def run(self, router: str, *options: str, hopeless: Callable[[], bool] = lambda: False) -> float:
+        """The frequency that is reached, or 0 if routing was given up."""
+        trial, kept = (self.folder / name for name in (f"{self.name}.{router}", self.name))
+        written = [part for option, kind in WRITTEN for part in (option, f"{trial.name}.{kind}")]
+        arguments = [*self.common, *options, "--router", router, *written]
+        if not run("nextpnr-ecp5", arguments, self.folder, trial.name, hopeless=hopeless):
+            return 0.0
+        report = Path(f"{trial}.json")
+        fmax = reached(json.loads(report.read_text(encoding="utf-8")))
+        if fmax > self.best:
+            self.best = fmax
+            for kind in ("json", "config"):
+                Path(f"{trial}.{kind}").replace(f"{kept}.{kind}")
+        return fmax
 
 
 def _without_options(design: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """A design that does not keep the options for routing that it was written with, before those given."""
     for module in design["modules"].values():
         settings = module.get("settings", {})
-        for key in [key for key in settings if key.startswith(("rout", "input/"))]:
+        for key in [key for key in settings if key.startswith(("rout", "input/", "seed"))]:
             del settings[key]
     return design
 
