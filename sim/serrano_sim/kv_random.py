@@ -122,7 +122,7 @@ def _state_words(variant: Variant) -> list[str]:
         words += [_field(state, word, name) for name in _SEQUENCE]
         for index in range(config.table_entries):
             place = seq << entry_bits(config) | index
-            words.append(f"{tables}.\\table .words[{place}]")
+            words.append(f"{tables}.block_table.words[{place}]")
     return words
 
 

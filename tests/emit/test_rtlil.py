@@ -191,3 +191,43 @@ def test_counts_written_memories():
 
     assert convert(Stored(), Leaf()).memories == 1
     assert convert(Leaf()).memories == 0
+
+
+class Named(wiring.Component):
+    """Signals of the same name, behind so many of other names."""
+
+    def __init__(self, others=0):
+        self.others = others
+        super().__init__({"i": In(8), "o": Out(8)})
+
+    def elaborate(self, platform):
+        m = Module()
+        value = self.i
+        for index in range(self.others):
+            m.d.sync += Signal(name=f"other_{index}").eq(value[0])
+        m.submodules.leaf = leaf = Leaf()
+        m.submodules.twice = Leaf(2)
+        for name in ("twice", "o", "twice", "i", "twice"):
+            late = Signal(8, name=name)
+            m.d.sync += late.eq(value)
+            value = late
+        m.d.comb += [leaf.i.eq(value), self.o.eq(leaf.o)]
+        return m
+
+
+def test_names_do_not_depend_on_other_names():
+    """They are told apart by their order; ports keep theirs, those of a block inside too."""
+
+    def module(part):
+        text = convert(part).text
+        return text[text.index("module \\top_named\n") :]
+
+    one, other = module(Named()), module(Named(5))
+    names = set(re.findall(r"\\((?:twice|o|i)(?:\$\d+)?)\s", one))
+    # The third i and o are wires to the ports of the block inside.
+    assert names == {f"{name}{number}" for name in ("twice", "o", "i") for number in ("", "$1", "$2")}
+    assert names == set(re.findall(r"\\((?:twice|o|i)(?:\$\d+)?)\s", other))
+    assert re.search(r"cell \\top_leaf_v\d \\leaf\n(?:.*\n)*?    connect \\i ", one)
+    # A block with the name of a signal.
+    assert re.search(r"cell \\top_leaf_v\d \\twice_block$", one, re.MULTILINE)
+    assert re.search(r"wire width 8 input \d+  \\i$", one, re.MULTILINE)

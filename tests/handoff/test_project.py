@@ -11,17 +11,23 @@ PORTS = (
     Port("aresetn", "input", 1),
     Port("data", "input", 8),
     Port("irq", "output", 1),
+    Port("trace_values", "output", 32),
 )
 
 
 def test_constraints() -> None:
     text = timing_constraints(PORTS, clock="aclk", period_ns=8)
     assert "set period 8.0\n" in text and "create_clock -name aclk -period $period [get_ports aclk]" in text
-    delays = re.findall(r"set_(\w+)_delay .*?\{\n(.*?)\}\]", text, re.DOTALL)
-    assert [(kind, ports.split()) for kind, ports in delays] == [
-        ("input", ["aresetn", "data*"]),
-        ("output", ["irq"]),
+    delays = re.findall(
+        r"set_(\w+)_delay (-m\w+) (\S+) -clock aclk \[get_ports \{\n(.*?)\}\]", text, re.DOTALL
+    )
+    assert [(*what, ports.split()) for *what, ports in delays] == [
+        (kind, limit, value, names)
+        for kind, names, least in (("input", ["aresetn", "data*"], "$least"), ("output", ["irq"], "0"))
+        for limit, value in (("-max", "$outside"), ("-min", least))
     ]
+    assert text.count("trace_") == 1 and "set_false_path -to [get_ports {trace_*}]" in text
+    assert text.count("_delay") == 4 and text.count("[") == text.count("]")
 
 
 def test_core_and_list() -> None:

@@ -10,8 +10,9 @@ This page uses parts of Amaranth that carry no promise of stability; the package
 """
 
 import inspect
+import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,11 @@ __all__ = ["MergedDesign", "convert_merged"]
 
 _DIRECTIONS = {"input": _ir.PortDirection.Input, "output": _ir.PortDirection.Output}
 _INIT = re.compile(r"^ *attribute \\init [^\n]*\n", re.MULTILINE)
+_NUMBER = re.compile(r"\$\d+$")
+_WIRE = re.compile(r"^ *wire .*\\(\S+)$", re.MULTILINE)
+_CELL = re.compile(r"^ *cell \\\S+ \\(\S+)$", re.MULTILINE)
+# Not the port of a cell that something is connected to, and not a cell: names of those are others.
+_NAME = re.compile(r"^( +connect \\\S+| +cell .*)|\\(\S+\$\d+)(?=\s)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,39 @@ def _value_targets(value: Value, into: _ast.SignalDict) -> None:
             _value_targets(operand, into)
 
 
+def _numbered(base: str, used: Collection[str], mark: str = "$") -> str:
+    """The name itself, or with the first number with which it is not used yet."""
+    numbers = itertools.count(1)
+    name = base
+    while name in used:
+        name = f"{base}{mark}{next(numbers)}"
+    return name
+
+
+def _renumbered(body: str, ports: Collection[str]) -> str:
+    """A module in which what has the same name is told apart by its order, and not by how many names come
+    before it: one more signal changes no other name.
+
+    A block inside that has the name of a signal gets another one that no tool wants escaped.
+    """
+    wires, cells = ([match[1] for match in kind.finditer(body)] for kind in (_WIRE, _CELL))
+    used = {*ports, *(name for name in wires + cells if not _NUMBER.search(name))}
+    names: dict[str, str] = {}
+    for name in (name for name in wires if name not in used):
+        names[name] = _numbered(_NUMBER.sub("", name), used)
+        used.add(names[name])
+    blocks: dict[str, str] = {}
+    for name in (name for name in cells if name not in used):
+        blocks[name] = _numbered(_NUMBER.sub("_block", name), used, "_")
+        used.add(blocks[name])
+
+    def renamed(match: re.Match[str]) -> str:
+        return match[0] if match[1] else "\\" + names.get(match[2], match[2])
+
+    body = _NAME.sub(renamed, body)
+    return _CELL.sub(lambda match: match[0].replace(match[1], blocks.get(match[1], match[1])), body)
+
+
 class _Splitter:
     """Converts the fragments of a design from the leaves up."""
 
@@ -122,6 +161,7 @@ class _Splitter:
             hierarchy=("@@",),
         )
         body, _ = rtlil.convert_fragment(design, name="@@", emit_src=False)
+        body = _renumbered(body, {port for port, *_ in ports})
         origin = self._origin(fragment)
         label = _snake(name if origin is None else origin.__name__)
         return self._intern(_Block(label, body, children, "" if origin is None else _source(origin)))
@@ -177,9 +217,8 @@ class _Splitter:
             if signal not in outside or signal in seen or len(signal) == 0:
                 continue
             seen[signal] = None
-            name = base = self._info[fragment].signal_names.get(signal, signal.name) or "private"
-            while name in used_names:
-                name = f"{base}${len(used_names)}"
+            known = self._info[fragment].signal_names.get(signal, signal.name) or "private"
+            name = _numbered(_NUMBER.sub("", known), used_names)
             used_names.add(name)
             ports.append((name, signal, "output" if signal in driven else "input"))
         return ports

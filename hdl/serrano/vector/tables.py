@@ -40,7 +40,7 @@ class Interpolator(wiring.Component):
     fraction_bits : :class:`int`
         Position of the binary point in ``offset``.
     registered : :class:`bool`
-        More registers: in front of the table, and within the product.
+        More registers: in front of the table, behind it, and within the product.
 
     Members
     -------
@@ -49,7 +49,7 @@ class Interpolator(wiring.Component):
     offset : ``In(range)``
         Distance from the first entry, up to the last one.
     result : ``Out(width)``
-        Value for the offset of ``latency`` (3, with ``registered`` 5) enabled cycles ago, as wide as the
+        Value for the offset of ``latency`` (3, with ``registered`` 6) enabled cycles ago, as wide as the
         largest entry.
 
     Raises
@@ -83,7 +83,7 @@ class Interpolator(wiring.Component):
     @staticmethod
     def latency_of(registered: bool) -> int:
         """Latency with, and without, more registers."""
-        return 1 + int(registered) + product_latency(9, 9, registered=registered) + 1
+        return 1 + 2 * int(registered) + product_latency(9, 9, registered=registered) + 1
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -104,9 +104,15 @@ class Interpolator(wiring.Component):
         fraction = Signal(self.fraction_bits, reset_less=True)
         step = Signal(step_width, reset_less=True)
         base, start = (Signal(value_width, name=name, reset_less=True) for name in ("base", "start"))
+        # A word comes late from a block RAM, unless a register of the block follows; the block of a product,
+        # which has none in front of its own, may be far away.
+        held, slope, within = (
+            later(value, f"{name}_held")
+            for name, value in (("base", base), ("step", step), ("within", fraction))
+        )
         # Cycle 2: multiply.
         factors = {"enable": self.enable, "registered": self.registered}
-        product = multiplied(m, step, fraction, name="product", **factors)
+        product = multiplied(m, slope, within, name="product", **factors)
         part = round_shift(product, self.fraction_bits)
         result = Signal.like(self.result, reset_less=True)
         m.d.comb += self.result.eq(result)
@@ -115,7 +121,7 @@ class Interpolator(wiring.Component):
                 # Cycle 1: look up.
                 Cat(base, step).eq(word),
                 fraction.eq(offset[: self.fraction_bits]),
-                start.eq(later(base, "base")),
+                start.eq(later(held, "base")),
                 # Cycle 3: add.
                 result.eq(start + part if self.rising else start - part),
             ]
@@ -137,7 +143,7 @@ class Recip(wiring.Component):
     operand : ``In(17)``
         In ``[2**15, 2**16]``, both ends included.
     result : ``Out(17)``
-        In ``[2**15, 2**16]``, for the operand of ``latency`` (3, or 5) enabled cycles ago.
+        In ``[2**15, 2**16]``, for the operand of ``latency`` (3, or 6) enabled cycles ago.
     """
 
     enable: In(1)
@@ -179,7 +185,7 @@ class Rsqrt(wiring.Component):
     operand : ``In(19)``
         In ``[2**16, 2**18]``, both ends included.
     result : ``Out(17)``
-        In ``[2**15, 2**16]``, for the operand of ``latency`` (3, or 5) enabled cycles ago.
+        In ``[2**15, 2**16]``, for the operand of ``latency`` (3, or 6) enabled cycles ago.
     """
 
     enable: In(1)
@@ -221,7 +227,7 @@ class Exp2(wiring.Component):
     operand : ``In(signed(32))``
         12 fraction bits.
     mantissa : ``Out(17)``
-        In ``[2**16, 2**17)``, for the operand of ``latency`` (3, or 5) enabled cycles ago.
+        In ``[2**16, 2**17)``, for the operand of ``latency`` (3, or 6) enabled cycles ago.
     exponent : ``Out(signed(20))``
         Integer part of that operand.
     """

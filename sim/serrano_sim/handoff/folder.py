@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import platform
+import posixpath
 import re
 import shutil
 from collections.abc import Iterable
@@ -62,11 +63,13 @@ def _write_json(file: Path, values: Any) -> None:
 
 
 def _copy_pages(folder: Path) -> None:
-    """Copies the pages that an integrator needs; of links to others the text stays."""
+    """Copies the pages that an integrator needs; links to others become the names of their files."""
 
     def link(page: str, match: re.Match) -> str:
-        target = (PurePosixPath(page).parent / match[2]).as_posix()
-        return match[0] if target in PAGES else match[1]
+        target = posixpath.normpath(PurePosixPath("docs") / PurePosixPath(page).parent / match[2])
+        if target.removeprefix("docs/") in PAGES:
+            return match[0]
+        return f"{match[1]} [`{target}` of the sources]"
 
     for page in PAGES:
         text = (_ROOT / "docs" / page).read_text(encoding="utf-8")

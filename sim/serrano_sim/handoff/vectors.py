@@ -12,7 +12,7 @@ import numpy as np
 
 from serrano.config import AcceleratorConfig
 from serrano.csr.registers import constants
-from serrano.csr.table import register
+from serrano.csr.table import COUNTER_BASE, register
 from serrano.faults import FaultCode
 
 from ..golden.decoder import Decoder
@@ -144,6 +144,7 @@ def make_vectors(config: AcceleratorConfig) -> Vectors:
         "CONTROL_LOAD": 1,
         "IRQ_LOADED": 4,
     }
+    numbers["FIRST_COUNTER"] = COUNTER_BASE
     numbers |= {
         name: register(name).offset for name in ("CONTROL", "STATUS", "IRQ", "SUBMIT_TAIL", "COMPLETE_TAIL")
     }

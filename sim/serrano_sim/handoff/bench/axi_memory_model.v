@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A memory behind AXI4, for simulation. Channels are in order, bursts are INCR with full-width beats; reads answer
-// LATENCY cycles after their address, and each handshake waits for a while now and then. A write takes effect when its
+// LATENCY cycles after their address, and each handshake waits for a while now and then. Addresses and data of writes are
+// taken apart from each other, so that either may be ahead, with many writes outstanding; a write takes effect when its
 // response is given. What breaks a rule is told by a message, and counted in `errors`.
-`timescale 1ns / 1ps
 `default_nettype none
 module axi_memory_model #(
     parameter ADDRESS_BITS = 32,
@@ -44,6 +44,8 @@ module axi_memory_model #(
     input  wire                      bready
 );
     localparam DEPTH = 16;
+    localparam WRITES = 64;
+    localparam BEATS = 512;
 
     reg [8*PORT_BYTES-1:0] words [0:WORDS-1];
     integer errors;
@@ -53,6 +55,7 @@ module axi_memory_model #(
     // One bit in four is low: a channel that waits.
     wire go_ar = random[0] | random[5];
     wire go_r = random[1] | random[7];
+    wire go_aw = random[4] | random[8];
     wire go_w = random[2] | random[9];
     wire go_b = random[3] | random[11];
 
@@ -74,21 +77,23 @@ module axi_memory_model #(
     assign rresp = r_word < WORDS ? 2'd0 : 2'd3;
     assign rlast = r_beat == r_length[r_head];
 
-    // Writes: one burst at a time; its data is kept until the response.
-    reg [           3:0] w_id;
-    reg [ADDRESS_BITS-1:0] w_address;
-    reg [           7:0] w_length;
-    reg [           7:0] w_beat;
-    reg w_open, w_done, b_offered;
-    reg [8*PORT_BYTES-1:0] w_data [0:255];
-    reg [    PORT_BYTES-1:0] w_strobes [0:255];
-    wire [ADDRESS_BITS-1:0] w_word = w_address / PORT_BYTES;
+    // Writes: addresses and beats wait in queues. The oldest one is complete when its address and its last beat are there.
+    reg [           3:0] w_id     [0:WRITES-1];
+    reg [ADDRESS_BITS-1:0] w_address [0:WRITES-1];
+    reg [           7:0] w_length [0:WRITES-1];
+    reg [8*PORT_BYTES-1:0] w_data [0:BEATS-1];
+    reg [    PORT_BYTES-1:0] w_strobes [0:BEATS-1];
+    reg w_last [0:BEATS-1];
+    integer w_in, w_ends, w_out, beats_in, beats_out;
+    reg b_offered;
+    wire [5:0] w_head = w_out % WRITES;
+    wire [ADDRESS_BITS-1:0] w_word = w_address[w_head] / PORT_BYTES;
 
-    assign awready = !w_open && go_w;
-    assign wready = w_open && !w_done && go_w;
-    assign bvalid = w_done && (b_offered || go_b);
-    assign bid = w_id;
-    assign bresp = w_word + w_length < WORDS ? 2'd0 : 2'd3;
+    assign awready = go_aw && w_in - w_out < WRITES;
+    assign wready = go_w && w_ends - w_out < WRITES && beats_in - beats_out < BEATS;
+    assign bvalid = w_in != w_out && w_ends != w_out && (b_offered || go_b);
+    assign bid = w_id[w_head];
+    assign bresp = w_word + w_length[w_head] < WORDS ? 2'd0 : 2'd3;
 
     task broken(input [8*40-1:0] what);
         begin
@@ -125,7 +130,7 @@ module axi_memory_model #(
         if (resetn && ^{arvalid, rready, awvalid, wvalid, bready} === 1'bx) broken("a handshake is undefined");
     end
 
-    integer i, lane;
+    integer i, lane, beat;
     initial begin
         errors = 0;
         cycle = 0;
@@ -139,9 +144,11 @@ module axi_memory_model #(
             r_out <= 0;
             r_beat <= 0;
             r_offered <= 0;
-            w_open <= 0;
-            w_done <= 0;
-            w_beat <= 0;
+            w_in <= 0;
+            w_ends <= 0;
+            w_out <= 0;
+            beats_in <= 0;
+            beats_out <= 0;
             b_offered <= 0;
         end else begin
             if (arvalid && arready) begin
@@ -159,28 +166,30 @@ module axi_memory_model #(
             end
             if (awvalid && awready) begin
                 check_burst(awaddr, awlen, awsize, awburst);
-                w_id <= awid;
-                w_address <= awaddr;
-                w_length <= awlen;
-                w_open <= 1;
+                w_id[w_in % WRITES] <= awid;
+                w_address[w_in % WRITES] <= awaddr;
+                w_length[w_in % WRITES] <= awlen;
+                w_in <= w_in + 1;
             end
             if (wvalid && wready) begin
-                if (wlast != (w_beat == w_length)) broken("WLAST early or missing");
-                if (^wstrb === 1'bx) broken("undefined strobes");
-                w_data[w_beat] <= wdata;
-                w_strobes[w_beat] <= wstrb;
-                w_beat <= w_beat + 1;
-                w_done <= wlast;
+                if (^{wstrb, wlast} === 1'bx) broken("undefined strobes");
+                w_data[beats_in % BEATS] <= wdata;
+                w_strobes[beats_in % BEATS] <= wstrb;
+                w_last[beats_in % BEATS] <= wlast;
+                beats_in <= beats_in + 1;
+                if (wlast) w_ends <= w_ends + 1;
             end
             b_offered <= bvalid && !bready;
             if (bvalid && !b_offered)
-                for (i = 0; i <= w_length; i = i + 1)
+                for (i = 0; i <= w_length[w_head]; i = i + 1) begin
+                    beat = (beats_out + i) % BEATS;
+                    if (w_last[beat] !== (i == w_length[w_head])) broken("WLAST early or missing");
                     for (lane = 0; lane < PORT_BYTES; lane = lane + 1)
-                        if (w_strobes[i][lane]) words[w_word + i][8*lane +: 8] = w_data[i][8*lane +: 8];
+                        if (w_strobes[beat][lane]) words[w_word + i][8*lane +: 8] = w_data[beat][8*lane +: 8];
+                end
             if (bvalid && bready) begin
-                w_open <= 0;
-                w_done <= 0;
-                w_beat <= 0;
+                w_out <= w_out + 1;
+                beats_out <= beats_out + w_length[w_head] + 1;
             end
         end
     end
