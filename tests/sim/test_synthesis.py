@@ -163,6 +163,8 @@ def test_place(scripts, tmp_path) -> None:
         (routed, ("--json seed2.placed.json", "--no-pack --no-place", "--router router2")),
     ):
         assert all(text in " ".join(given) for text in common + texts)
+    place_and_route.place(tmp_path, **OPTIONS, placer="heap")
+    assert "--placer heap" in " ".join(given_to_nextpnr(tmp_path)[2])
     assert not list(tmp_path.glob("*.placed.json")) and not list(tmp_path.glob("*.routed.json"))
 
 

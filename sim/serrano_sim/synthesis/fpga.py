@@ -216,7 +216,7 @@ def build_array(preset: str, seeds: Sequence[int], clock_mhz: float, folder: Pat
     )
     _tell_utilization(synthesize(text, folder)["cells"], "LFE5U-85F")
     reports = _place_all(
-        folder, seeds, device="LFE5U-85F", package="CABGA381", speed="6", clock_mhz=clock_mhz
+        folder, seeds, device="LFE5U-85F", package="CABGA381", speed="6", clock_mhz=clock_mhz, placer="heap"
     )
     summary = summarize(f"array of {preset}", "LFE5U-85F", clock_mhz, reports, seeds, config.n**2)
     return summary | {"macs_per_dsp": round(config.n**2 / summary["dsp"], 2)}

@@ -55,12 +55,14 @@ def place(
     seed: int,
     constraints: str | None = None,
     aims: Sequence[str] = (),
+    placer: str = "static",
 ) -> dict[str, Any]:
     """Places and routes ``folder/netlist.json`` and returns nextpnr's report; the bitstream's text is beside.
 
     The sites of the cells are beside as well, for :mod:`serrano_sim.synthesis.timing`. Timing that is not met
-    is no error: the report says what was reached. The placer is nextpnr's ``static``, which spreads all cells
-    at once as charges are by a field: wires are a fifth shorter than with its ``heap``.
+    is no error: the report says what was reached. Of nextpnr's placers ``static`` spreads all cells at once
+    as charges are by a field: wires of a board's top are a fifth shorter than with ``heap``. For a small
+    design in the middle of a large device it is the other way round.
 
     It is routed by ``router2``, in which connections share wires at first and pay more for it from round to
     round; that comes to an end, but with some connections that are too slow. Where the clock is not reached,
@@ -80,7 +82,7 @@ def place(
         "nextpnr-ecp5",
         [
             *common, *tried[-1], "--seed", str(seed), "--json", "netlist.json", "--log", f"{name}.place.log",
-            "--placer", "static", "--no-route", "--write", placed.name,
+            "--placer", placer, "--no-route", "--write", placed.name,
         ],
         folder, f"{name}.place",
     )  # fmt: skip
