@@ -26,7 +26,7 @@ _DIRECTIONS = {"input": _ir.PortDirection.Input, "output": _ir.PortDirection.Out
 _INIT = re.compile(r"^ *attribute \\init [^\n]*\n", re.MULTILINE)
 _NUMBER = re.compile(r"\$\d+$")
 _WIRE = re.compile(r"^ *wire .*\\(\S+)$", re.MULTILINE)
-_CELL = re.compile(r"^ *cell \\\S+ \\(\S+)$", re.MULTILINE)
+_CELL = re.compile(r"^( *cell \\\S+ \\)(\S+)$", re.MULTILINE)
 # Not the port of a cell that something is connected to, and not a cell: names of those are others.
 _NAME = re.compile(r"^( +connect \\\S+| +cell .*)|\\(\S+\$\d+)(?=\s)", re.MULTILINE)
 
@@ -98,12 +98,13 @@ def _value_targets(value: Value, into: _ast.SignalDict) -> None:
             _value_targets(operand, into)
 
 
-def _numbered(base: str, used: Collection[str], mark: str = "$") -> str:
-    """The name itself, or with the first number with which it is not used yet."""
+def _claimed(base: str, used: set[str], mark: str = "$") -> str:
+    """The name itself, or with the first number with which it is not used yet; it is used from now on."""
     numbers = itertools.count(1)
     name = base
     while name in used:
         name = f"{base}{mark}{next(numbers)}"
+    used.add(name)
     return name
 
 
@@ -113,22 +114,16 @@ def _renumbered(body: str, ports: Collection[str]) -> str:
 
     A block inside that has the name of a signal gets another one that no tool wants escaped.
     """
-    wires, cells = ([match[1] for match in kind.finditer(body)] for kind in (_WIRE, _CELL))
+    wires, cells = _WIRE.findall(body), [name for _, name in _CELL.findall(body)]
     used = {*ports, *(name for name in wires + cells if not _NUMBER.search(name))}
-    names: dict[str, str] = {}
-    for name in (name for name in wires if name not in used):
-        names[name] = _numbered(_NUMBER.sub("", name), used)
-        used.add(names[name])
-    blocks: dict[str, str] = {}
-    for name in (name for name in cells if name not in used):
-        blocks[name] = _numbered(_NUMBER.sub("_block", name), used, "_")
-        used.add(blocks[name])
+    signals = {name: _claimed(_NUMBER.sub("", name), used) for name in wires if name not in used}
+    blocks = {name: _claimed(_NUMBER.sub("_block", name), used, "_") for name in cells if name not in used}
 
     def renamed(match: re.Match[str]) -> str:
-        return match[0] if match[1] else "\\" + names.get(match[2], match[2])
+        return match[0] if match[1] else "\\" + signals.get(match[2], match[2])
 
     body = _NAME.sub(renamed, body)
-    return _CELL.sub(lambda match: match[0].replace(match[1], blocks.get(match[1], match[1])), body)
+    return _CELL.sub(lambda match: match[1] + blocks.get(match[2], match[2]), body)
 
 
 class _Splitter:
@@ -218,8 +213,7 @@ class _Splitter:
                 continue
             seen[signal] = None
             known = self._info[fragment].signal_names.get(signal, signal.name) or "private"
-            name = _numbered(_NUMBER.sub("", known), used_names)
-            used_names.add(name)
+            name = _claimed(_NUMBER.sub("", known), used_names)
             ports.append((name, signal, "output" if signal in driven else "input"))
         return ports
 

@@ -21,7 +21,7 @@ from serrano.accelerator import Accelerator
 from serrano.config import PRESETS, AcceleratorConfig, preset
 from serrano.verilog import generate
 
-from .tools import CELLS, DEVICES, ToolError, run, without_indices
+from .tools import CELLS, DEVICES, ToolError, run, taken_by, without_indices
 
 __all__ = ["begin_mark", "main", "page", "per_unit", "resources", "totals"]
 
@@ -48,7 +48,7 @@ def _kinds(cell: Mapping[str, Any], generic: bool) -> dict[str, int]:
     """What a cell counts as."""
     kind = cell["type"]
     if not generic:
-        return {resource: weights[kind] for resource, weights in CELLS.items() if kind in weights}
+        return taken_by(kind)
     if kind.startswith(FLIP_FLOPS):
         return {"ff": 1}
     if kind.startswith("$_"):

@@ -18,7 +18,19 @@ from . import states
 from .registers import use_output_registers
 from .replicas import replicate_registers
 
-__all__ = ["DEVICES", "Device", "ToolError", "command", "pack", "run", "synthesize", "utilization", "version"]
+__all__ = [
+    "CELLS",
+    "DEVICES",
+    "Device",
+    "ToolError",
+    "command",
+    "pack",
+    "run",
+    "synthesize",
+    "taken_by",
+    "utilization",
+    "version",
+]
 
 
 class ToolError(Exception):
@@ -165,12 +177,17 @@ def synthesize(rtlil: str, folder: Path, *, top: str = "top") -> dict[str, Any]:
     return netlist["modules"][top]
 
 
+def taken_by(kind: str) -> dict[str, int]:
+    """What a cell of this type takes, of each resource that it takes any of."""
+    return {resource: weights[kind] for resource, weights in CELLS.items() if kind in weights}
+
+
 def utilization(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
     """What the cells of a netlist take before place and route: ``comb``, ``ff``, ``dsp``, ``ebr``."""
     totals = dict.fromkeys(CELLS, 0)
     for cell in cells.values():
-        for resource, weights in CELLS.items():
-            totals[resource] += weights.get(cell["type"], 0)
+        for resource, count in taken_by(cell["type"]).items():
+            totals[resource] += count
     return totals
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .netlist import names_of, origin
-from .tools import CELLS
+from .tools import CELLS, taken_by
 
 __all__ = ["per_unit", "table"]
 
@@ -30,7 +30,7 @@ def per_unit(module: Mapping[str, Any], levels: int) -> dict[str, dict[str, int]
     names = names_of(module)
     found: dict[str, dict[str, int]] = {}
     for name, cell in module["cells"].items():
-        taken = {resource: kinds[cell["type"]] for resource, kinds in CELLS.items() if cell["type"] in kinds}
+        taken = taken_by(cell["type"])
         if not taken:
             continue
         *path, _ = origin(_of_output(cell, names) if name.startswith("$") else name).split(".")
