@@ -267,6 +267,16 @@ def test_a_router_whose_log_stands_still_is_stuck(scripts, tmp_path, monkeypatch
     assert routers == ["router2", "router1"]
 
 
+def test_a_placer_whose_log_stands_still_has_no_places(scripts, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(tools, "WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(place_and_route, "STILL_SECONDS", 0.5)
+    taken = "Info: \t          TRELLIS_FF:   37446/  43848    85%"
+    scripts("nextpnr-ecp5", f"#!/bin/sh\necho '{taken}' > seed2.place.log\nexec sleep 60\n")
+    message = r"no places for all cells on LFE5U-85F \(85% of TRELLIS_FF are taken\), see .*place\.log$"
+    with pytest.raises(tools.ToolError, match=message):
+        place_and_route.place(tmp_path, **OPTIONS)
+
+
 def test_what_the_router_aims_at() -> None:
     assert fpga.aimed(51.5).splitlines() == [
         f'FREQUENCY NET "{net}" 51.50 MHZ;' for net in ("pll_clk", "clk")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .placement import sites
-from .tools import DEVICES, run
+from .tools import DEVICES, ToolError, run
 
 __all__ = ["place", "reached"]
 
@@ -28,7 +28,14 @@ ROUNDS = 8
 """Rounds in a row that leave no less to be mended than one before, after which none will."""
 
 STILL_SECONDS = 180.0
-"""A router at work whose log stands still for so many seconds, and as long as it ran until then, is stuck."""
+"""A tool at work whose log stands still for so many seconds, and as long as it ran until then, is stuck."""
+
+PLACER_PATIENCE = 3
+"""A placer is stuck when its log has stood still for so many times as long as it ran until then: on a device
+that is too full it looks for places of the last cells without end."""
+
+TAKEN = re.compile(r"Info:\s+(TRELLIS_COMB|TRELLIS_FF|MULT18X18D|DP16KD): .*?(\d+%)")
+"""What of a device is taken, in the placer's log."""
 
 ROUND = re.compile(r"arcs ripped up due to negative slack WNS=[-.\d]+ns TNS=-?([.\d]+)ns")
 """The begin of a round, and by how much all ends together are too slow."""
@@ -71,6 +78,11 @@ def place(
     reached, and the best result counts; placement has the last one, and ``router2`` the first. What is left
     to ``router1`` differs by some MHz with the order in which ``router2`` begins: where the clock is not
     reached so either, all is routed again, with another seed.
+
+    Raises
+    ------
+    ToolError
+        If nextpnr is missing or fails, or finds no places for all cells.
     """
     name, placed = f"seed{seed}", folder / f"seed{seed}.placed.json"
     common = [
@@ -78,14 +90,18 @@ def place(
         "--timing-allow-fail", "--quiet", *(["--lpf", constraints] if constraints else []),
     ]  # fmt: skip
     tried = [("--lpf", file) for file in aims] or [()]
-    run(
+    log = folder / f"{name}.place.log"
+    ended = run(
         "nextpnr-ecp5",
         [
-            *common, *tried[-1], "--seed", str(seed), "--json", "netlist.json", "--log", f"{name}.place.log",
+            *common, *tried[-1], "--seed", str(seed), "--json", "netlist.json", "--log", log.name,
             "--placer", placer, "--no-route", "--write", placed.name,
         ],
-        folder, f"{name}.place",
+        folder, f"{name}.place", hopeless=_still(log, TAKEN, PLACER_PATIENCE),
     )  # fmt: skip
+    if not ended:
+        taken = ", ".join(f"{share} of {kind}" for kind, share in TAKEN.findall(_text(log)))
+        raise ToolError(f"nextpnr finds no places for all cells on {device} ({taken} are taken), see {log}")
     design = json.loads(placed.read_text(encoding="utf-8"))
     found = {cell: site for module in design["modules"].values() for cell, site in sites(module).items()}
     (folder / f"{name}.sites.json").write_text(json.dumps(found), encoding="utf-8")
@@ -156,22 +172,34 @@ def _reopened(design: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     return design
 
 
-def _stuck(log: Path) -> Callable[[], bool]:
-    """Whether the first router, begun now, will come to no end, as its log tells."""
+def _still(log: Path, at_work: re.Pattern[str], patience: int = 1) -> Callable[[], bool]:
+    """Whether a tool, begun now and at work, is silent for so many times as long as it ran until then."""
     begun = time.time()
     log.unlink(missing_ok=True)
 
-    def stuck() -> bool:
-        text = log.read_text(encoding="utf-8") if log.exists() else ""
-        if not LEFT.search(text):
+    def still() -> bool:
+        if not at_work.search(_text(log)):
             # It is still reading the design.
             return False
         written = log.stat().st_mtime
-        if time.time() - written > max(STILL_SECONDS, written - begun):
-            return True
+        return time.time() - written > max(STILL_SECONDS, patience * (written - begun))
+
+    return still
+
+
+def _text(log: Path) -> str:
+    return log.read_text(encoding="utf-8") if log.exists() else ""
+
+
+def _stuck(log: Path) -> Callable[[], bool]:
+    """Whether the first router, begun now, will come to no end, as its log tells."""
+    still = _still(log, LEFT)
+
+    def stuck() -> bool:
+        text = _text(log)
         rounds = [float(slack) for slack in ROUND.findall(text)]
         left = [int(number) for number in LEFT.findall(ROUND.split(text)[-1])]
-        return _no_better(rounds, ROUNDS) or _no_better(left, PATIENCE)
+        return still() or _no_better(rounds, ROUNDS) or _no_better(left, PATIENCE)
 
     return stuck
 
