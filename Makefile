@@ -98,7 +98,7 @@ sim: $(VENV)/.stamp ## a trained model generates text on the RTL, checked bit fo
 #> PROMPT=          the text to go on from (default for the model in this repository: :kludge:)
 #> PROMPT2=         a second text, which uses the KV blocks of the first as far as both begin the same
 #> TOKENS=32        how many tokens to generate
-#> PRESET=base      hardware configuration: tiny, small, ulx3s, base, wide
+#> PRESET=base      hardware configuration: tiny, small, lean, ulx3s, base, wide
 #> LATENCY=60       cycles from a memory request to its answer
 #> SEED=            random stalls on the memory's channels, from this seed
 #> WAVES=1          write waveforms; another build, and much slower
@@ -136,7 +136,7 @@ accuracy: $(VENV)/.stamp ## the golden model against float64 on held-out text: p
 
 .PHONY: verilog
 verilog: $(VENV)/.stamp ## write and check what synthesis of a preset needs: build/verilog/PRESET
-#> PRESET=base      tiny, small, ulx3s, base, wide
+#> PRESET=base      tiny, small, lean, ulx3s, base, wide
 #> STRICT=1         Icarus Verilog has to be there, so that its check is not left out
 	@$(RUN) -m serrano_sim.handoff "$(or $(PRESET),base)" -o "build/verilog/$(or $(PRESET),base)" \
 	  $(if $(filter-out 0,$(STRICT)),--strict)
@@ -155,7 +155,7 @@ fpga: $(VENV)/.stamp-fpga ## synthesize, place and route a board: bitstream in b
 
 .PHONY: area
 area: $(VENV)/.stamp-fpga ## cells of each unit by Yosys, for generic gates and ECP5: build/reports/area.json
-#> PRESET=ulx3s     tiny, small, ulx3s, base, wide
+#> PRESET=ulx3s     tiny, small, lean, ulx3s, base, wide
 	@$(RUN) -m serrano_sim.synthesis.area $(call option,--preset,PRESET) $(ARGS)
 
 ##@ Check

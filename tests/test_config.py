@@ -25,7 +25,7 @@ def test_derived() -> None:
 
 
 def test_unknown_preset() -> None:
-    message = "preset must be one of tiny, small, ulx3s, base, wide, not 'huge'"
+    message = "preset must be one of tiny, small, lean, ulx3s, base, wide, not 'huge'"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         preset("huge")
 

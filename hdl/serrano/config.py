@@ -208,6 +208,12 @@ PRESETS: dict[str, AcceleratorConfig] = {
             read_burst_bytes=256, multiplier_latency=3, held_weights=True, registered=True,
         ),
         AcceleratorConfig(
+            name="lean", n=4, port_bytes=2, lanes=1, rows_max=4, dim_max=288, ffn_max=768, heads_max=8,
+            kv_width_max=288, head_dim_max=64, vocab_max=32768, context_max=512, blocks_max=128,
+            sequences_max=4, attention_rows_max=8, address_bits=25, tape_fifo_bytes=1024,
+            read_burst_bytes=256, multiplier_latency=3, held_weights=True,
+        ),
+        AcceleratorConfig(
             name="ulx3s", n=8, port_bytes=2, lanes=2, rows_max=16, dim_max=512, ffn_max=1536, heads_max=16,
             kv_width_max=512, head_dim_max=128, vocab_max=65536, context_max=2048, blocks_max=1024,
             sequences_max=32, attention_rows_max=32, tape_fifo_bytes=2048, read_burst_bytes=512,

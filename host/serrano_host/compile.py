@@ -49,6 +49,7 @@ class Geometry:
 PRESETS = {
     "tiny": Geometry(4, 32),
     "small": Geometry(4, 32),
+    "lean": Geometry(4, 32),
     "ulx3s": Geometry(8, 32),
     "base": Geometry(16, 32),
     "wide": Geometry(32, 64),

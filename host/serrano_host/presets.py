@@ -44,6 +44,10 @@ MACHINES = {
         n=4, port_bytes=2, lanes=1, rows_max=4, attention_rows_max=8, tape_fifo_bytes=1024,
         read_burst_bytes=256, multiplier_latency=3, registered=True,
     ),
+    "lean": Machine(
+        n=4, port_bytes=2, lanes=1, rows_max=4, attention_rows_max=8, tape_fifo_bytes=1024,
+        read_burst_bytes=256, multiplier_latency=3,
+    ),
     "ulx3s": Machine(
         n=8, port_bytes=2, lanes=2, rows_max=16, attention_rows_max=32, tape_fifo_bytes=2048,
         read_burst_bytes=512, multiplier_latency=3, registered=True,

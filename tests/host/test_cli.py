@@ -65,7 +65,7 @@ def test_calibration_text_changes_the_means(tmp_path, model):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--preset", "huge"], "must be one of tiny, small, ulx3s, base, wide, not 'huge'"),
+        (["--preset", "huge"], "must be one of tiny, small, lean, ulx3s, base, wide, not 'huge'"),
         (["--n", "12"], "n must be a power of two in 4 to 64, not 12"),
         (["--align", "7"], "align must be a power of two in 32 to 32768, not 7"),
     ],

@@ -99,7 +99,7 @@ def fake(monkeypatch, tmp_path):
         (["--tokens", "0"], "TOKENS must be at least 1, not 0"),
         (["--latency", "0"], "LATENCY must be from 1 to 100000 cycles, not 0"),
         (["--latency", "100001"], "LATENCY must be from 1 to 100000 cycles, not 100001"),
-        (["--preset", "huge"], "preset must be one of tiny, small, ulx3s, base, wide, not 'huge'"),
+        (["--preset", "huge"], "preset must be one of tiny, small, lean, ulx3s, base, wide, not 'huge'"),
         (["--tokenizer", "missing.json"], "missing.json: no such tokenizer file"),
     ],
 )

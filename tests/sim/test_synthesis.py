@@ -267,6 +267,53 @@ def test_a_router_whose_log_stands_still_is_stuck(scripts, tmp_path, monkeypatch
     assert routers == ["router2", "router1"]
 
 
+SHARED = "Info:     iter=7 wires=700000 overused={0} overuse=2771 archfail=NA"
+
+
+@pytest.mark.parametrize(
+    ("shared", "crowded"),
+    [
+        ([4000, 1500, *[1600] * 9], False),
+        ([4000, 1500, *[1600] * 10], True),
+        ([4000, 1500, *[1600] * 10, 1499], False),
+        ([4000, 99, *[200] * 30], False),
+        ([], False),
+    ],
+)
+def test_a_router_is_given_up_where_wires_stay_shared(tmp_path, shared, crowded) -> None:
+    log = tmp_path / "log"
+    log.write_text("of another run")
+    hopeless = place_and_route._crowded(log)
+    assert not hopeless()
+    log.write_text("\n".join(SHARED.format(number) for number in shared))
+    assert hopeless() == crowded
+
+
+@pytest.mark.parametrize("routes", [True, False])
+def test_where_the_second_router_does_not_get_through_the_first_one_routes(
+    scripts, tmp_path, monkeypatch, routes
+) -> None:
+    monkeypatch.setattr(tools, "WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(place_and_route, "STILL_SECONDS", 0.5)
+    monkeypatch.setattr(place_and_route, "ATTEMPTS", 2)
+    rounds = " ".join(f"'{SHARED.format(number)}'" for number in (1500, *[1600] * 10))
+    waits = f"case \"$@\" in *router2*) printf '%s\\n' {rounds} > seed2.router2.log; exec sleep 60 ;; esac"
+    ripup = "true" if routes else f"echo '{LEFT.format(9)}' > seed2.router1.log; exec sleep 60"
+    script = nextpnr(63.0, ripup=ripup)
+    scripts("nextpnr-ecp5", script.replace("cat >", f"{waits}\ncat >", 1))
+    if routes:
+        assert place_and_route.place(tmp_path, **OPTIONS, aims=("a", "b")) == report_of(63.0)
+    else:
+        with pytest.raises(tools.ToolError, match=r"routers came to no end .* see .*seed2\.router\*\.log$"):
+            place_and_route.place(tmp_path, **OPTIONS, aims=("a", "b"))
+    given = [
+        [value for option, value in pairwise(line) if option in ("--lpf", "--router", "--json")]
+        for line in given_to_nextpnr(tmp_path)[1:]
+    ]
+    second, first = ["a", "seed2.placed.json", "router2"], ["b", "seed2.placed.json", "router1"]
+    assert given == ([second, first] if routes else [second, first] * 2)
+
+
 def test_a_placer_whose_log_stands_still_has_no_places(scripts, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(tools, "WATCH_SECONDS", 0.05)
     monkeypatch.setattr(place_and_route, "STILL_SECONDS", 0.5)
@@ -442,4 +489,4 @@ def test_the_page_has_a_place() -> None:
 
 def test_unknown_preset(capsys) -> None:
     assert area.main(["--preset", "huge"]) == 2
-    assert "preset must be one of tiny, small, ulx3s, base, wide, not 'huge'" in capsys.readouterr().err
+    assert "preset must be one of tiny, small, lean, ulx3s, base, wide, not 'huge'" in capsys.readouterr().err

@@ -225,6 +225,8 @@ class SerialTransport(Transport):
 def preset_of(transport: SerialTransport) -> str:
     """The preset of the accelerator on a board, by its register of sizes.
 
+    Of presets with the same sizes, whose tapes are the same, it is the first.
+
     Raises
     ------
     TransportError

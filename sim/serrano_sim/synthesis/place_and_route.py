@@ -27,6 +27,10 @@ which it will not."""
 ROUNDS = 8
 """Rounds in a row that leave no less to be mended than one before, after which none will."""
 
+CROWDED, LATER_ROUNDS = 100, 10
+"""The second router does not get through where so many wires have been shared, and no fewer, for so many
+rounds; with less than that it does, if slowly."""
+
 STILL_SECONDS = 180.0
 """A tool at work whose log stands still for so many seconds, and as long as it ran until then, is stuck."""
 
@@ -42,6 +46,9 @@ ROUND = re.compile(r"arcs ripped up due to negative slack WNS=[-.\d]+ns TNS=-?([
 
 WITHIN_TILE = 24
 """Three times as many wires as a connection takes that does not leave its tile."""
+
+SHARED = re.compile(r"iter=\d+ wires=\d+ overused=(\d+)")
+"""Wires that are shared after a round of the second router."""
 
 LEFT = re.compile(r"\| +(\d+)\| +[\d.]+ +[\d.]+\|$", re.MULTILINE)
 """Connections that are left to be routed in a round."""
@@ -77,12 +84,13 @@ def place(
     less urgent. Its ``aims``, files with constraints of the clock, are tried in turn as long as the clock is
     reached, and the best result counts; placement has the last one, and ``router2`` the first. What is left
     to ``router1`` differs by some MHz with the order in which ``router2`` begins: where the clock is not
-    reached so either, all is routed again, with another seed.
+    reached so either, all is routed again, with another seed. On a device that is nearly full ``router2`` may
+    not get through at all; then ``router1`` routes everything.
 
     Raises
     ------
     ToolError
-        If nextpnr is missing or fails, or finds no places for all cells.
+        If nextpnr is missing or fails, or finds no places for all cells or no routes.
     """
     name, placed = f"seed{seed}", folder / f"seed{seed}.placed.json"
     common = [
@@ -111,19 +119,26 @@ def place(
     for attempt in range(ATTEMPTS):
         seeded = "--seed", str(seed + attempt * STRIDE)
         options = *tried[0], *seeded, "--json", placed.name, "--write", routed.name
-        if routers.run("router2", *options) < clock_mhz:
-            design = json.loads(routed.read_text(encoding="utf-8"))
-            routed.write_text(json.dumps(_reopened(design)), encoding="utf-8")
-            for aim in tried:
+        crowded = _crowded(folder / f"{name}.router2.log")
+        found = routers.run("router2", *options, hopeless=crowded)
+        if found < clock_mhz:
+            begin, goals = placed, tried[-1:]
+            if found:
+                begin, goals = routed, tried
+                design = json.loads(routed.read_text(encoding="utf-8"))
+                routed.write_text(json.dumps(_reopened(design)), encoding="utf-8")
+            for aim in goals:
                 stuck = _stuck(folder / f"{name}.router1.log")
-                options = *aim, *seeded, "--json", routed.name, "--tmg-ripup"
+                options = *aim, *seeded, "--json", begin.name, "--tmg-ripup"
                 if routers.run("router1", *options, hopeless=stuck) < clock_mhz:
                     break
         if routers.best >= clock_mhz:
             break
+    if not routers.best:
+        raise ToolError(f"nextpnr's routers came to no end on {device}, see {folder / name}.router*.log")
     # They are some times as large as the netlist.
     placed.unlink()
-    routed.unlink()
+    routed.unlink(missing_ok=True)
     return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
 
 
@@ -202,6 +217,17 @@ def _stuck(log: Path) -> Callable[[], bool]:
         return still() or _no_better(rounds, ROUNDS) or _no_better(left, PATIENCE)
 
     return stuck
+
+
+def _crowded(log: Path) -> Callable[[], bool]:
+    """Whether the second router, begun now, will not get through."""
+    log.unlink(missing_ok=True)
+
+    def crowded() -> bool:
+        shared = [int(number) for number in SHARED.findall(_text(log))]
+        return _no_better(shared, LATER_ROUNDS) and min(shared) >= CROWDED
+
+    return crowded
 
 
 def _no_better(values: Sequence[float], patience: int) -> bool:

@@ -58,7 +58,8 @@ def test_the_board_says_which_preset_it_has(name):
     board.device.values[Register.GEOMETRY] = int.from_bytes(
         bytes([machine.n, machine.port_bytes, machine.load_bytes, machine.lanes]), "little"
     )
-    assert preset_of(found) == name
+    # Presets that differ in registers only take the same tapes.
+    assert preset_of(found) == {"lean": "small"}.get(name, name)
     board.device.values[Register.GEOMETRY] += 1 << 24
     with pytest.raises(TransportError, match=r"^the board at /dev/ttyX has an array of .* no known preset"):
         preset_of(found)
