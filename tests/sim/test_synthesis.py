@@ -63,6 +63,7 @@ for argument; do
   last=$argument
 done
 echo "$@" >> arguments.txt
+case "$@" in *router2*) {router2} ;; esac
 # A design must not bring options of the run before.
 case "$@" in *--no-place*) ! grep another $design || exit 9 ;; esac
 cat > $report <<END
@@ -76,9 +77,9 @@ case "$@" in *--tmg-ripup*) cp $design reopened.json; {ripup} ;; esac
 """
 
 
-def nextpnr(fmax: float, ripup: str = ":") -> str:
+def nextpnr(fmax: float, ripup: str = ":", router2: str = ":") -> str:
     design = json.dumps({"modules": {"top": DESIGN}})
-    return NEXTPNR.format(report=json.dumps(report_of(fmax)), design=design, ripup=ripup)
+    return NEXTPNR.format(report=json.dumps(report_of(fmax)), design=design, ripup=ripup, router2=router2)
 
 
 def report_of(fmax: float, comb: int = 3000) -> dict:
@@ -297,10 +298,9 @@ def test_where_the_second_router_does_not_get_through_the_first_one_routes(
     monkeypatch.setattr(place_and_route, "STILL_SECONDS", 0.5)
     monkeypatch.setattr(place_and_route, "ATTEMPTS", 2)
     rounds = " ".join(f"'{SHARED.format(number)}'" for number in (1500, *[1600] * 10))
-    waits = f"case \"$@\" in *router2*) printf '%s\\n' {rounds} > seed2.router2.log; exec sleep 60 ;; esac"
-    ripup = "true" if routes else f"echo '{LEFT.format(9)}' > seed2.router1.log; exec sleep 60"
-    script = nextpnr(63.0, ripup=ripup)
-    scripts("nextpnr-ecp5", script.replace("cat >", f"{waits}\ncat >", 1))
+    router2 = f"printf '%s\\n' {rounds} > seed2.router2.log; exec sleep 60"
+    router1 = ":" if routes else f"echo '{LEFT.format(9)}' > seed2.router1.log; exec sleep 60"
+    scripts("nextpnr-ecp5", nextpnr(63.0, router1, router2))
     if routes:
         assert place_and_route.place(tmp_path, **OPTIONS, aims=("a", "b")) == report_of(63.0)
     else:

@@ -75,6 +75,9 @@ SHAPES = (
     Shape("small", 2, 6, 3, 20, 25, 31, 1, ((5, 20), (1, 2)), MemorySettings.of(60, 0.5, 9)),
     Shape("small", 6, 6, 3, 44, 31, 101, 2, ((3, 15),), MemorySettings.of(7, 0.3, 4)),
     Shape("small", 64, 4, 2, 30, 53, 59, 1, ((30, 4), (2, 3)), MemorySettings.of(1)),
+    # The same without registers in between.
+    Shape("lean", 2, 6, 3, 20, 25, 31, 1, ((5, 20), (1, 2)), MemorySettings.of(60, 0.5, 9)),
+    Shape("lean", 64, 4, 2, 30, 53, 59, 1, ((30, 4), (2, 3)), MemorySettings.of(1)),
     # Two heads in a block of the array.
     Shape("base", 8, 8, 1, 44, 90, 203, 1, ((1, 1), (30, 4), (16, 2)), MemorySettings.of(1)),
     Shape("base", 48, 4, 4, 64, 100, 77, 2, ((17, 3),), MemorySettings.of(200, 0.1, 5)),

@@ -27,9 +27,9 @@ which it will not."""
 ROUNDS = 8
 """Rounds in a row that leave no less to be mended than one before, after which none will."""
 
-CROWDED, LATER_ROUNDS = 100, 10
-"""The second router does not get through where so many wires have been shared, and no fewer, for so many
-rounds; with less than that it does, if slowly."""
+CROWDED, CROWDED_ROUNDS = 100, 10
+"""The second router does not get through where so many wires or more are shared, and have been no fewer in so
+many rounds. From fewer it does, if slowly."""
 
 STILL_SECONDS = 180.0
 """A tool at work whose log stands still for so many seconds, and as long as it ran until then, is stuck."""
@@ -225,7 +225,7 @@ def _crowded(log: Path) -> Callable[[], bool]:
 
     def crowded() -> bool:
         shared = [int(number) for number in SHARED.findall(_text(log))]
-        return _no_better(shared, LATER_ROUNDS) and min(shared) >= CROWDED
+        return _no_better(shared, CROWDED_ROUNDS) and min(shared) >= CROWDED
 
     return crowded
 
