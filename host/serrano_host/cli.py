@@ -95,7 +95,9 @@ def key_values(title: str, rows: list[tuple[str, object]]) -> Table:
 def compile_command(
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="The tape to write.", dir_okay=False)],
-    preset: Annotated[str, typer.Option(help="Hardware preset: tiny, small, lean, ulx3s, base or wide.")] = "base",
+    preset: Annotated[
+        str, typer.Option(help="Hardware preset: tiny, small, lean, ulx3s, base or wide.")
+    ] = "base",
     n: Annotated[int | None, typer.Option(help="Array size, instead of the preset's.")] = None,
     align: Annotated[int | None, typer.Option(help="Alignment in bytes, instead of the preset's.")] = None,
     tokenizer: Annotated[
@@ -265,7 +267,7 @@ def run_command(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="Hardware preset: tiny, small, lean, ulx3s, base or wide (default: base; with --port, its own)."
+            help="Hardware preset: tiny, small, lean, ulx3s, base or wide (default: base; with --port, its)."
         ),
     ] = None,
     port: Annotated[

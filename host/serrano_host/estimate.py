@@ -516,7 +516,21 @@ class _Step:
         self.dequantizer = self.DEQUANTIZER + 10 * m.registered
         self.gate_up = self.GATE_UP + 16 * m.registered
         # In front of its jobs, behind its memories, in all of its steps, and for its end.
-        self.quantizer = self.QUANTIZER + 25 * m.registered
+        self.quantizer = self.QUANTIZER + 33 * m.registered
+        self.heads = self.HEADS + 21 * m.registered
+        self.exponentials = self.EXPONENTIALS + 13 * m.registered
+        self.rescaler = self.RESCALER + 4 * m.registered
+        self.normalizer = self.NORMALIZER + 12 * m.registered
+        # Bursts of the embedding are chosen ahead of the tape's, and its words come later.
+        self.embed = self.EMBED - 2 * m.registered
+        self.row = self.ROW + 15 * m.registered
+        self.rope = self.ROPE + 15 * m.registered
+        # A packet whose tiles are there begins later, and results leave the array in every other cycle.
+        self.feed = self.FEED + 28 * m.registered
+        self.more = self.slices * m.registered
+        # Until softmax has room again; between two tiles of attention, and until a plane is free.
+        self.room = 25 * m.registered
+        self.pause, self.freed = m.registered, 2 * m.registered
         # Behind the last result: the residual's or the staging buffer's, and for the sequencer to see it.
         self.end = 2 + 4 * m.registered
         self.maximum = 1 if m.lanes <= 4 else 2
@@ -532,7 +546,7 @@ class _Step:
     def quantize(self, length: int) -> int:
         """From the command of the row quantizer until it is done."""
         words = -(-length // self.n) * self.slices
-        return self.rows * words + self.quantizer + self.lanes_log2
+        return self.rows * (words + self.machine.registered) + self.quantizer + self.lanes_log2
 
     def per_tile(self, rows: int, tiles: int) -> float:
         """Cycles per tile of a tape if they are there, with so many tiles in a block."""
@@ -631,14 +645,14 @@ class _Step:
         done: list[float] = []
         for number in range(self.rows):
             if number >= self.EMBED_AHEAD:
-                asked = max(asked, done[number - self.EMBED_AHEAD] + self.EMBED)
+                asked = max(asked, done[number - self.EMBED_AHEAD] + self.embed)
             first, _ = self.port.request(asked, row // width)
             codes = max(first, pairs) + max(row // width, row // lanes)
             done.append(codes)
             _, last = self.port.request(asked + 2, rope // width)
             pairs = max(last, codes + max(rope // width, rope // (2 * lanes)) - 1)
-            asked += self.EMBED
-        self.time = max(codes + self.ROW, pairs + self.ROPE)
+            asked += self.embed
+        self.time = max(codes + self.row, pairs + self.rope)
         self.port.take(self.ahead(index), self.port.START)
 
     def _norm(self, index: int, packet: Packet) -> None:
@@ -654,7 +668,7 @@ class _Step:
         end = begin + self.payload(packet) // width
         cycles = self.per_tile(rows, tiles)
         load_beats = self.machine.load_bytes // width
-        start = max(self.time + self.FEED, port.arrival(first) + self.TILE)
+        start = max(self.time + self.feed + rows * self.more, port.arrival(first) + self.TILE)
         if packet.opcode is Opcode.QKV:
             self._gather()
         # Burst after burst: when the array takes up the last tile of each, and when the tape goes on: a plane
@@ -695,13 +709,13 @@ class _Step:
         appended = 2 * self.shape.kv_heads * self.head_pad // width
         writes = self.rows * heads * (-(-self.shape.head_dim // self.machine.port_bytes) + 1)
         pace = max(unit, array, tiles * self.tile_beats) / writes
-        self.port.writes.begin(first + self.HEADS, pace, appended * writes)
+        self.port.writes.begin(first + self.heads, pace, appended * writes)
         last = self._project(index, packet, self.rows)
         # The rows of the last block come faster than their codes.
         waiting = (self.rows - 1) * max(0, heads * job - self.slices)
         last = max(last + waiting, first + (units - 1) * unit)
         last = max(last, self.port.writes.end() + (units - appended) * unit)
-        self.time = last + self.HEADS + self.maximum + words + 5
+        self.time = last + self.heads + self.maximum + words + 5
 
     def _matmul(self, index: int, packet: Packet) -> None:
         logits = bool(packet.flags)
@@ -715,10 +729,10 @@ class _Step:
         self.time = last + self.end + self.maximum + self.quantize(self.shape.ffn) + 2
 
     def _sample(self, index: int, packet: Packet) -> None:
-        self.time += 2 + self.lanes_log2 + self.sampled
+        self.time += 5 + 2 * self.sampled if self.machine.registered else 2 + self.lanes_log2 + self.sampled
 
     def _end(self, index: int, packet: Packet) -> None:
-        self.time += 1
+        self.time += 1 + 4 * self.machine.registered
 
     def between(self) -> float:
         """From the end of a step to the begin of the next one of the same kind.
@@ -730,9 +744,9 @@ class _Step:
         for span in self.spans:
             tokens = max(span.rows, span.rows * TOKEN_BYTES // self.machine.port_bytes)
             time += self.SEQUENCE if span.rows == 1 else self.CHUNK + tokens + self.memory.latency
-            # Two commands of the KV controller, two cycles longer each.
-            time += 4 * self.machine.registered
-        return time
+            # What the KV controller and the scheduler take more, whose states last four cycles then.
+            time += (85 if span.rows == 1 else 150) * self.machine.registered
+        return time + 18 * self.machine.registered
 
     # Attention
 
@@ -817,20 +831,20 @@ class _Step:
                 ready = scored + self.SCALES + max(0, own)
                 if step >= 2:
                     # There is room for two items between scores and weights.
-                    ready = max(ready, begun[-2] + front - 1)
+                    ready = max(ready, begun[-2] + front - 1 + self.room)
                 scored = max(ready, last - (tiles - 1) * rows + self.engine, emitted) + front
-                weighed = max(weighed + back, scored + self.EXPONENTIALS + self.maximum)
+                weighed = max(weighed + back, scored + self.exponentials + self.maximum)
                 begun.append(weighed)
-                weights.append(weighed + front + self.RESCALER)
+                weights.append(weighed + front + self.rescaler)
             if (item := step - lookahead) >= 0:
                 group = items[item]
                 last = self._tiles(units[group], 2 * rows, come[item], weights[item], False)
                 if group < stored:
                     self.records.freed.append(self.loaded)
                 if group == groups - 1:
-                    emitted = max(emitted, last + self.engine) + rows * max(2, self.slices)
+                    emitted = max(emitted, last + self.engine) + rows * (max(2, self.slices) + self.more)
                 self.array += len(units[group]) * 3 * rows
-        return emitted + self.ROUTER + self.NORMALIZER
+        return emitted + self.ROUTER + self.normalizer
 
     def _tiles(self, units: Sequence[int], rows: int, come: float, fed: float, again: bool) -> float:
         """Tiles of an operation of attention: when the rows of the last one begin."""
@@ -838,11 +852,11 @@ class _Step:
         load = max(self.loaded, come + self.FEEDER - sum(units) + 1)
         start = max(self.entered, fed)
         # A plane is loaded again a while after the last row of the tile before the last.
-        busy = rows - 1 + self.reload
+        busy = rows - 1 + self.reload + self.freed
         each = max(rows, 3) if again else rows
         free, other = self.planes
         for count in units:
-            load = (load if load > free else free) + count
+            load = (load if load > free else free) + count + self.pause
             start = start if start > load else load
             free, other = other, start + busy
             last = start

@@ -55,9 +55,7 @@ def test_packets_of_the_rtl(recorded):
     found = of(recorded)
     machine, shifted = found.machine, []
     for packet, cycles in zip(found.packets, recorded["cycles"], strict=False):
-        # How far the array is ahead of a softmax that is slower is not followed.
-        slow = packet.name == "ATTEND" and recorded["preset"] == "ulx3s"
-        if packet.cycles != pytest.approx(cycles, rel=0.06 if slow else 0.02, abs=BURST):
+        if packet.cycles != pytest.approx(cycles, rel=0.02, abs=BURST):
             shifted.append(abs(packet.cycles - cycles))
     # One may wait for a burst that comes with the packet before or behind.
     assert len(shifted) <= 1 and max(shifted, default=0) <= machine.read_burst_bytes // machine.port_bytes

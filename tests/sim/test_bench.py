@@ -54,7 +54,7 @@ def test_plans():
     assert Case("135m", "base", "decode", 1, 256, "dram") in full
     assert {case.shape for case in full if case.preset == "tiny"} == {"260k"}
     assert {case.shape for case in full_plan(["15m"], ["tiny"])} == {"15m"}
-    # What takes long to build is measured only where it is named.
+    # Others are measured only where they are named.
     assert {case.preset for case in [*full, *full_plan(["mine"])]} == {"base", "small", "tiny", "ulx3s"}
     assert Case("135m", "wide", "decode", 64, 256) in full_plan(["135m"], ["wide"])
     assert len(full) == len(set(full)) and len(quick) == len(set(quick)) < len(full) / 4
@@ -188,6 +188,11 @@ def test_sections():
     whole = total((section, 1) for section in sections)
     assert whole.cycles == 35 == sum(whole.array.values()) == sum(whole.port.values())
     assert total([(sections[1], 3)]).array["busy"] == 18
+
+
+def test_the_next_step_may_be_seen_before_it_begins():
+    sections = sections_of(activity(*STEP), 10, 47)
+    assert [(section.packet, section.cycles) for section in sections[2:]] == [(2, 11), (BETWEEN, 6)]
 
 
 @pytest.mark.parametrize("bits", [0, 3])

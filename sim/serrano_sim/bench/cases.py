@@ -58,9 +58,10 @@ SETTLE = 1
 FFN_BUFFERS = 8
 """So many times the last weights of a model for its LM head fill the tape's buffer."""
 SMALL = ("260k",)
-MEANT = {"base": tuple(SHAPES), "wide": ()}
-"""Models that are measured on a preset if nobody says otherwise; on others the small ones. To build the
-simulator of ``wide`` takes as long as to measure all the rest."""
+MEANT = {"base": tuple(SHAPES), "lean": (), "wide": ()}
+"""Models that are measured on a preset if nobody says otherwise; on others the small ones. ``lean`` is
+``small`` but for some cycles of a step, and to build the simulator of ``wide`` takes as long as to measure all
+the rest."""
 DECODING = 4
 """One in so many rows of a mixed step decodes; all others are of one prompt."""
 

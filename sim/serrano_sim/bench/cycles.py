@@ -104,6 +104,9 @@ def _starts(activity: Activity, begin: int, end: int) -> list[tuple[int, int]]:
                 continue
         if state != starts[-1][0]:
             starts.append((state, cycle))
+        if state == BETWEEN:
+            # The next step may be seen some cycles before it is told to begin.
+            break
     return starts
 
 

@@ -27,9 +27,9 @@ which it will not."""
 ROUNDS = 8
 """Rounds in a row that leave no less to be mended than one before, after which none will."""
 
-CROWDED, CROWDED_ROUNDS = 100, 10
+CROWDED, CROWDED_ROUNDS = 10, 10
 """The second router does not get through where so many wires or more are shared, and have been no fewer in so
-many rounds. From fewer it does, if slowly."""
+many rounds. The last ones take it a while."""
 
 STILL_SECONDS = 180.0
 """A tool at work whose log stands still for so many seconds, and as long as it ran until then, is stuck."""

@@ -152,7 +152,8 @@ def test_a_checkpoint_is_compiled_for_the_board(monkeypatch, tmp_path, model):
 
 def test_unknown_presets(model):
     result = run("run", model, "--prompt", "a", "--preset", "huge")
-    assert result.exit_code == 1 and "preset must be one of tiny, small, lean, ulx3s, base, wide" in result.stderr
+    assert result.exit_code == 1
+    assert "preset must be one of tiny, small, lean, ulx3s, base, wide" in result.stderr
 
 
 def test_the_order_of_prompts(tmp_path, model):
