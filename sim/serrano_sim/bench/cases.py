@@ -60,8 +60,7 @@ FFN_BUFFERS = 8
 SMALL = ("260k",)
 MEANT = {"base": tuple(SHAPES), "lean": (), "wide": ()}
 """Models that are measured on a preset if nobody says otherwise; on others the small ones. ``lean`` is
-``small`` but for some cycles of a step, and to build the simulator of ``wide`` takes as long as to measure all
-the rest."""
+``small`` but for some cycles of a step; to build the simulator of ``wide`` takes as long as all the rest."""
 DECODING = 4
 """One in so many rows of a mixed step decodes; all others are of one prompt."""
 
