@@ -21,6 +21,9 @@ def test_boards_fit_their_preset(name):
 
 def test_capacity():
     assert SDRAM.capacity == 32 << 20
+    assert SDRAM.reachable(32) == SDRAM.reachable(25) == 32 << 20
+    assert replace(SDRAM, column_bits=10).reachable(25) == 32 << 20
+    assert replace(SDRAM, column_bits=10).reachable(26) == 64 << 20
 
 
 def test_unknown_board():

@@ -73,3 +73,37 @@ def test_a_platform_that_is_missing() -> None:
     described = dataclasses.replace(board("ulx3s_85f"), platform="amaranth_boards.ulx3s:Nothing")
     with pytest.raises(ValueError, match=r"^the platform 'amaranth_boards\.ulx3s:Nothing' of board"):
         platform_of(described)
+
+
+COLORLIGHT = "amaranth_boards.colorlight_5a75b_r7_0:Colorlight_5A75B_R70Platform"
+"""An ECP5 with an SDRAM of 32 bits, 11 of the address, one of the bank, and no masks."""
+
+
+@pytest.mark.parametrize(
+    ("platform", "message"),
+    [
+        ("amaranth_boards.de10_lite:DE10LitePlatform", r"is for 10M50DA; clocks and multipliers"),
+        ("amaranth_boards.machxo3_sk:MachXO3LSKPlatform", r"is for LCMXO3L-6900C; clocks and multipliers"),
+        ("amaranth_boards.versa_ecp5:VersaECP5Platform", r"takes 1 of sdram\.clk, and its platform .* has 0"),
+        (COLORLIGHT, r"takes 16 of sdram\.dq, and its platform .* has 32"),
+    ],
+)
+def test_a_platform_for_something_else(platform: str, message: str) -> None:
+    described = dataclasses.replace(board("ulx3s_85f"), platform=platform)
+    with pytest.raises(ValueError, match=message):
+        platform_of(described)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bank_bits": 2, "row_bits": 11}, r"takes 2 of sdram\.ba, and its platform .* has 1"),
+        ({"bank_bits": 1, "row_bits": 13}, r"takes 13 of sdram\.a, and its platform .* has 11"),
+        ({"bank_bits": 1, "row_bits": 11}, r"takes 4 of sdram\.dqm, and its platform .* has 0"),
+    ],
+)
+def test_pins_that_the_platform_lacks(change: dict, message: str) -> None:
+    found = board("ulx3s_85f")
+    part = dataclasses.replace(found.sdram, data_bits=32, **change)
+    with pytest.raises(ValueError, match=message):
+        platform_of(dataclasses.replace(found, platform=COLORLIGHT, sdram=part))

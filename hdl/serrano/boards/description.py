@@ -78,6 +78,10 @@ class SdramPart:
         """Bytes."""
         return self.data_bits // 8 << self.bank_bits + self.row_bits + self.column_bits
 
+    def reachable(self, address_bits: int) -> int:
+        """Bytes that an accelerator with addresses of ``address_bits`` can use."""
+        return min(self.capacity, 1 << address_bits)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Board:

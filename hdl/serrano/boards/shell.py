@@ -14,12 +14,16 @@ from serrano.config import PRESETS
 from .description import Board
 from .ecp5 import ECP5Blocks
 from .pll import Clocking, clock_generator
+from .sdram import SdramPins
 from .top import BoardTop
 
 __all__ = ["IO_LATENCY", "SDRAM_LEAD_NS", "Shell", "platform_of"]
 
 IO_LATENCY = 2
 """Registers in the pads: one on the way to the SDRAM, one on the way back."""
+
+WIRED = ("clk_en", "cs")
+"""Pins of the SDRAM that a board may wire to their level, so that its platform has none."""
 
 SDRAM_LEAD_NS = 2.0
 """By so much the SDRAM's clock goes before ours, so that its data are there when we take them."""
@@ -99,7 +103,7 @@ class Shell(wiring.Component):
         pins, ours = platform.request("sdram", 0, dir="-"), top.sdram
         m.submodules.sdram_clock = clock = io.Buffer("o", pins.clk)
         m.d.comb += clock.o.eq(memory_clock)
-        for name in ("clk_en", "cs", "ras", "cas", "we", "ba", "a", "dqm"):
+        for name in (*WIRED, "ras", "cas", "we", "ba", "a", "dqm"):
             if hasattr(pins, name):
                 m.submodules[f"sdram_{name}"] = buffer = io.FFBuffer("o", getattr(pins, name))
                 m.d.comb += buffer.o.eq(getattr(ours, name))
@@ -113,7 +117,7 @@ def platform_of(board: Board) -> Any:
     Raises
     ------
     ValueError
-        If the platform cannot be imported.
+        If the platform cannot be imported, is not an ECP5's, or lacks pins that the board needs.
     """
     module, _, name = board.platform.partition(":")
     try:
@@ -122,4 +126,30 @@ def platform_of(board: Board) -> Any:
         raise ValueError(
             f"the platform {board.platform!r} of board {board.name} is missing: {error}"
         ) from error
-    return type(name, (ECP5Blocks, described), {"cells_per_block": board.cells_per_block})()
+    device = str(getattr(described, "device", None))
+    if not device.startswith("LFE5"):
+        raise ValueError(
+            f"the platform {board.platform!r} of board {board.name} is for {device}; "
+            "clocks and multipliers here are those of an ECP5 (LFE5...)"
+        )
+    platform = type(name, (ECP5Blocks, described), {"cells_per_block": board.cells_per_block})()
+    _check_pins(board, platform)
+    return platform
+
+
+def _check_pins(board: Board, platform: Any) -> None:
+    """Of the address, a platform may have more bits than the part; of the rest, as many."""
+    ports = SdramPins(board.sdram).members
+    widths = {name: ports[name].shape for name in (*WIRED, "ras", "cas", "we", "ba", "a", "dqm")}
+    wanted = {"sdram": {"clk": 1, "dq": board.sdram.data_bits, **widths}, "uart": {"rx": 1, "tx": 1}}
+    for resource, pins in wanted.items():
+        found = platform.resources.get((resource, 0))
+        there = {part.name: len(part.ios[0].names) for part in found.ios} if found else {}
+        for name, width in pins.items():
+            count = there.get(name, 0)
+            if (count == width) or (name == "a" and count > width) or (name in WIRED and not count):
+                continue
+            raise ValueError(
+                f"board {board.name} takes {width} of {resource}.{name}, "
+                f"and its platform {board.platform!r} has {count}"
+            )

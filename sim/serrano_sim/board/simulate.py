@@ -98,7 +98,7 @@ def simulate_board(
     plan = MemoryMap.plan(
         descriptor,
         kv_blocks=build.config.blocks_max,
-        memory_bytes=build.board.sdram.capacity,
+        memory_bytes=build.board.sdram.reachable(build.config.address_bits),
         complete_size=task.complete_size,
     )
     with BoardSession(build) as session:
