@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/presets.md has the values of the configuration."""
+"""docs/presets.md has the values of the configuration, and `make help` the names."""
 
 from pathlib import Path
 
 from serrano.config import PRESETS
 
-PAGE = Path(__file__).parents[1] / "docs" / "presets.md"
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "presets.md"
 ROWS = {
     "array N x N": lambda c: f"{c.n} x {c.n}",
     "memory port W, bytes per cycle": lambda c: c.port_bytes,
@@ -34,3 +35,10 @@ def test_values() -> None:
     assert names == list(PRESETS)
     for row, value in ROWS.items():
         assert table[row] == [str(value(PRESETS[name])) for name in names], row
+
+
+def test_names_in_help() -> None:
+    lines = [line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("#> PRESET=")]
+    lists = [line.split(maxsplit=2)[2].split(": ")[-1] for line in lines if "ulx3s, " in line]
+    assert len(lists) == 3
+    assert lists == [", ".join(PRESETS)] * len(lists)

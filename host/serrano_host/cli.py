@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from serrano_host.errors import CompileError, SerranoError
+from serrano_host.presets import MACHINES
 
 app = typer.Typer(
     name="serrano",
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 
 BAUD = 1_000_000
+PRESET_HELP = f"Hardware preset: {', '.join(MACHINES)}"
 
 Model = Annotated[Path, typer.Argument(help="A Hugging Face folder, or a llama2.c .bin file.")]
 
@@ -95,9 +97,7 @@ def key_values(title: str, rows: list[tuple[str, object]]) -> Table:
 def compile_command(
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="The tape to write.", dir_okay=False)],
-    preset: Annotated[
-        str, typer.Option(help="Hardware preset: tiny, small, lean, ulx3s, base or wide.")
-    ] = "base",
+    preset: Annotated[str, typer.Option(help=f"{PRESET_HELP}.")] = "base",
     n: Annotated[int | None, typer.Option(help="Array size, instead of the preset's.")] = None,
     align: Annotated[int | None, typer.Option(help="Alignment in bytes, instead of the preset's.")] = None,
     tokenizer: Annotated[
@@ -221,7 +221,7 @@ def estimate_command(
     config: Annotated[
         Path, typer.Argument(help="The model's dimensions: JSON, or a Hugging Face folder.", metavar="CONFIG")
     ],
-    preset: Annotated[str, typer.Option(help="Hardware preset.")] = "base",
+    preset: Annotated[str, typer.Option(help=f"{PRESET_HELP}.")] = "base",
     batch: Annotated[int | None, typer.Option(help="Sequences that decode; 1, or 0 with --rows.")] = None,
     context: Annotated[int, typer.Option(help="Committed tokens of each sequence.")] = 0,
     rows: Annotated[int, typer.Option(help="Rows of a chunk of a prompt in the same step.")] = 0,
@@ -231,7 +231,6 @@ def estimate_command(
 ) -> None:
     """Tell how many cycles a step takes, and where they go, without a simulation."""
     from serrano_host.estimate import Memory, Shape, Span, estimate, read_config, report, tables
-    from serrano_host.presets import MACHINES
 
     if preset not in MACHINES:
         raise typer.BadParameter(
@@ -265,10 +264,7 @@ def run_command(
     ] = None,
     max_new: Annotated[int, typer.Option(help="Tokens wanted where a prompt does not say.")] = 32,
     preset: Annotated[
-        str | None,
-        typer.Option(
-            help="Hardware preset: tiny, small, lean, ulx3s, base or wide (default: base; with --port, its)."
-        ),
+        str | None, typer.Option(help=f"{PRESET_HELP} (default: base; with --port, its).")
     ] = None,
     port: Annotated[
         str | None, typer.Option(help="A board's serial port, as /dev/ttyUSB0, instead of --transport.")

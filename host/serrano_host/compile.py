@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from serrano_host.errors import CompileError
+from serrano_host.presets import MACHINES
 from serrano_host.quantize import Progress, QuantizedLayer, QuantizedMatrix, QuantizedModel
 from serrano_host.tape import (
     BLOCK_SIZE,
@@ -46,14 +47,7 @@ class Geometry:
 
 
 # The hardware's presets, as far as a tape depends on them.
-PRESETS = {
-    "tiny": Geometry(4, 32),
-    "small": Geometry(4, 32),
-    "lean": Geometry(4, 32),
-    "ulx3s": Geometry(8, 32),
-    "base": Geometry(16, 32),
-    "wide": Geometry(32, 64),
-}
+PRESETS = {name: Geometry(machine.n, machine.align) for name, machine in MACHINES.items()}
 
 
 def describe(model: QuantizedModel, geometry: Geometry) -> Descriptor:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the host knows of the hardware's presets beyond what a tape depends on, for estimates.
+"""What the host knows of the hardware's presets: for tapes, estimates, and to know a board's accelerator.
 
 A test compares this with the hardware's configurations.
 """
