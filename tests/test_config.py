@@ -40,6 +40,7 @@ def test_unknown_preset() -> None:
         ({"context_max": 8}, "context_max must be a positive multiple of 16, not 8"),
         ({"blocks_max": 1}, "blocks_max must be at least 2 (block 0 is NULL), not 1"),
         ({"tape_fifo_bytes": 2048}, "tape_fifo_bytes must hold two bursts (4096), not 2048"),
+        ({"memory_latency": 0}, "memory_latency must be at least 1, not 0"),
         ({"held_weights": True}, "multiplier_latency must be at least 2 with held_weights, not 1"),
         ({"lookahead": 0}, "lookahead must be at least 1, not 0"),
         ({"read_burst_bytes": 8192}, "read_burst_bytes must be at most 256 beats and 4096 bytes, not 8192"),

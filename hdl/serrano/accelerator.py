@@ -125,10 +125,10 @@ class Accelerator(wiring.Component):
 
     def _read_clients(self) -> list[ReadClient]:
         config = self.config
-        burst = config.read_burst_bytes // config.port_bytes
+        burst = config.read_burst_beats
         small = max(1, 64 // config.port_bytes)
         return [
-            ReadClient("kv", burst, 2 * burst),
+            ReadClient("kv", burst, config.kv_fifo_beats),
             ReadClient("embed", burst, 2 * burst),
             ReadClient("prompt", small, 2 * small),
             ReadClient("ring", small, 2 * small),
@@ -138,7 +138,7 @@ class Accelerator(wiring.Component):
                 burst,
                 config.tape_fifo_bytes // config.port_bytes,
                 word_beats=config.load_beats,
-                queue_beats=3 * burst // 2,
+                queue_beats=config.queue_beats,
             ),
             ReadClient("move", 32, 128, apart=True),
         ]

@@ -3,10 +3,13 @@
 
 from dataclasses import dataclass
 
-__all__ = ["PRESETS", "AcceleratorConfig", "preset"]
+__all__ = ["PRESETS", "READS_MAX", "AcceleratorConfig", "preset"]
 
 GROUP_TOKENS = 16
 """Tokens in a softmax group, a constant of the tape format."""
+
+READS_MAX = 16
+"""Bursts that are read at a time."""
 
 
 def _power_of_two(value: int) -> bool:
@@ -57,6 +60,10 @@ class AcceleratorConfig:
         Width of a memory address.
     tape_fifo_bytes, read_burst_bytes : :class:`int`
         Capacity of the tape FIFO and the length of a full tape burst. The FIFO holds at least two bursts.
+    memory_latency : :class:`int`
+        Cycles from the address of a read to its first beat, up to which long reads take a beat in every
+        cycle: it sizes the buffer of KV records, and what of the tape is asked for ahead. For weights the
+        tape FIFO has to hold as many beats and two bursts.
     multiplier_latency : :class:`int`
         Cycles from operands to product in the array's multipliers; depends on the target's DSP blocks.
     held_weights : :class:`bool`
@@ -94,6 +101,7 @@ class AcceleratorConfig:
     address_bits: int = 32
     tape_fifo_bytes: int = 4096
     read_burst_bytes: int = 1024
+    memory_latency: int = 60
     multiplier_latency: int = 1
     held_weights: bool = False
     registered: bool = False
@@ -121,6 +129,7 @@ class AcceleratorConfig:
             "sequences_max",
             "attention_rows_max",
             "lookahead",
+            "memory_latency",
         ):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, not {getattr(self, field)!r}")
@@ -139,6 +148,30 @@ class AcceleratorConfig:
                 f"tape_fifo_bytes must hold two bursts ({2 * self.read_burst_bytes}), "
                 f"not {self.tape_fifo_bytes!r}"
             )
+
+    @property
+    def read_burst_beats(self) -> int:
+        """Beats of the port in the longest burst."""
+        return self.read_burst_bytes // self.port_bytes
+
+    @property
+    def cover_beats(self) -> int:
+        """Beats on their way that keep the port busy, also until one that has come makes room for another.
+
+        No more than can be on their way.
+        """
+        most = (READS_MAX - 1) * self.read_burst_beats
+        return min(self.memory_latency + (12 if self.registered else 4), most)
+
+    @property
+    def queue_beats(self) -> int:
+        """Beats on their way below which more of the tape is asked for."""
+        return max(3 * self.read_burst_beats // 2, self.cover_beats)
+
+    @property
+    def kv_fifo_beats(self) -> int:
+        """Beats of KV records that are buffered at the port, or on their way."""
+        return self.read_burst_beats + max(self.read_burst_beats, self.cover_beats)
 
     @property
     def load_bytes(self) -> int:

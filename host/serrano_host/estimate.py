@@ -220,7 +220,7 @@ class Port:
 
     def __init__(self, machine: Machine, memory: Memory):
         self.machine, self.memory = machine, memory
-        self.burst = machine.read_burst_bytes // machine.port_bytes
+        self.burst = machine.read_burst_beats
         self.fifo = machine.tape_fifo_bytes // machine.port_bytes
         self.phase = round_up(DESCRIPTOR_BYTES, machine.align) // machine.port_bytes
         # When the next address may go, and when the memory has given all that was asked for.
@@ -289,7 +289,7 @@ class Port:
 
     def _queue(self) -> float:
         """When so few beats are on their way that the tape asks for more."""
-        queue = 3 * self.burst // 2
+        queue = self.machine.queue_beats
         return self.busy + self.memory.latency - queue + 1 if self.busy - self.begun >= queue else 0.0
 
     def _came(self, position: float) -> float:
@@ -343,12 +343,12 @@ class Port:
 class Records:
     """The KV records of a layer, on their way through a buffer of the port into that of attention."""
 
-    BURSTS, RECORD = 2, 2
-    """Bursts that the port's buffer holds; cycles from one record to the next at least."""
+    RECORD = 2
+    """Cycles from one record to the next at least."""
 
     def __init__(self, port: Port):
         self.port = port
-        self.room = self.BURSTS * port.burst
+        self.room = port.machine.kv_fifo_beats
         self.slots = port.machine.lookahead + 2
         self.begin(0.0, 1, 0, lambda number: None)
 

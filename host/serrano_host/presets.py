@@ -21,6 +21,7 @@ class Machine:
     tape_fifo_bytes: int
     read_burst_bytes: int
     lookahead: int = 4
+    memory_latency: int = 60
     multiplier_latency: int = 1
     registered: bool = False
 
@@ -28,6 +29,26 @@ class Machine:
     def load_bytes(self) -> int:
         """Width of the path that fills the array."""
         return 2 * self.port_bytes if self.port_bytes == self.n else max(self.n, self.port_bytes)
+
+    @property
+    def read_burst_beats(self) -> int:
+        """Beats of the port in the longest burst."""
+        return self.read_burst_bytes // self.port_bytes
+
+    @property
+    def cover_beats(self) -> int:
+        """Beats on their way that keep the port busy."""
+        return min(self.memory_latency + (12 if self.registered else 4), 15 * self.read_burst_beats)
+
+    @property
+    def queue_beats(self) -> int:
+        """Beats on their way below which more of the tape is asked for."""
+        return max(3 * self.read_burst_beats // 2, self.cover_beats)
+
+    @property
+    def kv_fifo_beats(self) -> int:
+        """Beats of KV records that are buffered at the port, or on their way."""
+        return self.read_burst_beats + max(self.read_burst_beats, self.cover_beats)
 
     @property
     def align(self) -> int:

@@ -106,6 +106,40 @@ def test_full_rate(config) -> None:
 
 
 @configs
+@pytest.mark.parametrize("latency", [1, 60, 61, 200, 400])
+@pytest.mark.parametrize("client", ["kv", "tape"])
+def test_the_latency_of_the_configuration_is_covered(config, client: str, latency: int) -> None:
+    """A long run takes a beat in every cycle, with the buffers that follow from the latency, and no longer
+    where it is much more."""
+    config = dataclasses.replace(config, memory_latency=latency, tape_fifo_bytes=4096)
+    sizes = {"kv": (config.kv_fifo_beats, None), "tape": (1024, config.queue_beats)}
+    fifo, queue = sizes[client]
+    dut = ReadArbiter(config, [ReadClient(client, config.read_burst_beats, fifo, queue_beats=queue)])
+
+    def cycles(latency: int) -> int:
+        model, came = memory(latency=latency), []
+
+        async def bench(ctx) -> None:
+            await send(ctx, dut.ports[0].request, [{"address": 0, "bytes": WIDTH * 2000}])
+            ctx.set(dut.ports[0].data.ready, 1)
+            cycle = 0
+            while len(came) < 2000:
+                if ctx.get(dut.ports[0].data.valid):
+                    came.append(cycle)
+                await ctx.tick()
+                cycle += 1
+
+        async def serve(ctx) -> None:
+            await model.serve_reads(ctx, dut.axi)
+
+        simulate(dut, bench, background=[serve])
+        return came[-1] - came[0]
+
+    assert cycles(latency) == 1999
+    assert cycles(2 * max(latency, 64) + 20) > 2100
+
+
+@configs
 def test_error_is_reported_once_with_its_burst(config) -> None:
     dut = ReadArbiter(config, [ReadClient("a", 16, 32), ReadClient("b", 16, 32)])
     model = memory()

@@ -69,6 +69,17 @@ def test_machines_are_the_presets(name):
         assert getattr(machine, field.name) == getattr(PRESETS[name], field.name)
     assert machine.load_bytes == PRESETS[name].load_bytes
     assert machine.align == PRESETS[name].tape_align
+    assert machine.read_burst_beats == PRESETS[name].read_burst_beats
+
+
+@pytest.mark.parametrize("latency", [1, 60, 300, 9000])
+@pytest.mark.parametrize("name", PRESETS)
+def test_buffers_are_those_of_the_presets(name, latency):
+    machine, config = (
+        dataclasses.replace(side[name], memory_latency=latency, tape_fifo_bytes=1 << 16)
+        for side in (MACHINES, PRESETS)
+    )
+    assert (machine.queue_beats, machine.kv_fifo_beats) == (config.queue_beats, config.kv_fifo_beats)
 
 
 SMALLER = [recorded for recorded in RECORDED if sum(recorded["cycles"]) < 250_000]

@@ -14,14 +14,14 @@ from amaranth.utils import exact_log2
 
 from serrano.bus.axi import INCR, AXI4Read
 from serrano.bus.faults import BusFault, client_bits
-from serrano.config import AcceleratorConfig
+from serrano.config import READS_MAX, AcceleratorConfig
 from serrano.layouts import ReadRequest, tag_bits
 from serrano.stream import StreamFIFO, StreamRegister, StreamSlice
 from serrano.stream.slices import later
 
 __all__ = ["BurstSplitter", "ReadArbiter", "ReadBeat", "ReadClient", "ReadPort"]
 
-OUTSTANDING = 16
+OUTSTANDING = READS_MAX
 """Bursts in flight at a time."""
 
 

@@ -140,8 +140,8 @@ class KVUnit(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config = self.config
-        burst = config.read_burst_bytes // config.port_bytes
-        clients = [ReadClient(name, burst, 2 * burst) for name in ("kv", "linear")]
+        burst = config.read_burst_beats
+        clients = [ReadClient(name, burst, config.kv_fifo_beats) for name in ("kv", "linear")]
         clients.append(ReadClient("move", 32, 128, apart=True))
         m.submodules.controller = controller = Controller(config)
         m.submodules.gather = gather = Gather(config)
