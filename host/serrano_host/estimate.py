@@ -213,6 +213,8 @@ class Port:
 
     ISSUE = 1
     """Cycles from room in a buffer to the address of the burst."""
+    SLICES = 9
+    """More of them with registers between."""
     START = 5
     """The first address of a step."""
     WANTED = 2
@@ -222,6 +224,7 @@ class Port:
         self.machine, self.memory = machine, memory
         self.burst = machine.read_burst_beats
         self.fifo = machine.tape_fifo_bytes // machine.port_bytes
+        self.issue = self.ISSUE + self.SLICES * machine.registered
         self.phase = round_up(DESCRIPTOR_BYTES, machine.align) // machine.port_bytes
         # When the next address may go, and when the memory has given all that was asked for.
         self.address, self.busy, self.begun = float(self.START), 0.0, 0.0
@@ -285,7 +288,7 @@ class Port:
             return end, FOREVER
         (low, since), (high, until) = self.taken[0], self.taken[1]
         time = since + (until - since) * (need - low) / (high - low)
-        return end, max(self.address, max(time, self._came(need) + 1) + self.ISSUE, self._queue())
+        return end, max(self.address, max(time, self._came(need) + 1) + self.issue, self._queue())
 
     def _queue(self) -> float:
         """When so few beats are on their way that the tape asks for more."""
