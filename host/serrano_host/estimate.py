@@ -224,6 +224,7 @@ class Port:
         self.machine, self.memory = machine, memory
         self.burst = machine.read_burst_beats
         self.fifo = machine.tape_fifo_bytes // machine.port_bytes
+        self.queue = machine.queue_beats
         self.issue = self.ISSUE + self.SLICES * machine.registered
         self.phase = round_up(DESCRIPTOR_BYTES, machine.align) // machine.port_bytes
         # When the next address may go, and when the memory has given all that was asked for.
@@ -292,7 +293,7 @@ class Port:
 
     def _queue(self) -> float:
         """When so few beats are on their way that the tape asks for more."""
-        queue = self.machine.queue_beats
+        queue = self.queue
         return self.busy + self.memory.latency - queue + 1 if self.busy - self.begun >= queue else 0.0
 
     def _came(self, position: float) -> float:

@@ -25,6 +25,9 @@ IO_LATENCY = 2
 WIRED = ("clk_en", "cs")
 """Pins of the SDRAM that a board may wire to their level, so that its platform has none."""
 
+OUTPUTS = (*WIRED, "ras", "cas", "we", "ba", "a", "dqm")
+"""Pins of the SDRAM that the controller drives, its data apart; the clock is the PLL's."""
+
 SDRAM_LEAD_NS = 2.0
 """By so much the SDRAM's clock goes before ours, so that its data are there when we take them."""
 
@@ -103,7 +106,7 @@ class Shell(wiring.Component):
         pins, ours = platform.request("sdram", 0, dir="-"), top.sdram
         m.submodules.sdram_clock = clock = io.Buffer("o", pins.clk)
         m.d.comb += clock.o.eq(memory_clock)
-        for name in (*WIRED, "ras", "cas", "we", "ba", "a", "dqm"):
+        for name in OUTPUTS:
             if hasattr(pins, name):
                 m.submodules[f"sdram_{name}"] = buffer = io.FFBuffer("o", getattr(pins, name))
                 m.d.comb += buffer.o.eq(getattr(ours, name))
@@ -140,7 +143,7 @@ def platform_of(board: Board) -> Any:
 def _check_pins(board: Board, platform: Any) -> None:
     """Of the address, a platform may have more bits than the part; of the rest, as many."""
     ports = SdramPins(board.sdram).members
-    widths = {name: ports[name].shape for name in (*WIRED, "ras", "cas", "we", "ba", "a", "dqm")}
+    widths = {name: ports[name].shape for name in OUTPUTS}
     wanted = {"sdram": {"clk": 1, "dq": board.sdram.data_bits, **widths}, "uart": {"rx": 1, "tx": 1}}
     for resource, pins in wanted.items():
         found = platform.resources.get((resource, 0))

@@ -122,11 +122,8 @@ class BoardTop(wiring.Component):
             self.part, self.timing, address_bits=bits, io_latency=self.io_latency
         )
         m.submodules.share = share = AXIShare(bits, config.port_bytes)
-        identity = {
-            "memory_bytes": self.part.reachable(bits),
-            "clock_hz": self.clock_hz,
-            "baud": self.baud,
-        }
+        reachable = self.part.reachable(bits)
+        identity = {"memory_bytes": reachable, "clock_hz": self.clock_hz, "baud": self.baud}
         m.submodules.bridge = bridge = UartBridge(
             bits, config.port_bytes, divisor=self.divisor, identity=identity, gap=self.gap
         )
